@@ -1,0 +1,37 @@
+"""From a trained PyTorch model and a device name to a Pareto front of files you can ship."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Task": "autocompress.task",
+    "Metric": "autocompress.task",
+    "Recipe": "autocompress.recipe",
+    "SearchSpace": "autocompress.space",
+    "DeviceProfile": "autocompress.device",
+    "Budget": "autocompress.search",
+    "Constraint": "autocompress.constraints",
+    "at_least": "autocompress.constraints",
+    "at_most": "autocompress.constraints",
+    "ParetoFront": "autocompress.results",
+    "Study": "autocompress.results",
+    "search": "autocompress.search",
+    "apply": "autocompress.apply",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use: `import autocompress` itself loads neither torch nor optuna."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autocompress' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -13,14 +13,14 @@ _HOMES = {
     "Recipe": "autocompress.recipe",
     "SearchSpace": "autocompress.space",
     "DeviceProfile": "autocompress.device",
-    "Budget": "autocompress.search",
+    "Budget": "autocompress.controller",
     "Constraint": "autocompress.constraints",
     "at_least": "autocompress.constraints",
     "at_most": "autocompress.constraints",
     "ParetoFront": "autocompress.results",
     "Study": "autocompress.results",
-    "search": "autocompress.search",
-    "apply": "autocompress.apply",
+    "search": "autocompress.controller",
+    "apply": "autocompress.replay",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -66,5 +66,5 @@ def cifar10_resnet() -> ResNet:
 
 
 def fashion_mnist_resnet() -> ResNet:
-    """About 0.14 M parameters and 5 MMACs at 1x28x28."""
-    return ResNet(16, (24, 48, 80), (2, 2, 2), in_channels=1)
+    """About 0.36 M parameters and 28 MMACs at 1x28x28."""
+    return ResNet(24, (32, 64, 144), (2, 1, 2), in_channels=1)

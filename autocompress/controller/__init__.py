@@ -1,0 +1,6 @@
+"""The search: one driver owns the study, asks Optuna for recipes and has them evaluated."""
+
+from autocompress.controller.driver import search
+from autocompress.controller.plan import Budget
+
+__all__ = ["Budget", "search"]

@@ -1,0 +1,139 @@
+"""A model on its way through a recipe, and the workshop that the stages work in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.graph.anatomy import Anatomy
+from autocompress.task import Task, evaluating
+
+MAIN_OUTPUT = "logits"
+
+
+class ExitHead(nn.Module):
+    """Turns the features at a place of the network into logits.
+
+    Shapes: (N, C, H, W), (N, C, L) or (N, tokens, C) -> (N, n_classes). With `hidden` there is a strided
+    3x3 convolution in front of the pooling (BranchyNet, Teerapittayanon et al., arXiv 1709.01686).
+    """
+
+    def __init__(self, channels: int, n_classes: int, layout: str, hidden: int = 0) -> None:
+        super().__init__()
+        self.layout = layout
+        self.body: nn.Module = nn.Identity()
+        if hidden and layout == "nchw":
+            self.body = nn.Sequential(
+                nn.Conv2d(channels, hidden, 3, 2, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()
+            )
+            channels = hidden
+        self.classifier = nn.Linear(channels, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool over everything but batch and channels, then classify."""
+        x = self.body(x)
+        if self.layout == "nchw":
+            x = x.mean((2, 3))
+        elif self.layout == "ncl":
+            x = x.mean(2)
+        elif self.layout == "nlc":
+            x = x.mean(1)
+        logits: Tensor = self.classifier(x)
+        return logits
+
+
+class MultiExit(nn.Module):
+    """A network with exit heads at some of its modules: returns the logits of every exit, the last one its own.
+
+    The features are caught by hooks that live only during a call, so that copies of the module stay independent.
+    """
+
+    def __init__(self, backbone: nn.Module, heads: Mapping[str, ExitHead]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.places = tuple(heads)
+        self.heads = nn.ModuleList(heads.values())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return (N, n_classes) for each exit in order of execution, then the network's own output."""
+        features: dict[str, Tensor] = {}
+        hooks = [self._catch(place, features) for place in self.places]
+        try:
+            output = self.backbone(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        exits = (head(features[place]) for head, place in zip(self.heads, self.places, strict=True))
+        return (*exits, output)
+
+    def _catch(self, place: str, features: dict[str, Tensor]) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            features[place] = output
+
+        return self.backbone.get_submodule(place).register_forward_hook(hook)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A compressed model under way. Stages return a new one and leave the old one as it was."""
+
+    model: nn.Module
+    quantization: Any = None
+    """The NUMERICS stage to be carried out on the exported graph, or None."""
+    thresholds: tuple[float, ...] = ()
+    removed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Channels removed from each group, by their indices in the original."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exits(self) -> tuple[str, ...]:
+        """Places of the early exits, in order of execution."""
+        return self.model.places if isinstance(self.model, MultiExit) else ()
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The user's own network inside."""
+        return self.model.backbone if isinstance(self.model, MultiExit) else self.model
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs of the exported graph."""
+        return (*(f"exit{i}" for i in range(len(self.exits))), MAIN_OUTPUT)
+
+    def copy_model(self) -> nn.Module:
+        """An independent copy of the model."""
+        return copy.deepcopy(self.model)
+
+    def evolve(self, note: str = "", **changes: Any) -> Candidate:
+        """A new candidate with some fields changed and a note on what was done."""
+        notes = (*self.notes, note) if note else self.notes
+        return replace(self, notes=notes, **changes)
+
+
+@dataclass
+class Workshop:
+    """What stages may use besides the candidate: the task, the seed, the teacher, and results worth keeping."""
+
+    task: Task
+    anatomy: Anatomy
+    seed: int = 0
+    progress: Callable[[str], None] = lambda message: None
+    memo: dict[Any, Any] = field(default_factory=dict)
+    """Results that depend on the base model only, such as importances; shared by all candidates."""
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The network to distil from."""
+        return self.task.teacher or self.task.model
+
+
+def outputs_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
+    """Run a model without gradients in evaluation mode; always a tuple, one tensor per exit."""
+    with torch.no_grad(), evaluating(model):
+        output = model(inputs)
+    return output if isinstance(output, tuple) else (output,)

@@ -1,0 +1,88 @@
+"""Goals that a study must keep: absolute, or relative to the fp32 baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from autocompress.errors import ConstraintError
+from autocompress.results import Evaluation
+
+Quantity = Literal["accuracy", "latency_ms", "size_bytes"]
+QUANTITIES: tuple[Quantity, ...] = ("accuracy", "latency_ms", "size_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """`quantity` must be at most (or at least) `limit`.
+
+    With `relative_to_baseline` the limit of accuracy is the drop in absolute terms (0.01 = one point), and that
+    of latency and size is a share of the baseline's (0.2 = five times faster or smaller).
+    """
+
+    quantity: Quantity
+    sense: Literal["at most", "at least"]
+    limit: float
+    relative_to_baseline: bool = False
+    because: str = ""
+    """Where it comes from, if not from the user: a limit of the device."""
+
+    def __post_init__(self) -> None:
+        if self.quantity not in QUANTITIES:
+            raise ConstraintError(f"no quantity {self.quantity!r}; known: {', '.join(QUANTITIES)}")
+        if not math.isfinite(self.limit) or self.limit < 0:
+            raise ConstraintError(f"{self}: the limit must be a number of at least 0, got {self.limit}")
+        if self.quantity != "accuracy" and self.limit == 0:
+            raise ConstraintError(f"{self}: the limit must be above 0")
+
+    def __str__(self) -> str:
+        relative = " of the fp32 baseline" if self.relative_to_baseline else ""
+        if self.quantity == "accuracy" and self.relative_to_baseline:
+            return f"accuracy drop at most {self.limit:g}"
+        return f"{self.quantity} {self.sense} {self.limit:g}{relative}"
+
+    def resolve(self, baseline: Evaluation) -> Constraint:
+        """The same constraint with an absolute limit."""
+        if not self.relative_to_baseline:
+            return self
+        accuracy, latency_ms, size_bytes = baseline.objectives()
+        if self.quantity == "accuracy":
+            return Constraint("accuracy", "at least", max(0.0, accuracy - self.limit), because=str(self))
+        base = latency_ms if self.quantity == "latency_ms" else size_bytes
+        return Constraint(self.quantity, self.sense, base * self.limit, because=str(self))
+
+    def violation(self, value: float) -> float:
+        """How far `value` is beyond the limit: above 0 it is broken. Logarithmic for latency and size."""
+        if self.quantity == "accuracy":
+            gap = self.limit - value
+        else:
+            gap = math.log(value / self.limit)
+        return gap if (self.sense == "at least") == (self.quantity == "accuracy") else -gap
+
+    def broken_by(self, value: float, what: str) -> str:
+        """One sentence for a value that breaks it."""
+        because = f" ({self.because})" if self.because else ""
+        return f"{self.quantity} must be {self.sense} {self.limit:g}{because}, {what} {value:.6g}"
+
+
+def at_most(quantity: Quantity, limit: float, *, relative_to_baseline: bool = False) -> Constraint:
+    """A limit from above; see `Constraint` for what a relative one means."""
+    return Constraint(quantity, "at most", limit, relative_to_baseline)
+
+
+def at_least(quantity: Quantity, limit: float, *, relative_to_baseline: bool = False) -> Constraint:
+    """A limit from below; see `Constraint` for what a relative one means."""
+    return Constraint(quantity, "at least", limit, relative_to_baseline)
+
+
+def max_accuracy_drop(drop: float) -> Constraint:
+    """Accuracy may fall by at most `drop` (0.01 = one point) below the fp32 baseline."""
+    return Constraint("accuracy", "at least", drop, relative_to_baseline=True)
+
+
+def met_by(evaluation: Evaluation, constraints: Iterable[Constraint]) -> bool:
+    """Whether a complete evaluation keeps all (resolved) constraints."""
+    values = dict(zip(QUANTITIES, evaluation.objectives(), strict=True))
+    return all(c.violation(values[c.quantity]) <= 1e-9 for c in constraints)

@@ -1,0 +1,92 @@
+"""The end of a search: the points that matter are measured on the device and scored once on the test split."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autocompress.controller.plan import now, versions
+from autocompress.controller.reporter import Reporter
+from autocompress.evaluate import Evaluator, measure_paths
+from autocompress.results import Evaluation, ParetoFront
+from autocompress.runtimes import onnxruntime as ort
+from autocompress.study import Study, write_final
+
+_SLACK = 1.25
+"""Points that are this factor slower than predicted to be on the front are measured too."""
+_MANY = 24
+
+
+def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
+    """Measure, then score, then write final.json; baselines are treated like the front."""
+    (folder / "final.json").unlink(missing_ok=True)
+    study = Study.open(folder)
+    complete = [e for e in study.evaluations if e.state == "complete" and e.artifact]
+    contenders = [e for e in complete if e.kind == "baseline" or _near_front(e, complete)]
+    conditions: dict[str, Any] = {"finished_at": now(), "versions": versions(), "load_average": os.getloadavg()}
+    if evaluator.device.is_this_machine:
+        protocol = ort.FAST if len(contenders) > _MANY else ort.THOROUGH
+        reporter.status(f"measuring {len(contenders)} files on this machine")
+        contenders = measure(folder, contenders, evaluator, protocol)
+        conditions["timing"] = {
+            "protocol": "smallest of all calls, round-robin with a reference net, batch 1",
+            "clock": "CPU time of the thread" if evaluator.device.threads == 1 else "wall time",
+            "threads": evaluator.device.threads,
+            "rounds": protocol.rounds,
+            "runs": protocol.runs,
+            "passes": protocol.passes,
+        }
+    front = {e.trial for e in ParetoFront.of(contenders)}
+    final = []
+    for evaluation in contenders:
+        scored = evaluation
+        if evaluator.task.has("test") and (evaluation.trial in front or evaluation.kind == "baseline"):
+            reporter.status(f"scoring trial {evaluation.trial} on the test split")
+            score = evaluator.score(folder / str(evaluation.artifact), "test")
+            scored = evaluation.model_copy(update={"test": score})
+        final.append(scored)
+    write_final(folder, final, conditions)
+
+
+def measure(
+    folder: Path, evaluations: Sequence[Evaluation], evaluator: Evaluator, protocol: ort.TimingProtocol
+) -> list[Evaluation]:
+    """Time the files side by side on this machine, every path of those with exits."""
+    threads = evaluator.device.threads
+    sample = evaluator.task.example_input[:1].float().numpy()
+    rng = np.random.default_rng(0)
+    sample = rng.standard_normal(sample.shape).astype(np.float32)
+    jobs: list[tuple[Any, dict[str, Any]]] = []
+    spans = []
+    for evaluation in evaluations:
+        session = ort.session(folder / str(evaluation.artifact), threads)
+        feeds = measure_paths(session, sample, max(0, len(evaluation.exits) - 1))
+        spans.append((len(jobs), len(jobs) + len(feeds)))
+        jobs += [(session, feed) for feed in feeds]
+    timings = ort.measure(jobs, threads=threads, protocol=protocol)
+    return [
+        _with_timing(evaluation, [t.latency_ms for t in timings[start:end]], all(t.trusted for t in timings[start:end]))
+        for evaluation, (start, end) in zip(evaluations, spans, strict=True)
+    ]
+
+
+def _with_timing(evaluation: Evaluation, path_ms: Sequence[float], trusted: bool) -> Evaluation:
+    changes: dict[str, Any] = {"measured_latency_ms": path_ms[-1]}
+    if evaluation.exits:
+        exits = tuple(e.model_copy(update={"latency_ms": ms}) for e, ms in zip(evaluation.exits, path_ms, strict=True))
+        expected = sum(e.rate * e.latency_ms for e in exits)
+        changes = {"measured_latency_ms": expected, "worst_case_latency_ms": path_ms[-1], "exits": exits}
+    if not trusted:
+        changes["notes"] = (*evaluation.notes, "latency: two passes differed by more than 5 %; measure it again")
+    return evaluation.model_copy(update=changes)
+
+
+def _near_front(evaluation: Evaluation, others: Sequence[Evaluation]) -> bool:
+    accuracy, latency, size = evaluation.objectives()
+    return not any(
+        a >= accuracy and ms * _SLACK <= latency and s <= size for a, ms, s in (o.objectives() for o in others)
+    )

@@ -1,0 +1,172 @@
+"""What a search is about to do, settled before it starts: budget, constraints, space for this network and device."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+from autocompress import __version__
+from autocompress.constraints import Constraint
+from autocompress.device import DeviceProfile
+from autocompress.errors import CandidateError, ConstraintError, InputError
+from autocompress.evaluate import Evaluator, Forecast
+from autocompress.results import Evaluation
+from autocompress.space import SearchSpace
+from autocompress.study import Settings
+from autocompress.task import Task
+
+ANCHOR_FRACTIONS = (0.34, 0.67, 1.0, 0.0)
+"""Strengths of pruning that are tried first, before the sampler has anything to learn from."""
+
+_LIBRARIES = ("torch", "torch-pruning", "onnx", "onnxruntime", "optuna", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """When to stop: evaluated candidates (rejected ones are free), hours of search, or both."""
+
+    trials: int | None = None
+    hours: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials is None and self.hours is None:
+            raise InputError("a search needs a budget: give a number of trials, of hours, or both")
+        if self.trials is not None and self.trials < 1:
+            raise InputError(f"the budget of trials must be at least 1, got {self.trials}")
+        if self.hours is not None and not (math.isfinite(self.hours) and self.hours > 0):
+            raise InputError(f"the budget of hours must be above 0, got {self.hours}")
+
+    def used(self, n_evaluated: int, seconds: float) -> float:
+        """Share of the budget that is used, from 0 to 1 and above."""
+        shares = [n_evaluated / self.trials] if self.trials else []
+        shares += [seconds / 3600 / self.hours] if self.hours else []
+        return max(shares)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The space as far as this network, task and device can use it, and what can be said about it."""
+
+    evaluator: Evaluator
+    space: SearchSpace
+    constraints: tuple[Constraint, ...]
+    anchors: tuple[dict[str, float | int | str | bool], ...] = field(default=())
+
+    @classmethod
+    def make(
+        cls, evaluator: Evaluator, space: SearchSpace, constraints: Iterable[Constraint], device: DeviceProfile
+    ) -> Plan:
+        """Restrict the space, and add the limits of the device to the constraints."""
+        outline = evaluator.anatomy.outline
+        restricted = space.restrict(device, outline, trainable=evaluator.task.trainable)
+        limits = list(constraints)
+        if device.flash_bytes is not None:
+            limits.append(Constraint("size_bytes", "at most", device.flash_bytes, because=f"flash of {device.name}"))
+        anchors = restricted.anchors(outline, ANCHOR_FRACTIONS)
+        return cls(evaluator, restricted, tuple(limits), tuple(anchors))
+
+    def resolve(self, baseline: Evaluation) -> tuple[Constraint, ...]:
+        """All constraints with absolute limits."""
+        return tuple(c.resolve(baseline) for c in self.constraints)
+
+    def rejected(self, forecast: Forecast, constraints: Sequence[Constraint]) -> str:
+        """Why a recipe cannot meet the constraints whatever its accuracy, or nothing.
+
+        Latency counts by the shortest path, since how many samples take it is known only after training.
+        """
+        known = {"latency_ms": forecast.best_case_ms, "size_bytes": forecast.size_bytes}
+        reasons = [
+            c.broken_by(known[c.quantity], "predicted")
+            for c in constraints
+            if c.quantity in known and c.violation(known[c.quantity]) > 0
+        ]
+        return "; ".join(reasons)
+
+    def check_feasible(self, constraints: Sequence[Constraint]) -> Forecast | None:
+        """Refuse constraints that even the strongest recipe of the space is predicted to break.
+
+        Raises:
+            ConstraintError: naming what the space can reach.
+        """
+        for c in constraints:
+            if c.quantity == "accuracy" and c.sense == "at least" and c.limit > 1:
+                raise ConstraintError(f"{c}: impossible, accuracy is at most 1")
+        forecasts = [f for f in map(self.forecast_of, self.anchors) if f is not None]
+        if not forecasts:
+            return None
+        best = {
+            "latency_ms": min(f.best_case_ms for f in forecasts),
+            "size_bytes": min(f.size_bytes for f in forecasts),
+        }
+        for c in constraints:
+            if c.sense == "at most" and c.quantity in best and c.violation(best[c.quantity]) > 0:
+                raise ConstraintError(
+                    f"impossible: {c.broken_by(best[c.quantity], 'the strongest recipe of the space is predicted at')}"
+                    "; loosen it, or allow stronger compression in the search space"
+                )
+        return min(forecasts, key=lambda f: f.best_case_ms)
+
+    def forecast_of(self, values: dict[str, float | int | str | bool]) -> Forecast | None:
+        """Forecast one setting of the space, or None where it cannot be applied."""
+        recipe = self.space.sample(Fixed(values), self.evaluator.anatomy.outline)
+        try:
+            return self.evaluator.forecast(recipe)
+        except CandidateError:
+            return None
+
+    def settings(self, reference: str, sampler: str, seed: int) -> Settings:
+        """What is kept in study.json."""
+        task, anatomy = self.evaluator.task, self.evaluator.anatomy
+        return Settings(
+            task=reference,
+            task_name=task.name,
+            metric=task.metric.name if task.evaluate is None else "evaluate",
+            model_sha256=task.model_sha256,
+            data_sha256=task.data_sha256,
+            device=self.evaluator.device.model_dump(mode="json"),
+            space=self.space.to_dict(),
+            constraints=tuple(map(str, self.constraints)),
+            sampler=sampler,
+            seed=seed,
+            outline=asdict(anatomy.outline),
+            unprunable=dict(anatomy.unprunable),
+            versions=versions(),
+            created_at=now(),
+        )
+
+
+class Fixed:
+    """A suggester that answers with given values; what is not given gets the first value of its domain."""
+
+    def __init__(self, values: dict[str, float | int | str | bool]) -> None:
+        self._values = values
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """The given value, or `low`."""
+        return float(self._values.get(name, low))
+
+    def suggest_categorical(self, name: str, choices: Sequence[object]) -> object:
+        """The given value, or the first choice."""
+        return self._values.get(name, choices[0])
+
+
+def task_name(task: Task, reference: str) -> str:
+    """The name to show for a task."""
+    return task.name if task.name != "task" else reference.rpartition("/")[2] or "task"
+
+
+def versions() -> dict[str, str]:
+    """Of autocompress, Python, the machine and the libraries that change results."""
+    found = {"autocompress": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    return found | {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

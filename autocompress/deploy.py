@@ -1,0 +1,229 @@
+"""From a trained candidate to the bytes of the file that ships, and what is known about it without running it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from autocompress import __version__
+from autocompress.candidate import Candidate, Workshop, outputs_of
+from autocompress.device import DeviceProfile
+from autocompress.errors import CandidateError
+from autocompress.graph import exits, export, qat, qdq
+from autocompress.graph.observe import ActivationRange, observe
+from autocompress.graph.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
+from autocompress.latency import linear
+from autocompress.quantization import Quantize
+from autocompress.recipe import Recipe
+from autocompress.training import Distillation, Schedule, fit
+from autocompress.workload import Workload
+
+_PARITY_SAMPLES = 256
+_MIN_AGREEMENT = 0.98  # of predictions, file against the fake-quantised twin it was written from
+_BACKBONE = "backbone."
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A finished graph with all its outputs, before it is cut into exits."""
+
+    proto: onnx.ModelProto
+    outputs: tuple[str, ...]
+    parity: float | None = None
+    """Share of samples on which file and torch model predict the same (see `Deployer.build`)."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Predicted on the device, from the graph that will be deployed."""
+
+    path_ms: tuple[float, ...]
+    """Latency of a sample that leaves at each exit; the last is the whole network."""
+    in_domain: bool
+    layer_ms: Mapping[str, float] = field(default_factory=dict)
+    macs: int = 0
+    peak_activation_bytes: int = 0
+
+
+class Deployer:
+    """Builds files for one task on one device; keeps the exported graph of every architecture it has seen."""
+
+    def __init__(self, workshop: Workshop, device: DeviceProfile) -> None:
+        self.workshop = workshop
+        self.device = device
+        self._templates: dict[str, tuple[onnx.ModelProto, export.BatchNormPairs]] = {}
+
+    def build(self, candidate: Candidate, *, final: bool = True) -> Deployment:
+        """Fold, export, quantise.
+
+        Args:
+            candidate: its `quantization` stage is carried out here.
+            final: False to learn shapes, size and latency only: nothing is observed or trained, and the ranges
+                in the graph are placeholders.
+
+        `parity` compares the file with the torch model it was written from: the network itself, or the
+        fake-quantised twin after quantisation-aware training; after a post-training quantisation it is the
+        agreement of the quantised file with the unquantised network.
+
+        Raises:
+            CandidateError: the candidate cannot be exported, or file and torch disagree.
+        """
+        folded, pairs_template = self._folded(candidate)
+        proto = self._float_graph(candidate, folded, pairs_template)
+        stage = candidate.quantization
+        if stage is None:
+            graph = export.strip(proto)
+            return Deployment(graph, candidate.output_names, self._agreement(graph, folded) if final else None)
+        if not final:
+            return Deployment(self._placeholder(proto, stage), candidate.output_names)
+        if stage.technique == "qat":
+            return self._trained(candidate, folded, stage)
+        spec, ranges = self._plan(proto, stage)
+        graph = export.strip(qdq.write_qdq(proto, spec, ranges))
+        return Deployment(graph, candidate.output_names, self._agreement(graph, folded))
+
+    def cost(self, deployment: Deployment) -> Cost:
+        """Predict the latency of every path through the graph."""
+        names = deployment.outputs
+        estimates = []
+        for i in range(len(names)):
+            workload = Workload.from_onnx(deployment.proto, outputs=names[: i + 1])
+            tests = min(i + 1, len(names) - 1)  # confidence tests on the way
+            estimate = linear.predict(self.device, workload)
+            estimates.append((estimate.latency_ms + tests * self.device.if_overhead_us / 1e3, estimate.in_domain))
+        nodes = {node: layer.name for layer in quantizable_layers(deployment.proto) for node in layer.nodes}
+        layer_ms: dict[str, float] = {}
+        for node, ms in linear.per_op_ms(self.device, workload):
+            if node in nodes:
+                name = nodes[node].removeprefix(_BACKBONE)
+                layer_ms[name] = layer_ms.get(name, 0.0) + ms
+        return Cost(
+            path_ms=tuple(ms for ms, _ in estimates),
+            in_domain=all(known for _, known in estimates),
+            layer_ms=layer_ms,
+            macs=workload.macs,
+            peak_activation_bytes=workload.peak_activation_bytes,
+        )
+
+    def finish(
+        self, deployment: Deployment, thresholds: Sequence[float], recipe: Recipe, provenance: Mapping[str, Any]
+    ) -> bytes:
+        """The bytes of the file: exits nested, recipe and provenance in its metadata."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(deployment.proto)
+        if len(deployment.outputs) > 1:
+            proto = exits.to_nested_if(proto, deployment.outputs, thresholds)
+        proto.producer_name, proto.producer_version = "autocompress", __version__
+        entries = {
+            "autocompress.recipe": json.dumps(recipe.to_dict(), separators=(",", ":")),
+            "autocompress.provenance": json.dumps(dict(provenance), separators=(",", ":")),
+        }
+        for key, value in entries.items():
+            proto.metadata_props.add(key=key, value=value)
+        data: bytes = proto.SerializeToString(deterministic=True)
+        return data
+
+    def _folded(self, candidate: Candidate) -> tuple[nn.Module, str]:
+        """The model with BatchNorm folded, and the name of its architecture before pruning."""
+        key = "|".join((*candidate.exits, str(candidate.output_names)))
+        if key not in self._templates:
+            example = self.workshop.task.example_input
+            pairs = export.batchnorm_pairs(candidate.model, example)
+            folded = export.fold_batchnorm(candidate.model, pairs)
+            exported = export.export(folded, example, candidate.output_names)
+            self._templates[key] = (exported.proto, pairs)
+            return folded, key
+        return export.fold_batchnorm(candidate.model, self._templates[key][1]), key
+
+    def _float_graph(self, candidate: Candidate, folded: nn.Module, key: str) -> onnx.ModelProto:
+        template = self._templates[key][0]
+        example = self._probe()
+        proto = export.rebind(template, folded)
+        if export.disagreement(proto, folded, example) <= export.TOLERANCE:
+            return proto
+        proto = export.export(folded, self.workshop.task.example_input, candidate.output_names).proto
+        error = export.disagreement(proto, folded, example)
+        if error > export.TOLERANCE:
+            raise CandidateError(
+                f"the exported file disagrees with the torch model: relative error {error:.2g}, allowed "
+                f"{export.TOLERANCE:g}; an operator of the model is exported wrongly"
+            )
+        return proto
+
+    def _probe(self) -> torch.Tensor:
+        """One sample to compare torch and file on."""
+        return torch.from_numpy(self.workshop.task.calibration_batches(1, self.workshop.seed)[0][:1])
+
+    def _spec(self, proto: onnx.ModelProto, stage: Quantize) -> QuantSpec:
+        weights: dict[str, int] = {}
+        activations: dict[str, int] = {}
+        for layer in quantizable_layers(proto):
+            name = layer.name.removeprefix(_BACKBONE)
+            bits = stage.bits(name, self.workshop.anatomy.stage_of(name))
+            weights[layer.name], activations[layer.name] = bits
+        return QuantSpec(weights, activations, reduce_range=self.device.int8_arithmetic == "saturating")
+
+    def _plan(self, proto: onnx.ModelProto, stage: Any) -> tuple[QuantPlan, dict[str, ActivationRange]]:
+        spec = plan(proto, self._spec(proto, stage))
+        batches = self.workshop.task.calibration_batches(stage.observer_samples, self.workshop.seed)
+        return spec, observe(proto, spec, batches, stage.observer)
+
+    def _placeholder(self, proto: onnx.ModelProto, stage: Quantize) -> onnx.ModelProto:
+        spec = plan(proto, self._spec(proto, stage))
+        ranges = {tensor: ActivationRange(1.0, 0) for tensor in spec.sources}
+        return export.strip(qdq.write_qdq(proto, spec, ranges))
+
+    def _trained(self, candidate: Candidate, folded: nn.Module, stage: Any) -> Deployment:
+        """Quantisation-aware training on the twin of the exported graph."""
+        exported = export.export(folded, self.workshop.task.example_input, candidate.output_names)
+        spec, ranges = self._plan(exported.proto, stage)
+        twin = qat.build_twin(exported.program, exported.proto, spec, ranges)
+        rate = stage.learning_rate
+        groups = [
+            {"params": list(twin.weight_parameters()), "lr": rate},
+            {"params": list(twin.scale_parameters()), "lr": rate / 100, "weight_decay": 0.0},
+        ]
+        fit(
+            twin.module,
+            self.workshop,
+            Schedule(stage.epochs, rate, weight_decay=1e-4, clip=1.0),
+            Distillation(stage.temperature, stage.weight, exit_weight=stage.exit_weight),
+            parameters=groups,
+            title="quantisation-aware training",
+        )
+        proto, ranges, weights = twin.extract()
+        graph = export.strip(qdq.write_qdq(proto, spec, ranges, weights))
+        agreement = self._agreement(graph, twin.module)
+        if agreement < _MIN_AGREEMENT:
+            raise CandidateError(
+                f"the quantised file agrees with its training twin on {agreement:.1%} of the samples only, "
+                f"at least {_MIN_AGREEMENT:.0%} are needed"
+            )
+        notes = (f"qat: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
+        return Deployment(graph, candidate.output_names, agreement, notes)
+
+    def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:
+        """Share of samples with the same prediction (classification), else 1 minus the relative error."""
+        batches = self.workshop.task.calibration_batches(_PARITY_SAMPLES, self.workshop.seed)
+        session = export.ort.session(graph.SerializeToString())
+        same, count = 0.0, 0
+        for batch in batches:
+            pieces = np.split(batch, len(batch)) if isinstance(session.get_inputs()[0].shape[0], int) else [batch]
+            for piece in pieces:
+                theirs = export.ort.run(session, {export.INPUT: piece})[-1]
+                ours = outputs_of(model, torch.from_numpy(piece))[-1].numpy()
+                if self.workshop.task.kind == "classification":
+                    same += float((theirs.argmax(-1) == ours.argmax(-1)).sum())
+                else:
+                    error = np.abs(theirs - ours).max() / max(1e-6, float(np.abs(ours).max()))
+                    same += len(piece) * max(0.0, 1.0 - float(error))
+                count += len(piece)
+        return same / max(1, count)

@@ -1,0 +1,291 @@
+"""`DeviceProfile`: what a target device can do and how long its runtime needs, as data.
+
+A profile belongs to one device, one runtime and version, and one thread count; its coefficients come from
+`autocompress.latency.calibrate` (this machine) or `hardware_profiles/fit_public_data.py` (public data).
+Neither torch nor onnx nor onnxruntime is imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from autocompress.errors import DeviceError
+
+HOST = "host"
+"""Name of the profile of the machine that runs the search."""
+
+PROFILE_VERSION = 1
+HOME_VARIABLE = "AUTOCOMPRESS_HOME"
+"""Environment variable: folder that replaces ~/.config/autocompress."""
+
+Dtype = Literal["float32", "int8"]
+_NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OpCost(_Data):
+    """Linear cost of one operator kind in one number format; every coefficient is >= 0.
+
+    `t_us = overhead_us + us_per_mmac * padded MACs / 1e6 + us_per_mb_in * bytes read / 1e6 + us_per_mb_out *
+    bytes written / 1e6 + us_per_mb_weights * weight bytes / 1e6 + us_per_mb_patches * im2col bytes / 1e6`.
+    """
+
+    overhead_us: _NonNegative = 0.0
+    us_per_mmac: _NonNegative = 0.0
+    us_per_mb_in: _NonNegative = 0.0
+    us_per_mb_out: _NonNegative = 0.0
+    us_per_mb_weights: _NonNegative = 0.0
+    us_per_mb_patches: _NonNegative = 0.0
+
+
+class Calibration(_Data):
+    """How the coefficients were fitted and how far off they are on graphs that were not fitted."""
+
+    points: Annotated[int, Field(ge=1)]
+    """Measured graphs, held-out ones included."""
+    held_out: Annotated[int, Field(ge=0)] = 0
+    median_error: _Share
+    """Median of |predicted - measured| / measured over the held-out graphs."""
+    p90_error: _Share
+    """90th percentile of the same; predictions are given as +- this share."""
+    date: str
+    """ISO date of the measurement (host) or of the newest data (public)."""
+    seconds: _NonNegative = 0.0
+    """Wall time the calibration took; 0 for public data."""
+    split: str = "held-out graphs"
+    """What was held out, for example "leave one network out"."""
+
+
+class Provenance(_Data):
+    """Where the figures come from."""
+
+    kind: Literal["measured", "datasheet"]
+    source: str
+
+
+class DeviceProfile(_Data):
+    """A device, its runtime and its latency coefficients; immutable and serialisable.
+
+    `load` and `save` read and write YAML (`yaml.safe_load`); every error is a `DeviceError` of one sentence.
+    """
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    processor: str = ""
+    runtime: Literal["onnxruntime"] = "onnxruntime"
+    """Runtime that executes the artefact on the device."""
+    runtime_version: str = ""
+    measured_with: str = "onnxruntime"
+    """Runtime of the measurements behind the coefficients; if another one, absolute latencies are rough."""
+    threads: Annotated[int, Field(ge=1)] = 1
+    instruction_set: tuple[str, ...] = ()
+    int8_arithmetic: Literal["exact", "saturating"] = "exact"
+    """"saturating": 8-bit weights overflow 16-bit sums (x86 without VNNI), so use 7-bit weights."""
+    flash_bytes: Annotated[int, Field(gt=0)] | None = None
+    """Largest file the device can hold, or None for no limit."""
+    ram_bytes: Annotated[int, Field(gt=0)] | None = None
+    """Largest working memory (weights + peak activations), or None for no limit."""
+    channel_block: Annotated[int, Field(ge=1)] = 8
+    """Convolution kernels work on blocks of so many channels; MACs are counted with rounded-up channels."""
+    cache_bytes: Annotated[int, Field(gt=0)] | None = None
+    """Cache left to the net as found by calibration; larger nets fetch their weights from memory at every call."""
+    us_per_mb_beyond_cache: _NonNegative = 0.0
+    """Cost of each megabyte by which weights and peak activations of a net exceed `cache_bytes`."""
+    run_overhead_us: _NonNegative = 0.0
+    """Fixed cost of one inference call."""
+    if_overhead_us: _NonNegative = 0.0
+    """Extra cost of one nested `If` (early exit test) on the executed path."""
+    reference_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Latency of the fixed reference net (`runtimes.onnxruntime.reference_model`) when this was calibrated."""
+    latency: dict[str, dict[Dtype, OpCost]]
+    """Operator kind -> number format -> cost."""
+    calibration: Calibration | None = None
+    provenance: Provenance
+
+    @field_validator("latency")
+    @classmethod
+    def _has_costs(cls, value: dict[str, dict[Dtype, OpCost]]) -> dict[str, dict[Dtype, OpCost]]:
+        if not any(value.values()):
+            raise ValueError("must hold the coefficients of at least one operator kind")
+        return value
+
+    @property
+    def is_this_machine(self) -> bool:
+        """True for the profile named "host": its artefacts can be measured here, not only predicted."""
+        return self.name == HOST
+
+    @property
+    def expected_error(self) -> float:
+        """Half width of the prediction interval as a share: the calibration's p90 error, 0.5 if unknown."""
+        return 0.5 if self.calibration is None else max(self.calibration.p90_error, 0.02)
+
+    @property
+    def dtypes(self) -> frozenset[str]:
+        """Number formats for which the profile has coefficients."""
+        return frozenset(dtype for costs in self.latency.values() for dtype in costs)
+
+    def digest(self) -> str:
+        """Stable 16-digit id of everything in the profile."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @classmethod
+    def parse(cls, data: Any, source: str = "device profile") -> DeviceProfile:
+        """Build a profile from plain data; raises DeviceError that starts with `source`."""
+        if not isinstance(data, dict):
+            raise DeviceError(
+                f"{source}: a device profile must be a mapping, got {type(data).__name__}; "
+                "start from one of the files in hardware_profiles/."
+            )
+        version = data.get("version", PROFILE_VERSION)
+        if isinstance(version, int) and version > PROFILE_VERSION:
+            raise DeviceError(
+                f"{source}: version: this autocompress reads profiles up to version {PROFILE_VERSION}, "
+                f"got {version}; upgrade autocompress."
+            )
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise DeviceError(f"{source}: {_first_problem(error)}") from None
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> DeviceProfile:
+        """Read a profile by file path or by name (the user's own profiles win over the shipped ones).
+
+        Raises:
+            DeviceError: unknown name (with the nearest names), unreadable file or invalid content.
+        """
+        path = _find(name_or_path)
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise DeviceError(f"{path}: the device profile cannot be read as YAML: {reason}") from None
+        return cls.parse(data, str(path))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the profile as YAML at once or not at all (temporary file, then rename); returns the path."""
+        target = Path(path)
+        data = self.model_dump(mode="json", exclude_none=True)
+        for costs in data["latency"].values():
+            for dtype, cost in costs.items():
+                costs[dtype] = {key: float(f"{value:.5g}") for key, value in cost.items() if value}
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(temporary).chmod(0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return target
+
+
+def user_profiles_folder() -> Path:
+    """Folder of the user's own profiles: $AUTOCOMPRESS_HOME/devices or ~/.config/autocompress/devices."""
+    home = os.environ.get(HOME_VARIABLE)
+    return (Path(home) if home else Path.home() / ".config" / "autocompress") / "devices"
+
+
+def shipped_profiles_folder() -> Path:
+    """Folder of the profiles that come with autocompress (wheel: in the package; checkout: beside it)."""
+    package = Path(__file__).resolve().parent
+    inside = package / "hardware_profiles"
+    return inside if inside.is_dir() else package.parent / "hardware_profiles"
+
+
+def list_profiles() -> tuple[str, ...]:
+    """Names of all profiles that `DeviceProfile.load` finds, sorted; "host" only if it was calibrated."""
+    found = {
+        path.stem
+        for folder in (user_profiles_folder(), shipped_profiles_folder())
+        if folder.is_dir()
+        for path in folder.glob("*.yaml")
+    }
+    return tuple(sorted(found))
+
+
+def _find(name_or_path: str | Path) -> Path:
+    text = str(name_or_path)
+    path = Path(text).expanduser()
+    looks_like_path = isinstance(name_or_path, Path) or path.suffix in {".yaml", ".yml"} or os.sep in text
+    if looks_like_path:
+        if path.is_file():
+            return path
+        raise DeviceError(
+            f"device profile file {text!r} does not exist; give a name or an existing YAML file."
+        )
+    for folder in (user_profiles_folder(), shipped_profiles_folder()):
+        candidate = folder / f"{text}.yaml"
+        if text and candidate.is_file():
+            return candidate
+    names = list_profiles()
+    known = ", ".join(names) or "none"
+    if text == HOST:
+        raise DeviceError(
+            "device 'host' (this machine) has no profile yet; calibrate it once (about a minute), "
+            f"or choose one of: {known}."
+        )
+    close = difflib.get_close_matches(text.lower(), [*names, HOST], n=1, cutoff=0.5)
+    hint = f" did you mean {close[0]!r}?" if close else ""
+    raise DeviceError(
+        f"unknown device {text!r};{hint} known devices: {known}; a path to a YAML file works too."
+    )
+
+
+_FIELDS_OF: dict[str, type[BaseModel]] = {
+    "calibration": Calibration,
+    "provenance": Provenance,
+    "latency": OpCost,
+}
+_RULES = {
+    "greater_than_equal": ("must be >= {ge}", "ge"),
+    "greater_than": ("must be > {gt}", "gt"),
+    "finite_number": ("must be a finite number", ""),
+    "literal_error": ("must be {expected}", "expected"),
+    "string_pattern_mismatch": ("may hold letters, digits, '.', '_' and '-' only", ""),
+}
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    place = [str(part) for part in problem["loc"] if part != "[key]"]
+    where, kind, context = ".".join(place), problem["type"], problem.get("ctx", {})
+    got = problem.get("input")
+    if kind == "extra_forbidden":
+        owner = _FIELDS_OF.get(place[0], DeviceProfile) if len(place) > 1 else DeviceProfile
+        names = list(owner.model_fields)
+        close = difflib.get_close_matches(place[-1], names, n=1)
+        hint = f"did you mean {close[0]!r}" if close else f"allowed keys: {', '.join(names)}"
+        return f"{where}: unknown key; {hint}."
+    if kind == "missing":
+        return f"{where}: this key is required; add it."
+    if kind in _RULES:
+        template, key = _RULES[kind]
+        rule = template.format(**{key: _number(context[key])}) if key else template
+        return f"{where}: {rule}, got {got!r}."
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = repr(got)
+    detail = f", got {shown}" if len(shown) <= 60 else ""
+    return f"{where}: {message[:1].lower()}{message[1:]}{detail}."

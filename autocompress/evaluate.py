@@ -1,0 +1,462 @@
+"""Judges recipes: what they will cost before any training, and what the finished file does afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autocompress._files import write_atomically
+from autocompress.candidate import Candidate, Workshop
+from autocompress.deploy import Cost, Deployer, Deployment
+from autocompress.device import DeviceProfile
+from autocompress.errors import CandidateError
+from autocompress.graph.anatomy import Anatomy, count_macs, dissect
+from autocompress.graph.exits import threshold_name
+from autocompress.graph.export import INPUT
+from autocompress.quantization import Quantize
+from autocompress.recipe import Phase, Recipe
+from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
+from autocompress.runtimes import onnxruntime as ort
+from autocompress.task import Task, seed_everything
+from autocompress.techniques.exit_threshold import ExitThreshold
+
+Array = NDArray[Any]
+NEVER = 1.1
+"""A threshold that no confidence reaches."""
+_MAX_SWEEP_POINTS = 5
+_CACHE_BYTES = 2 * 2**30
+_KEPT_STRUCTURES = 4
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is known about a recipe before it is trained."""
+
+    recipe: Recipe
+    key: str
+    """Recipes with equal keys give the same file: same channels removed, same training, same numerics."""
+    cost: Cost
+    size_bytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def best_case_ms(self) -> float:
+        """Predicted latency when every sample leaves at the first exit."""
+        return self.cost.path_ms[0]
+
+    @property
+    def worst_case_ms(self) -> float:
+        """Predicted latency when none leaves early."""
+        return self.cost.path_ms[-1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An evaluation whose trial number is not given yet, with its file."""
+
+    evaluation: Evaluation
+    file: bytes
+
+
+@dataclass
+class Clock:
+    """Wall seconds by phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - started
+
+
+class Evaluator:
+    """Evaluates recipes for one task on one device.
+
+    Deterministic in task, recipe, device and seed. Trained weights are kept under `cache` by the content of
+    everything that leads to them, so that recipes which differ in number formats only are trained once.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        device: DeviceProfile,
+        *,
+        seed: int = 0,
+        cache: Path | None = None,
+        progress: Callable[[str], None] = lambda message: None,
+        anatomy: Anatomy | None = None,
+    ) -> None:
+        self.task = task
+        self.device = device
+        self.workshop = Workshop(task, anatomy or dissect(task), seed, progress)
+        self.deployer = Deployer(self.workshop, device)
+        self.cache = cache
+        self._structures: OrderedDict[str, Candidate] = OrderedDict()
+        self._base_ms: Mapping[str, float] = {}
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The parts of the task's network."""
+        return self.workshop.anatomy
+
+    def structure(self, recipe: Recipe) -> Candidate:
+        """Carry out the STRUCTURE stages."""
+        key = recipe.digest(Phase.STRUCTURE)
+        if key not in self._structures:
+            candidate = Candidate(self.task.model)
+            for stage in recipe.upto(Phase.STRUCTURE).stages:
+                candidate = stage.apply(candidate, self.workshop)
+            self._structures[key] = candidate
+            while len(self._structures) > _KEPT_STRUCTURES:
+                self._structures.popitem(last=False)
+        return self._structures[key]
+
+    def forecast(self, recipe: Recipe) -> Forecast:
+        """Predict latency and size from the untrained graph; nothing is trained.
+
+        Raises:
+            CandidateError: the recipe cannot be applied to this network.
+        """
+        candidate = self._numerics(self.structure(recipe), recipe)
+        deployment = self.deployer.build(candidate, final=False)
+        thresholds = [0.5] * len(candidate.exits)
+        size = len(self.deployer.finish(deployment, thresholds, recipe, self._provenance()))
+        numerics = [s for s in recipe.stages if s.phase > Phase.TRAINING]
+        key = _hash(self._trained_key(candidate, recipe), [s.model_dump(mode="json") for s in numerics])
+        return Forecast(recipe, key, self.deployer.cost(deployment), size, candidate.notes)
+
+    def evaluate(self, recipe: Recipe) -> list[Outcome]:
+        """Build, train and deploy a recipe; run the file on the validation split.
+
+        With early exits and no stage `exit_threshold` the thresholds are swept and every useful setting is an
+        outcome of its own; the first one is the most accurate.
+
+        Raises:
+            CandidateError: the recipe failed; the message says why.
+        """
+        clock = Clock()
+        with clock("structure"):
+            candidate = self.structure(recipe)
+        with clock("training"):
+            candidate = self._train(candidate, recipe)
+        with clock("numerics"):
+            candidate = self._numerics(candidate, recipe)
+            deployment = self.deployer.build(candidate)
+            cost = self.deployer.cost(deployment)
+        with clock("evaluation"):
+            settings = self._settings(candidate, deployment, cost, recipe)
+            scored = [self._run(candidate, deployment, cost, setting) for setting in settings]
+        outcomes = [self._outcome(candidate, deployment, cost, *one) for one in scored]
+        first = outcomes[0]
+        timed = first.evaluation.model_copy(update={"seconds": clock.seconds})
+        return [Outcome(timed, first.file), *outcomes[1:]]
+
+    def score(self, file: bytes | Path, split: Split) -> Score:
+        """The metric of a file, computed by running it in its runtime."""
+        return self.task.score(predictor(ort.session(file, threads=_all_threads())), split)
+
+    def baselines(self) -> dict[str, Recipe]:
+        """What every study is compared with."""
+        formats = {"fp32": {}, "fp16": {"weight_bits": 16, "activation_bits": 32}, "int8": {"weight_bits": 8}}
+        return {
+            name: Recipe.parse({"stages": [{"technique": "ptq", **bits}] if bits else []})
+            for name, bits in formats.items()
+        }
+
+    def _train(self, candidate: Candidate, recipe: Recipe) -> Candidate:
+        stages = [s for s in recipe.stages if s.phase is Phase.TRAINING]
+        if not stages:
+            return candidate
+        path = self.cache / f"{self._trained_key(candidate, recipe)}.pt" if self.cache else None
+        if path and (state := _load_state(path)) is not None:
+            model = candidate.copy_model()
+            model.load_state_dict(state)
+            return candidate.evolve("training: found in the cache", model=model)
+        seed_everything(self.workshop.seed)
+        for stage in stages:
+            candidate = stage.apply(candidate, self.workshop)
+        if path:
+            _keep_state(path, candidate.model.state_dict())
+        return candidate
+
+    def _numerics(self, candidate: Candidate, recipe: Recipe) -> Candidate:
+        for stage in recipe.stages:
+            if stage.phase > Phase.TRAINING:
+                candidate = stage.apply(candidate, self.workshop)
+        return candidate
+
+    def _trained_key(self, candidate: Candidate, recipe: Recipe) -> str:
+        exits = recipe.get("early_exit")
+        training = [s.model_dump(mode="json") for s in recipe.stages if s.phase is Phase.TRAINING]
+        heads = exits.model_dump(mode="json") if exits else None
+        removed = {name: list(units) for name, units in candidate.removed.items()}
+        return _hash(self.task.model_sha256, self.task.data_sha256, self.workshop.seed, heads, removed, training)
+
+    def _settings(
+        self, candidate: Candidate, deployment: Deployment, cost: Cost, recipe: Recipe
+    ) -> list[tuple[Recipe, tuple[float, ...]]]:
+        """The recipes that this trained network serves, with their thresholds."""
+        if not candidate.exits:
+            return [(recipe, ())]
+        if candidate.thresholds:
+            return [(recipe, candidate.thresholds)]
+        return [
+            (recipe.replace(ExitThreshold(thresholds=thresholds)), thresholds)
+            for thresholds in self._sweep(deployment, cost)
+        ]
+
+    def _sweep(self, deployment: Deployment, cost: Cost) -> list[tuple[float, ...]]:
+        """Thresholds worth having, from the stored logits of all exits; most accurate first."""
+        session = ort.session(deployment.proto.SerializeToString(), threads=_all_threads())
+        outputs, correct = [], []
+        for inputs, targets in self.task.split("validation"):
+            logits = _run_all(session, inputs)
+            outputs.append([_confidence(one) for one in logits[:-1]])
+            correct.append([self.task.metric.per_sample(one, targets) for one in logits])
+        confidence = np.concatenate([np.stack(o, 1) for o in outputs])
+        scores = np.concatenate([np.stack(c, 1) for c in correct])
+        return sweep(confidence, scores, cost.path_ms)
+
+    def _run(
+        self,
+        candidate: Candidate,
+        deployment: Deployment,
+        cost: Cost,
+        setting: tuple[Recipe, tuple[float, ...]],
+    ) -> tuple[Recipe, bytes, Score, tuple[ExitSummary, ...]]:
+        recipe, thresholds = setting
+        file = self.deployer.finish(deployment, thresholds, recipe, self._provenance())
+        session = ort.session(file, threads=1 if candidate.exits else _all_threads())
+        predict = predictor(session)
+        score = self.task.score(predict, "validation")
+        if not candidate.exits:
+            return recipe, file, score, ()
+        taken = np.array(predict.exits)
+        truth = np.concatenate([targets for _, targets in self.task.split("validation")])
+        right = self.task.metric.per_sample(np.concatenate(predict.logits), truth)
+        names = (*candidate.exits, "output")
+        summaries = tuple(
+            ExitSummary(
+                place=name,
+                threshold=thresholds[i] if i < len(thresholds) else 0.0,
+                rate=float((taken == i).mean()),
+                latency_ms=cost.path_ms[i],
+                accuracy=float(right[taken == i].mean()) if (taken == i).any() else -1.0,
+            )
+            for i, name in enumerate(names)
+        )
+        return recipe, file, score, summaries
+
+    def _outcome(
+        self,
+        candidate: Candidate,
+        deployment: Deployment,
+        cost: Cost,
+        recipe: Recipe,
+        file: bytes,
+        score: Score,
+        exits: tuple[ExitSummary, ...],
+    ) -> Outcome:
+        expected = sum(e.rate * e.latency_ms for e in exits) if exits else cost.path_ms[-1]
+        notes = [*candidate.notes, *deployment.notes]
+        if not cost.in_domain:
+            notes.append("latency: the profile lacks an operator of this network; its nearest kind was used")
+        evaluation = Evaluation(
+            trial=0,
+            recipe=recipe,
+            recipe_digest=recipe.digest(),
+            label=recipe.summary(),
+            state="complete",
+            validation=score,
+            predicted_latency_ms=expected,
+            worst_case_latency_ms=cost.path_ms[-1] if exits else None,
+            size_bytes=len(file),
+            sha256=hashlib.sha256(file).hexdigest(),
+            parity=deployment.parity,
+            n_params=sum(p.numel() for p in candidate.model.parameters()),
+            macs=count_macs(candidate.backbone, self.task.example_input),
+            layers=self._layers(candidate, cost),
+            exits=exits,
+            notes=tuple(notes),
+        )
+        return Outcome(evaluation, file)
+
+    def _layers(self, candidate: Candidate, cost: Cost) -> tuple[LayerSummary, ...]:
+        if not self._base_ms:
+            self._base_ms = self.deployer.cost(
+                self.deployer.build(Candidate(self.task.model), final=False)
+            ).layer_ms
+        stage = candidate.quantization
+        summaries = []
+        for name, before in self.anatomy.channels.items():
+            module: Any = candidate.backbone.get_submodule(name)
+            bits = (32, 32)
+            if isinstance(stage, Quantize):
+                bits = stage.bits(name, self.anatomy.stage_of(name))
+            summaries.append(
+                LayerSummary(
+                    name=name,
+                    kind=type(module).__name__,
+                    channels_before=before,
+                    channels_after=int(module.weight.shape[0]),
+                    weight_bits=bits[0],
+                    activation_bits=bits[1],
+                    latency_ms_before=self._base_ms.get(name, 0.0),
+                    latency_ms=cost.layer_ms.get(name, 0.0),
+                )
+            )
+        return tuple(summaries)
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "task": self.task.name,
+            "device": self.device.name,
+            "seed": self.workshop.seed,
+            "model_sha256": self.task.model_sha256,
+            "data_sha256": self.task.data_sha256,
+            "torch": torch.__version__,
+        }
+
+
+class predictor:  # noqa: N801 - a function with a memory: `predict(batch)`
+    """Runs a file on batches; samples one by one where it takes no larger batch, and then notes their exits."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._single = isinstance(session.get_inputs()[0].shape[0], int)
+        self._has_exits = len(session.get_outputs()) > 1
+        self.exits: list[int] = []
+        self.logits: list[Array] = []
+
+    def __call__(self, inputs: Array) -> Array:
+        """Inputs (N, ...) to outputs (N, ...)."""
+        inputs = np.ascontiguousarray(inputs, np.float32)
+        if not self._single:
+            result: Array = ort.run(self._session, {INPUT: inputs})[0]
+            return result
+        rows = []
+        for i in range(len(inputs)):
+            output = ort.run(self._session, {INPUT: inputs[i : i + 1]})
+            rows.append(output[0])
+            if self._has_exits:
+                self.exits.append(int(output[1]))
+        stacked = np.concatenate(rows)
+        if self._has_exits:
+            self.logits.append(stacked)
+        return stacked
+
+
+def sweep(confidence: Array, scores: Array, path_ms: Sequence[float]) -> list[tuple[float, ...]]:
+    """Thresholds on the front of score against expected latency, thinned to a handful, best score first.
+
+    Args:
+        confidence: (N, n_exits), the largest softmax probability of each early exit.
+        scores: (N, n_exits + 1), the metric per sample if it left there.
+        path_ms: latency of leaving there, n_exits + 1 values.
+    """
+    grids = [
+        sorted({round(float(q), 4) for q in np.quantile(column, np.linspace(0.0, 0.95, 16))} | {NEVER})
+        for column in confidence.T
+    ]
+    rows = np.arange(len(scores))
+    latency = np.asarray(path_ms)
+    points = []
+    for thresholds in itertools.product(*grids):
+        fires = np.column_stack([confidence > np.array(thresholds), np.ones(len(rows), bool)])
+        taken = fires.argmax(1)
+        points.append((float(scores[rows, taken].mean()), float(latency[taken].mean()), thresholds))
+    points.sort(key=lambda p: (-p[0], p[1]))
+    front = []
+    fastest = np.inf
+    for point in points:
+        if point[1] < fastest:
+            front.append(point)
+            fastest = point[1]
+    chosen = np.unique(np.linspace(0, len(front) - 1, _MAX_SWEEP_POINTS).round().astype(int))
+    return [front[i][2] for i in chosen]
+
+
+def measure_paths(session: Any, sample: Array, n_exits: int) -> list[dict[str, Array]]:
+    """Feeds that force a file out at each of its exits, the last feed through the whole network."""
+    if not n_exits:
+        return [{INPUT: sample}]
+    return [
+        {
+            INPUT: sample,
+            **{threshold_name(i): np.array(-1.0 if i == out else 2.0, np.float32) for i in range(n_exits)},
+        }
+        for out in range(n_exits + 1)
+    ]
+
+
+def _confidence(logits: Array) -> Array:
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    result: Array = (shifted / shifted.sum(-1, keepdims=True)).max(-1)
+    return result
+
+
+def _run_all(session: Any, inputs: Array) -> list[Array]:
+    if not isinstance(session.get_inputs()[0].shape[0], int):
+        return ort.run(session, {INPUT: inputs})
+    singles = [ort.run(session, {INPUT: inputs[i : i + 1]}) for i in range(len(inputs))]
+    return [np.concatenate(outputs) for outputs in zip(*singles, strict=True)]
+
+
+def _all_threads() -> int:
+    return max(1, torch.get_num_threads())
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _load_state(path: Path) -> dict[str, torch.Tensor] | None:
+    """Cached weights, or None where there are none or the entry is damaged (it is then deleted)."""
+    if not path.exists():
+        return None
+    try:
+        data = path.read_bytes()
+        digest, state = data[:32], data[32:]
+        if hashlib.sha256(state).digest() != digest:
+            raise ValueError("checksum")
+        loaded: dict[str, torch.Tensor] = torch.load(io.BytesIO(state), weights_only=True)
+        path.touch()
+        return loaded
+    except (ValueError, OSError, RuntimeError, EOFError):
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _keep_state(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Write weights with a checksum; the entries not used for longest make room."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    write_atomically(path, hashlib.sha256(data).digest() + data)
+    entries = sorted(path.parent.glob("*.pt"), key=lambda p: p.stat().st_mtime)
+    total = sum(p.stat().st_size for p in entries)
+    for entry in entries[:-1]:
+        if total <= _CACHE_BYTES:
+            break
+        total -= entry.stat().st_size
+        entry.unlink(missing_ok=True)
+
+
+__all__ = ["Clock", "Evaluator", "Forecast", "Outcome", "CandidateError", "measure_paths", "predictor", "sweep"]

@@ -1,0 +1,196 @@
+"""Finds the parts of a network that compression can act on: layers, stages, channel groups, exit places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.graph.channels import probe_groups
+from autocompress.space import Outline
+from autocompress.task import Task, evaluating
+
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
+_CONTAINERS = (nn.Sequential, nn.ModuleList)
+_MAX_STAGES = 6
+_EARLIEST, _LATEST = 0.05, 0.9  # share of the MACs: before and behind, an exit saves nothing or sees nothing
+
+
+@dataclass(slots=True)
+class Visit:
+    """One call of a module during the trace."""
+
+    shape: tuple[int, ...]
+    macs: int
+    order: int
+    calls: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A module after which an early exit can be attached."""
+
+    name: str
+    fraction: float
+    """Share of the network's MACs done when it has run."""
+    channels: int
+    layout: str
+    """Of its output: "nchw", "ncl" or "nlc"."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What was found in a network."""
+
+    layers: Mapping[str, str]
+    """Convolutions and linear layers in order of execution, each with its stage of the network."""
+    channels: Mapping[str, int]
+    """Output channels of each layer."""
+    groups: Mapping[str, str]
+    """Prunable groups of channels (or attention heads), each with its stage."""
+    widths: Mapping[str, int]
+    """Number of channels (or heads) of each group."""
+    unprunable: Mapping[str, str]
+    """Groups that cannot be pruned, with the reason."""
+    places: tuple[Place, ...]
+    macs: int
+    n_params: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def outline(self) -> Outline:
+        """The names that a search space needs."""
+        return Outline(
+            groups=dict(self.groups),
+            layers=dict(self.layers),
+            places=tuple(place.name for place in self.places),
+            place_fractions=tuple(round(place.fraction, 4) for place in self.places),
+        )
+
+    def stage_of(self, layer: str) -> str:
+        """The stage of a layer; "exits" for the heads of early exits."""
+        return self.layers.get(layer, "exits")
+
+
+def dissect(task: Task) -> Anatomy:
+    """Trace the task's model once and probe every channel group of it."""
+    visits = trace(task.model, task.example_input[:1])
+    modules = dict(task.model.named_modules())
+    names = [n for n in visits if isinstance(modules[n], WEIGHTED)]
+    stages = _stages({n: visits[n] for n in names})
+    groups, unprunable = probe_groups(task.model, task.example_input[:1], tuple(names))
+    exits = task.kind == "classification" and len(task.output_shape) == 2
+    places = _places(task.model, visits) if exits else ()
+    return Anatomy(
+        layers=stages,
+        channels={n: int(modules[n].weight.shape[0]) for n in names},
+        groups={g.name: stages.get(g.name, "stage1") for g in groups},
+        widths={g.name: g.n_units for g in groups},
+        unprunable=unprunable,
+        places=places,
+        macs=sum(visits[n].macs for n in names),
+        n_params=sum(p.numel() for p in task.model.parameters()),
+    )
+
+
+def trace(model: nn.Module, example: Tensor) -> dict[str, Visit]:
+    """Run the model once; every module that returned a tensor, in order of completion, batch dimension dropped."""
+    visits: dict[str, Visit] = {}
+
+    def record(name: str, module: nn.Module, output: object) -> None:
+        if not isinstance(output, Tensor):
+            return
+        if name in visits:
+            visits[name].calls += 1
+            visits[name].macs += _macs(module, output)
+        else:
+            visits[name] = Visit(tuple(output.shape[1:]), _macs(module, output), len(visits))
+
+    hooks = [
+        module.register_forward_hook(lambda m, _, output, name=name: record(name, m, output))
+        for name, module in model.named_modules()
+    ]
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return visits
+
+
+def count_macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates of all convolutions and linear layers for one sample."""
+    modules = dict(model.named_modules())
+    visits = trace(model, example[:1])
+    return sum(visit.macs for name, visit in visits.items() if isinstance(modules[name], WEIGHTED))
+
+
+def _macs(module: nn.Module, output: Tensor) -> int:
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        return math.prod(output.shape[1:]) * math.prod(module.weight.shape[1:])
+    if isinstance(module, nn.Linear):
+        return math.prod(output.shape[1:]) * module.in_features
+    return 0
+
+
+def _stages(visits: Mapping[str, Visit]) -> dict[str, str]:
+    """Group layers by the resolution they work at; a network of one resolution is cut into three equal parts.
+
+    A branch of lower resolution inside a stage, such as squeeze-and-excitation, belongs to the stage around it.
+    """
+    names = list(visits)
+    sizes = [math.prod(visits[n].shape[1:]) if len(visits[n].shape) == 3 else 0 for n in names]
+    if not any(sizes):
+        sizes = [visits[n].shape[-1] if len(visits[n].shape) == 2 else 0 for n in names]
+    level = 0
+    levels: list[int] = []
+    for size in reversed(sizes):
+        level = max(level, size)
+        levels.append(level)
+    levels.reverse()
+    distinct = list(dict.fromkeys(x for x in levels if x > 1)) or [levels[0] if levels else 0]
+    distinct = distinct[: _MAX_STAGES]
+    index = [distinct.index(x) if x in distinct else len(distinct) - 1 for x in levels]
+    if len(distinct) == 1 and len(names) >= 6:
+        index = [min(2, 3 * i // len(names)) for i in range(len(names))]
+    return {name: f"stage{i + 1}" for name, i in zip(names, index, strict=True)}
+
+
+def _places(model: nn.Module, visits: Mapping[str, Visit]) -> tuple[Place, ...]:
+    modules = dict(model.named_modules())
+    leaves = {n: v for n, v in visits.items() if isinstance(modules[n], WEIGHTED)}
+    total = sum(v.macs for v in leaves.values()) or 1
+    found: dict[float, Place] = {}
+    names = list(_blocks(model)) or [n for n, v in visits.items() if n and len(v.shape) >= 2]
+    for name in names:
+        visit = visits.get(name)
+        if visit is None or visit.calls != 1 or len(visit.shape) not in (2, 3):
+            continue
+        fraction = sum(v.macs for v in leaves.values() if v.order <= visit.order) / total
+        layout = _layout(modules[name], visit.shape)
+        channels = visit.shape[-1] if layout == "nlc" else visit.shape[0]
+        if _EARLIEST <= fraction <= _LATEST:
+            found[round(fraction, 6)] = Place(name, fraction, channels, layout)
+    return tuple(found[key] for key in sorted(found))
+
+
+def _blocks(module: nn.Module, prefix: str = "") -> Iterator[str]:
+    """Names of the blocks that containers hold; a block with weights reaches to its last weightless sibling."""
+    for name, child in module.named_children():
+        path = f"{prefix}{name}"
+        if isinstance(child, _CONTAINERS):
+            yield from _blocks(child, f"{path}.")
+        elif isinstance(module, _CONTAINERS):
+            yield path
+        elif any(isinstance(m, _CONTAINERS) for m in child.modules()):
+            yield from _blocks(child, f"{path}.")
+
+
+def _layout(module: nn.Module, shape: tuple[int, ...]) -> str:
+    if len(shape) == 3:
+        return "nchw"
+    return "ncl" if any(isinstance(m, (nn.Conv1d, nn.BatchNorm1d)) for m in module.modules()) else "nlc"

@@ -1,0 +1,191 @@
+"""From a torch module to an fp32 ONNX graph: BatchNorm folded, one export per architecture, then only rebound.
+
+Exporting takes seconds; putting the weights of a pruned copy into the graph of the original takes milliseconds.
+The rebound graph is checked against the torch module and exported anew where they differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.nn.utils import fusion
+
+from autocompress.candidate import outputs_of
+from autocompress.errors import CandidateError
+from autocompress.runtimes import onnxruntime as ort
+from autocompress.task import evaluating
+
+INPUT = "input"
+OPSET = 21
+TOLERANCE = 1e-3  # largest relative error of the logits, file against torch, before any quantisation
+
+BatchNormPairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported network."""
+
+    proto: onnx.ModelProto
+    program: torch.export.ExportedProgram
+    dynamic_batch: bool
+
+
+def export(model: nn.Module, example: Tensor, output_names: Sequence[str]) -> Exported:
+    """Export with a free batch dimension, or a fixed batch of one where the network does not allow it.
+
+    Raises:
+        CandidateError: the network cannot be exported at all.
+    """
+    errors = []
+    for dynamic in (True, False):
+        batch = example[:1].repeat(2, *(1 for _ in example.shape[1:])) if dynamic else example[:1]
+        shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+        try:
+            with _silence(), evaluating(model):
+                program = torch.onnx.export(
+                    model,
+                    (batch,),
+                    dynamo=True,
+                    opset_version=OPSET,
+                    input_names=[INPUT],
+                    output_names=list(output_names),
+                    dynamic_shapes=shapes,
+                    verbose=False,
+                )
+            assert program is not None
+            proto = copy.deepcopy(program.model_proto)
+            return Exported(proto, program.exported_program, dynamic)
+        except Exception as error:  # the exporter raises anything on code it cannot follow
+            errors.append(error)
+    first = str(errors[0]).strip().splitlines() or [type(errors[0]).__name__]
+    raise CandidateError(f"the model cannot be exported to ONNX: {first[0][:300]}") from errors[0]
+
+
+def batchnorm_pairs(model: nn.Module, example: Tensor) -> BatchNormPairs:
+    """Names of (convolution or linear layer, BatchNorm) where the one feeds the other and nothing else.
+
+    Read off the graph that torch.export traces, so that functional code is followed too.
+    """
+    batch = example[:1].repeat(2, *(1 for _ in example.shape[1:]))
+    try:
+        with _silence(), evaluating(model):
+            program = torch.export.export(model, (batch,), strict=False)
+    except Exception:  # not exportable: `export` will say why; nothing is folded
+        return ()
+    owners = {
+        spec.arg.name: spec.target.rpartition(".")[0]  # type: ignore[union-attr]
+        for spec in program.graph_signature.input_specs
+        if spec.target is not None
+    }
+    pairs: list[tuple[str, str]] = []
+    for node in program.graph.nodes:
+        if "batch_norm" not in str(node.target) or node.op != "call_function":
+            continue
+        source = node.args[0]
+        foldable = any(kind in str(source.target) for kind in ("aten.conv1d", "aten.conv2d", "aten.linear"))
+        weight = owners.get(source.args[1].name) if foldable and len(source.users) == 1 else None
+        norm = next((owners[a.name] for a in node.args[1:] if getattr(a, "name", None) in owners), None)
+        if weight is not None and norm is not None:
+            pairs.append((weight, norm))
+    shared = [name for pair in dict.fromkeys(pairs) for name in pair]
+    return tuple(p for p in dict.fromkeys(pairs) if all(shared.count(name) == 1 for name in p))
+
+
+def fold_batchnorm(model: nn.Module, pairs: BatchNormPairs) -> nn.Module:
+    """A copy of the model, in evaluation mode, with every pair merged into its convolution or linear layer."""
+    model = copy.deepcopy(model).eval()
+    for layer_name, norm_name in pairs:
+        layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
+        fuse: Any = fusion.fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fusion.fuse_conv_bn_eval
+        model.set_submodule(layer_name, fuse(layer, norm))
+        model.set_submodule(norm_name, nn.Identity())
+    return model
+
+
+def rebind(template: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
+    """Put the parameters of a pruned copy into the exported graph of the original.
+
+    Correct for networks whose graph holds no widths besides the weights; check with `disagreement`.
+    """
+    proto = copy.deepcopy(template)
+    graph = proto.graph
+    tensors = dict(model.state_dict())
+    modules = dict(model.named_modules())
+    for initializer in graph.initializer:
+        if initializer.name in tensors:
+            value = tensors[initializer.name].detach().contiguous().numpy()
+            initializer.CopyFrom(numpy_helper.from_array(value, initializer.name))
+    del graph.value_info[:]
+    constants = {i.name: i for i in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            module = modules.get(node.input[1].rpartition(".")[0])
+            for attribute in node.attribute:
+                if attribute.name == "group" and isinstance(module, (nn.Conv1d, nn.Conv2d)):
+                    attribute.i = module.groups
+        elif node.op_type == "Reshape" and list(constants.get(node.input[1], onnx.TensorProto()).dims) == [2]:
+            # flatten before a classifier: the constant holds the width of the original
+            data = node.input[0]
+            del node.input[:], node.attribute[:]
+            node.input.append(data)
+            node.op_type = "Flatten"
+            node.attribute.append(onnx.helper.make_attribute("axis", 1))
+    return proto
+
+
+def disagreement(proto: onnx.ModelProto, model: nn.Module, inputs: Tensor) -> float:
+    """Largest difference of any output between file and torch, relative to the largest output.
+
+    Infinite where the file does not run.
+    """
+    expected = outputs_of(model, inputs)
+    try:
+        got = ort.run(ort.session(proto.SerializeToString()), {INPUT: inputs.numpy()})
+    except Exception:  # ONNX Runtime raises its own untyped errors for graphs that do not fit
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(expected, got, strict=True):
+        scale = max(1.0, float(np.abs(a.numpy()).max()))
+        worst = max(worst, float(np.abs(a.numpy() - b).max()) / scale) if a.shape == b.shape else float("inf")
+    return worst
+
+
+def strip(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop what only debuggers read: shapes of intermediate values, doc strings, traces of the exporter."""
+    proto = copy.deepcopy(proto)
+    del proto.graph.value_info[:], proto.metadata_props[:], proto.functions[:]
+    del proto.graph.metadata_props[:]
+    proto.doc_string = ""
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    for node in proto.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    return proto
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """The exporter prints, logs and warns; errors still come as exceptions."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

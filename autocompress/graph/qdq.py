@@ -1,0 +1,368 @@
+"""Write a quantised ONNX file: integer weights, and quantise/dequantise pairs around what runs in int8.
+
+This module needs onnx, numpy and onnxruntime only. The trainable counterpart is `autocompress.graph.qat`.
+
+What a bit width means in the file:
+    8   int8 weight, one scale per output channel, behind a DequantizeLinear; computed in int8.
+    4   INT4 weight (half a byte) cast to int8, then as above: the runtime unpacks it once, at session build.
+    16  fp16 weight cast to fp32 at session build; computed in fp32.
+    4 or 8 with 32-bit activations: integer weight, cast and scaled at session build; computed in fp32.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from autocompress.errors import CandidateError
+from autocompress.graph.observe import ActivationRange, Observer, activation_range, observe
+from autocompress.graph.quantizable import (
+    Graph,
+    PlannedActivation,
+    PlannedLayer,
+    QuantizableLayer,
+    QuantPlan,
+    QuantSpec,
+    attribute,
+    plan,
+    quantizable_layers,
+)
+
+__all__ = [
+    "ActivationRange",
+    "Observer",
+    "PlannedActivation",
+    "PlannedLayer",
+    "QuantPlan",
+    "QuantSpec",
+    "QuantizableLayer",
+    "WeightQuant",
+    "activation_range",
+    "observe",
+    "optimized_op_counts",
+    "plan",
+    "quantizable_layers",
+    "quantize_weights",
+    "write_qdq",
+]
+
+_INT4_OPSET = 21
+_CLIP_GRID = np.linspace(0.4, 1.0, 25)
+# Scales this much below the layer's largest are raised: they only cost int32 range in the bias.
+_SMALLEST_SHARE = 1e-6
+_EMPTY_LAYER_SCALE = 1e-4
+_BIAS_LIMIT = float(2**30)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightQuant:
+    """Integer code of one weight initialiser: weight = values * scale, scale along `axis`."""
+
+    values: NDArray[np.int8]
+    """Same shape and layout as the initialiser."""
+    scale: NDArray[np.float32]
+    """(output channels,), positive."""
+    axis: int
+    bits: int
+    """4 or 8."""
+
+
+def quantize_weights(model: onnx.ModelProto, plan: QuantPlan) -> dict[str, WeightQuant]:
+    """Quantise the planned 4- and 8-bit weights, symmetric and per output channel.
+
+    8 bits take the largest magnitude as range; 4 bits search the clipping that minimises the squared error
+    (Banner et al., "Post-training 4-bit quantization of convolution networks", NeurIPS 2019).
+
+    Returns:
+        By initialiser name; a weight that several nodes share is quantised once.
+    """
+    graph, found = Graph(model.graph), dict[str, WeightQuant]()
+    for layer in plan.layers:
+        name = graph.producer[layer.node].input[1] if layer.node in graph.producer else layer.weight
+        if layer.weight_bits <= 8 and name not in found:
+            weight = numpy_helper.to_array(graph.initializers[name])
+            low, high = plan.weight_limits(layer.weight_bits)
+            scale = _weight_scale(weight, layer.axis, low, high, search=layer.weight_bits == 4)
+            values = _to_integers(weight, scale, layer.axis, low, high)
+            found[name] = WeightQuant(values, scale, layer.axis, layer.weight_bits)
+    return found
+
+
+def _along(scale: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
+    return scale.reshape([-1 if k == axis else 1 for k in range(rank)])
+
+
+def _to_integers(
+    weight: NDArray[Any], scale: NDArray[Any], axis: int, low: int, high: int
+) -> NDArray[np.int8]:
+    codes = np.clip(np.rint(weight / _along(scale, axis, weight.ndim)), low, high)
+    integers: NDArray[np.int8] = codes.astype(np.int8)
+    return integers
+
+
+def _weight_scale(
+    weight: NDArray[Any], axis: int, low: int, high: int, *, search: bool
+) -> NDArray[np.float32]:
+    others = tuple(k for k in range(weight.ndim) if k != axis)
+    largest = np.abs(weight).max(axis=others)
+    peak = float(largest.max(initial=0.0))
+    if not np.isfinite(peak):
+        raise CandidateError("a weight is not finite; lower the learning rate or clip the gradient")
+    if peak == 0.0:
+        return np.full(largest.shape, _EMPTY_LAYER_SCALE, np.float32)
+    # An all-zero channel gets its neighbours' scale, so that its bias stays finely resolved in int32.
+    largest = np.where(largest == 0.0, peak, np.maximum(largest, peak * _SMALLEST_SHARE))
+    scale = (largest / high).astype(np.float32)
+    if not search:
+        return scale
+    best, least = scale, np.full(largest.shape, np.inf)
+    for share in _CLIP_GRID:
+        candidate = (scale * share).astype(np.float32)
+        spread = _along(candidate, axis, weight.ndim)
+        codes = np.clip(np.rint(weight / spread), low, high)
+        error = ((codes * spread - weight) ** 2).sum(axis=others)
+        best, least = np.where(error < least, candidate, best), np.minimum(error, least)
+    return best
+
+
+def write_qdq(
+    model: onnx.ModelProto,
+    plan: QuantPlan,
+    ranges: Mapping[str, ActivationRange],
+    weights: Mapping[str, WeightQuant] | None = None,
+) -> onnx.ModelProto:
+    """Return a quantised copy of `model`.
+
+    Every consumer gets a DequantizeLinear of its own, so that the graph can be cut into sub-graphs anywhere.
+    Graph outputs stay fp32. Metadata and shape annotations are dropped: they outweigh a small net's weights.
+
+    Args:
+        model: the fp32 graph the plan was made for, opset 21 or later when there are 4-bit layers.
+        plan: from `plan`.
+        ranges: from `observe` or from a trained twin; one per planned activation.
+        weights: from `quantize_weights` (the default) or from a trained twin.
+
+    Raises:
+        CandidateError: a range is missing, or the opset has no INT4.
+    """
+    missing = [a.tensor for a in plan.activations if a.tensor not in ranges]
+    if missing:
+        raise CandidateError(f"no activation range for {', '.join(missing)}; observe the same plan first")
+    if any(layer.weight_bits == 4 for layer in plan.layers) and _opset(model) < _INT4_OPSET:
+        raise CandidateError(f"4-bit weights need opset {_INT4_OPSET}, the graph has {_opset(model)}")
+    return _Writer(model, plan, ranges, weights or quantize_weights(model, plan)).write()
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+class _Writer:
+    """Builds the node list anew, in order, with quantisers between the original nodes."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        plan: QuantPlan,
+        ranges: Mapping[str, ActivationRange],
+        weights: Mapping[str, WeightQuant],
+    ) -> None:
+        self._model = onnx.ModelProto()
+        self._model.CopyFrom(model)
+        self._graph = Graph(self._model.graph)
+        self._plan, self._ranges = plan, ranges
+        self._layers = {layer.node: layer for layer in plan.layers}
+        self._activations = {a.tensor: a for a in plan.activations}
+        self._weights = self._make_room_for_biases(weights)
+        self._nodes: list[onnx.NodeProto] = []
+        self._new: dict[str, TensorProto] = {}
+
+    def write(self) -> onnx.ModelProto:
+        graph = self._model.graph
+        for value in graph.input:
+            self._quantize(value.name)
+        for node in list(graph.node):
+            self._rewrite(node)
+        del graph.node[:], graph.value_info[:], graph.metadata_props[:], self._model.metadata_props[:]
+        graph.node.extend(self._nodes)
+        for node in graph.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+        used = {name for node in _all_nodes(graph) for name in node.input} | self._graph.outputs
+        kept = [i for i in (*graph.initializer, *self._new.values()) if i.name in used]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+        return self._model
+
+    def _make_room_for_biases(self, weights: Mapping[str, WeightQuant]) -> dict[str, WeightQuant]:
+        """Enlarge scales where |bias| / (input scale * weight scale) would leave the int32 range.
+
+        That happens only where the bias dwarfs all that the channel's weights can add, for example in
+        channels that training has switched off; the coarser weights then do not matter.
+        """
+        fitted = dict(weights)
+        for layer in self._plan.layers:
+            node = self._graph.producer[layer.node]
+            name, bias = node.input[1], self._bias(node, layer)
+            if bias is None or name not in fitted:
+                continue
+            old = fitted[name]
+            needed = np.abs(bias) / (self._ranges[node.input[0]].scale * _BIAS_LIMIT)
+            scale = np.maximum(old.scale, needed.astype(np.float32))
+            if np.any(scale > old.scale):
+                ratio = _along(old.scale / scale, old.axis, old.values.ndim)
+                values = np.rint(old.values * ratio).astype(np.int8)
+                fitted[name] = replace(old, values=values, scale=scale)
+        return fitted
+
+    def _bias(self, node: onnx.NodeProto, layer: PlannedLayer) -> NDArray[Any] | None:
+        """Constant bias of an int8 Conv or Gemm; None where there is none or it is added in fp32."""
+        if layer.activation_bits != 8 or layer.op_type == "MatMul" or len(node.input) < 3:
+            return None
+        array = self._graph.initializers.get(node.input[2])
+        return None if array is None else numpy_helper.to_array(array)
+
+    def _constant(self, name: str, array: NDArray[Any] | np.generic) -> str:
+        if name not in self._new:
+            self._new[name] = numpy_helper.from_array(np.asarray(array), name)
+        return name
+
+    def _emit(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        self._nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
+        return output
+
+    def _code(self, tensor: str) -> list[str]:
+        """Names of the scale and zero point of a tensor."""
+        source = self._activations[tensor].source
+        code = self._ranges[tensor]
+        return [
+            self._constant(f"{source}/s", np.float32(code.scale)),
+            self._constant(f"{source}/z", np.uint8(code.zero_point)),
+        ]
+
+    def _quantize(self, tensor: str) -> None:
+        activation = self._activations.get(tensor)
+        if activation is not None and activation.consumers:
+            self._emit("QuantizeLinear", [tensor, *self._code(tensor)], f"{tensor}/q")
+
+    def _rewrite(self, node: onnx.NodeProto) -> None:
+        output = node.output[0] if node.output else ""
+        layer, inputs = self._layers.get(output), list(node.input)
+        if layer is not None and layer.weight_bits < 32:
+            inputs[1] = self._weight(node, layer)
+            bias = self._bias(node, layer)
+            if bias is not None:
+                inputs[2] = self._quantized_bias(node, bias)
+        for index, tensor in enumerate(node.input):
+            activation = self._activations.get(tensor)
+            if activation is not None and output in activation.consumers:
+                name = f"{output}/x{index}"
+                inputs[index] = self._emit("DequantizeLinear", [f"{tensor}/q", *self._code(tensor)], name)
+        if output in self._plan.pools:
+            self._global_average(node, inputs[0])
+        else:
+            del node.input[:]
+            node.input.extend(inputs)
+            self._nodes.append(node)
+        for name in node.output:
+            self._quantize(name)
+
+    def _global_average(self, node: onnx.NodeProto, tensor: str) -> None:
+        """Write a spatial ReduceMean as the pooling op that has an int8 kernel."""
+        output = node.output[0]
+        if attribute(node, "keepdims", 1):
+            self._emit("GlobalAveragePool", [tensor], output)
+        else:
+            pooled = self._emit("GlobalAveragePool", [tensor], f"{output}/pool")
+            # Without a quantiser of its own the pooling is not fused.
+            coded = self._emit("QuantizeLinear", [pooled, *self._code(output)], f"{pooled}/q")
+            restored = self._emit("DequantizeLinear", [coded, *self._code(output)], f"{pooled}/x0")
+            self._emit("Flatten", [restored], output, axis=1)
+
+    def _weight(self, node: onnx.NodeProto, layer: PlannedLayer) -> str:
+        """Emit what turns the stored weight into the node's operand; returns its name."""
+        name, output = node.input[1], f"{node.output[0]}/w"
+        if layer.weight_bits == 16:
+            array = numpy_helper.to_array(self._graph.initializers[name])
+            half = np.clip(array, -65504.0, 65504.0).astype(np.float16)
+            return self._emit("Cast", [self._constant(f"{name}/h", half)], output, to=TensorProto.FLOAT)
+        weight = self._weights[name]
+        stored = self._stored(name, weight)
+        scale = self._constant(f"{name}/s", weight.scale)
+        if layer.activation_bits == 32:
+            # Not DequantizeLinear: the runtime would run that at every inference instead of folding it.
+            values = self._emit("Cast", [stored], f"{output}/v", to=TensorProto.FLOAT)
+            spread = _along(weight.scale, weight.axis, weight.values.ndim)
+            return self._emit("Mul", [values, self._constant(f"{name}/m", spread)], output)
+        if weight.bits == 4:
+            stored = self._emit("Cast", [stored], f"{output}/v", to=TensorProto.INT8)
+        operands = [stored, scale]
+        if layer.op_type == "Gemm":
+            # QGemm is only fused when the zero points are written; the others do without, which saves bytes.
+            operands.append(self._constant(f"{name}/z", np.zeros(len(weight.scale), np.int8)))
+        return self._emit("DequantizeLinear", operands, output, axis=weight.axis)
+
+    def _stored(self, name: str, weight: WeightQuant) -> str:
+        stored = f"{name}/q"
+        if weight.bits == 8:
+            return self._constant(stored, weight.values)
+        if stored not in self._new:
+            self._new[stored] = TensorProto(
+                name=stored,
+                data_type=TensorProto.INT4,
+                dims=weight.values.shape,
+                raw_data=_pack_int4(weight.values),
+            )
+        return stored
+
+    def _quantized_bias(self, node: onnx.NodeProto, bias: NDArray[Any]) -> str:
+        """Emit an int32 bias in units of input scale * weight scale, as the int8 kernels add it."""
+        output = node.output[0]
+        unit = self._weights[node.input[1]].scale * np.float32(self._ranges[node.input[0]].scale)
+        codes = np.rint(bias.astype(np.float64) / unit).clip(-(2**31) + 1, 2**31 - 1).astype(np.int32)
+        operands = [self._constant(f"{output}/bq", codes), self._constant(f"{output}/bs", unit)]
+        if node.op_type == "Gemm":
+            operands.append(self._constant(f"{output}/bz", np.zeros(len(bias), np.int32)))
+        return self._emit("DequantizeLinear", operands, f"{output}/b", axis=0)
+
+
+def _pack_int4(values: NDArray[np.int8]) -> bytes:
+    """Two values per byte, the first in the low half, as ONNX stores INT4."""
+    flat = values.reshape(-1)
+    nibbles = np.append(flat, np.zeros(flat.size % 2, np.int8)).astype(np.uint8) & 0xF
+    return bytes((nibbles[0::2] | (nibbles[1::2] << 4)).tobytes())
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Nodes of `graph` and of all its sub-graphs."""
+    for node in graph.node:
+        yield node
+        for item in node.attribute:
+            for inner in (item.g, *item.graphs):
+                yield from _all_nodes(inner)
+
+
+def optimized_op_counts(model: onnx.ModelProto) -> Counter[str]:
+    """Count the operators of `model` after ONNX Runtime's own optimisation, sub-graphs included.
+
+    This proves which int8 kernels really run: QLinearConv, QGemm, MatMulIntegerToFloat, QLinearAdd and so on.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        optimized = onnx.load(str(path))
+    return Counter(node.op_type for node in _all_nodes(optimized.graph))

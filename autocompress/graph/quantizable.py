@@ -1,0 +1,434 @@
+"""What of an ONNX graph can be quantised, and the plan that says where the quantisers go.
+
+Placement follows what ONNX Runtime's CPU provider fuses to int8 kernels: the input of every layer, the output
+of a convolution after its ReLU or Clip, both inputs and the output of a residual Add and of a Concat, and
+pooling and reshaping between two int8 tensors. Everything else stays fp32.
+
+A node is identified by the name of its first output: node names are optional in ONNX, output names are not.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import onnx
+from onnx import numpy_helper
+
+from autocompress.errors import RecipeError
+
+WEIGHT_BITS = (4, 8, 16, 32)
+ACTIVATION_BITS = (8, 32)
+
+_SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+_FUSED = frozenset({"Relu", "Clip"})
+_JOINS = frozenset({"Add", "Concat"})
+_RESHAPES = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+_AVERAGES = frozenset({"GlobalAveragePool", "AveragePool"})
+_KEEP_RANK = frozenset({"Relu", "Clip", "Add", "MaxPool", "AveragePool", "Concat", "BatchNormalization"})
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizableLayer:
+    """One convolution or linear layer with a constant weight; a module called twice is one layer."""
+
+    name: str
+    """Torch module path, e.g. "blocks.0.conv1"; the parameter path for weights used by functional calls."""
+    op_type: str
+    """Conv, Gemm or MatMul."""
+    weight: str
+    """Initialiser that holds the weight."""
+    nodes: tuple[str, ...]
+    """First output name of every node of this layer."""
+    n_weights: int
+    """Number of weight elements, without the bias."""
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How many bits each layer gets.
+
+    A layer with 4 or 8 weight bits and 32 activation bits is stored small and computed in fp32: the runtime
+    unpacks the weight once, when the session is built. Such a layer saves size, not time.
+    """
+
+    weight_bits: Mapping[str, int]
+    """By layer name: 4, 8, 16 or 32. Missing layers get 32, names that are no layer are ignored."""
+    activation_bits: Mapping[str, int]
+    """By layer name: 8 or 32; of no effect when the weight has 16 or 32 bits."""
+    reduce_range: bool = False
+    """7-bit weights for 8-bit layers: for x86 CPUs without VNNI, whose int8 kernels saturate."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLayer:
+    """What happens to one Conv, Gemm or MatMul node."""
+
+    node: str
+    layer: str
+    op_type: str
+    weight: str
+    axis: int
+    """Output channel axis of the weight initialiser."""
+    weight_bits: int
+    activation_bits: int
+    """8 only where an int8 kernel can run; a planned 8 falls back to 32 elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedActivation:
+    """One tensor that becomes uint8."""
+
+    tensor: str
+    source: str
+    """Tensor whose range it uses: itself, or the input of the pooling or reshape that made it."""
+    consumers: tuple[str, ...]
+    """Nodes that read the quantised tensor."""
+    exclusive: bool
+    """True when an int8 kernel produces it, so that every consumer reads the quantised tensor."""
+    maximum: float | None = None
+    """Upper bound of its Clip, which the range must not exceed or the Clip is not fused."""
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """Where the quantisers go: by node for the weights, by tensor for the activations."""
+
+    layers: tuple[PlannedLayer, ...]
+    activations: tuple[PlannedActivation, ...]
+    reduce_range: bool = False
+    pools: tuple[str, ...] = field(default=())
+    """ReduceMean nodes to write as GlobalAveragePool, which has an int8 kernel."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Tensors whose range has to be observed."""
+        return tuple(a.tensor for a in self.activations if a.source == a.tensor)
+
+    def weight_limits(self, bits: int) -> tuple[int, int]:
+        """Smallest and largest integer of a weight with `bits` bits (4 or 8)."""
+        if bits == 4:
+            return -8, 7
+        return (-63, 63) if self.reduce_range else (-127, 127)
+
+
+class Graph:
+    """Look-up tables over an ONNX graph."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.nodes = [node for node in graph.node if node.output]
+        self.initializers = {i.name: i for i in graph.initializer}
+        self.inputs = {i.name: i for i in graph.input if i.name not in self.initializers}
+        self.outputs = {o.name for o in graph.output}
+        self.producer = {name: node for node in self.nodes for name in node.output if name}
+        self.consumers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in set(node.input):
+                self.consumers.setdefault(name, []).append(node)
+        # Tensors that a sub-graph reads cannot be redirected, so they never count as private.
+        self.captured = {name for node in self.nodes for name in _captured(node)}
+
+    def private(self, tensor: str) -> bool:
+        """Whether no one outside this graph's own nodes reads `tensor`."""
+        return tensor not in self.outputs and tensor not in self.captured
+
+    def after_activation(self, tensor: str) -> str:
+        """Return the tensor after the ReLU or Clip that the runtime fuses into the maker of `tensor`."""
+        readers = self.consumers.get(tensor, [])
+        if len(readers) == 1 and self.private(tensor) and self.is_fused_activation(readers[0]):
+            return str(readers[0].output[0])
+        return tensor
+
+    def kernel(self, tensor: str) -> onnx.NodeProto | None:
+        """Return the node that makes `tensor`, looking through a fused ReLU or Clip."""
+        node = self.producer.get(tensor)
+        if node is not None and node.op_type in _FUSED and self.after_activation(node.input[0]) == tensor:
+            return self.producer.get(node.input[0])
+        return node
+
+    def is_fused_activation(self, node: onnx.NodeProto) -> bool:
+        """Whether a quantiser behind `node` can take over its work."""
+        if node.op_type == "Relu":
+            return True
+        if node.op_type != "Clip":
+            return False
+        low, high = self.clip_bounds(node)
+        return low is not None and high is not None and low <= 0.0 < high
+
+    def clip_bounds(self, node: onnx.NodeProto) -> tuple[float | None, float | None]:
+        """Return the constant bounds of a Clip; None where one is computed, infinite where it is missing."""
+        bounds: list[float | None] = []
+        for index, default in ((1, -math.inf), (2, math.inf)):
+            name = node.input[index] if len(node.input) > index else ""
+            array = self.initializers.get(name)
+            if name and array is None:
+                bounds.append(None)
+            else:
+                bounds.append(
+                    default if array is None else float(numpy_helper.to_array(array).reshape(-1)[0])
+                )
+        return bounds[0], bounds[1]
+
+    def rank(self, tensor: str) -> int | None:
+        """Return the number of dimensions or None, without shape annotations: re-bound graphs have none."""
+        for _ in range(len(self.nodes)):
+            node = self.producer.get(tensor)
+            if node is None:
+                value = self.inputs.get(tensor)
+                return len(value.type.tensor_type.shape.dim) if value is not None else None
+            if node.op_type == "Conv" and node.input[1] in self.initializers:
+                return len(self.initializers[node.input[1]].dims)
+            if node.op_type not in _KEEP_RANK:
+                return None
+            tensor = node.input[0]
+        return None
+
+
+def _captured(node: onnx.NodeProto) -> Iterator[str]:
+    for attribute in node.attribute:
+        graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
+        for graph in graphs:
+            yield from (output.name for output in graph.output)
+            for inner in graph.node:
+                yield from inner.input
+                yield from _captured(inner)
+
+
+def scopes(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Return the module paths down to the torch call that became `node`; the last is the fx node's name."""
+    for prop in node.metadata_props:
+        if prop.key == _SCOPES_KEY:
+            try:
+                value = ast.literal_eval(prop.value)
+            except (ValueError, SyntaxError):
+                return ()
+            return tuple(str(item) for item in value) if isinstance(value, (list, tuple)) else ()
+    return ()
+
+
+def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+    """Return a numeric attribute of `node`, or `default` where it is not written."""
+    for item in node.attribute:
+        if item.name == name:
+            return float(item.f if item.type == onnx.AttributeProto.FLOAT else item.i)
+    return default
+
+
+def _weight_axis(node: onnx.NodeProto, graph: Graph) -> int | None:
+    """Output channel axis of the node's weight; None when the node is not a layer that can be quantised."""
+    if node.domain not in ("", "ai.onnx") or len(node.input) < 2:
+        return None
+    weight = graph.initializers.get(node.input[1])
+    if weight is None or weight.data_type != onnx.TensorProto.FLOAT or not math.prod(weight.dims):
+        return None
+    if node.op_type == "Conv" and len(weight.dims) >= 3:
+        return 0
+    if node.op_type == "Gemm" and len(weight.dims) == 2:
+        return 0 if attribute(node, "transB", 0) else 1
+    if node.op_type == "MatMul" and len(weight.dims) == 2:
+        return 1
+    return None
+
+
+def _base_name(node: onnx.NodeProto) -> str:
+    """Return the module path of a layer; the parameter's where a module calls several weights by itself."""
+    path = scopes(node)
+    module = path[-2] if len(path) > 1 else ""
+    weight = node.input[1]
+    parameter = weight if module == "" or weight.startswith(f"{module}.") else ""
+    if parameter and not (module == "" and weight.startswith("val_")):
+        return parameter.removesuffix(".weight")
+    return module or node.output[0]
+
+
+def _layer_nodes(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
+    """Nodes of every layer, by unique layer name, in execution order."""
+    by_name: dict[str, list[onnx.NodeProto]] = {}
+    names: dict[str, str] = {}
+    for node in graph.nodes:
+        if _weight_axis(node, graph) is None:
+            continue
+        weight = node.input[1]
+        if weight not in names:
+            names[weight] = _unique(_base_name(node), node, by_name, graph)
+        by_name.setdefault(names[weight], []).append(node)
+    return by_name
+
+
+def _unique(name: str, node: onnx.NodeProto, known: Mapping[str, list[onnx.NodeProto]], graph: Graph) -> str:
+    """`name`, or `name#2` and so on when another weight of the same module has it already."""
+    candidate, count = name, 1
+    while candidate in known and not _same_weight(known[candidate][0], node, graph):
+        count += 1
+        candidate = f"{name}#{count}"
+    return candidate
+
+
+def _same_weight(a: onnx.NodeProto, b: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether two nodes hold one weight, perhaps transposed: a Linear called on 2-D and on 3-D input."""
+    first, second = (numpy_helper.to_array(graph.initializers[node.input[1]]) for node in (a, b))
+    if _weight_axis(a, graph) != _weight_axis(b, graph):
+        second = second.T
+    return first.shape == second.shape and bool((first == second).all())
+
+
+def quantizable_layers(model: onnx.ModelProto) -> tuple[QuantizableLayer, ...]:
+    """Return the layers of `model` that can be stored with fewer bits, in execution order."""
+    graph = Graph(model.graph)
+    return tuple(
+        QuantizableLayer(
+            name=name,
+            op_type=nodes[0].op_type,
+            weight=nodes[0].input[1],
+            nodes=tuple(node.output[0] for node in nodes),
+            n_weights=math.prod(graph.initializers[nodes[0].input[1]].dims),
+        )
+        for name, nodes in _layer_nodes(graph).items()
+    )
+
+
+def plan(model: onnx.ModelProto, spec: QuantSpec) -> QuantPlan:
+    """Decide which nodes and tensors of `model` are quantised.
+
+    Args:
+        model: fp32 graph from the dynamo exporter, batch normalisation folded where it can be.
+        spec: bits by layer name.
+
+    Raises:
+        RecipeError: a bit width that is not allowed.
+    """
+    _check(spec)
+    graph = Graph(model.graph)
+    layers: list[PlannedLayer] = []
+    for name, nodes in _layer_nodes(graph).items():
+        bits = spec.weight_bits.get(name, 32)
+        for node in nodes:
+            wants_int8 = bits <= 8 and spec.activation_bits.get(name, 32) == 8
+            axis = _weight_axis(node, graph)
+            assert axis is not None
+            activation = 8 if wants_int8 and _has_int8_kernel(node, graph) else 32
+            layers.append(
+                PlannedLayer(node.output[0], name, node.op_type, node.input[1], axis, bits, activation)
+            )
+    order = {node.output[0]: index for index, node in enumerate(graph.nodes)}
+    layers.sort(key=lambda layer: order[layer.node])
+    placement = _Placement(graph, {layer.node for layer in layers if layer.activation_bits == 8})
+    return QuantPlan(
+        tuple(layers), placement.activations(), spec.reduce_range, tuple(sorted(placement.pools))
+    )
+
+
+def _check(spec: QuantSpec) -> None:
+    for what, given, allowed in (
+        ("weight", spec.weight_bits, WEIGHT_BITS),
+        ("activation", spec.activation_bits, ACTIVATION_BITS),
+    ):
+        for name, bits in given.items():
+            if bits not in allowed:
+                raise RecipeError(f"{what} bits of layer {name!r} must be one of {allowed}, not {bits!r}")
+
+
+def _has_int8_kernel(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether ONNX Runtime has an int8 kernel for `node` with a quantised input."""
+    if node.input[0] in graph.initializers or not node.input[0]:
+        return False
+    bias = node.input[2] if len(node.input) > 2 else ""
+    if bias and bias not in graph.initializers:
+        return False
+    if node.op_type == "Gemm":
+        shape = list(graph.initializers[bias].dims) if bias else []
+        plain = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0
+        if not plain or attribute(node, "transA", 0) or (bias and len(shape) != 1):
+            return False
+        # QGemm writes either uint8 or fp32: it cannot make logits that the next layer reads as uint8.
+        readers = graph.consumers.get(node.output[0], [])
+        feeds_layer = any(_weight_axis(reader, graph) is not None for reader in readers)
+        return graph.private(node.output[0]) or not feeds_layer
+    if node.op_type == "Conv":
+        # QLinearConv writes uint8 only: a convolution that makes the logits stays in fp32.
+        end = graph.after_activation(node.output[0])
+        return graph.private(end) and bool(graph.consumers.get(end))
+    return True
+
+
+class _Placement:
+    """Finds the uint8 tensors: wants of the layers, carried back over reshapes, then forward over joins."""
+
+    def __init__(self, graph: Graph, int8_nodes: set[str]) -> None:
+        self.graph = graph
+        self.int8 = set(int8_nodes)  # nodes that run, or pass their data on, in int8
+        self.pools: set[str] = set()
+        self.source: dict[str, str] = {}  # tensor -> tensor whose range it uses
+        for node in graph.nodes:
+            if node.output[0] in int8_nodes:
+                self.source[node.input[0]] = node.input[0]
+                if node.op_type == "Conv":
+                    end = graph.after_activation(node.output[0])
+                    self.source[end] = end
+        # Twice: a want that is carried back to a pooling layer can start from a join found going forward.
+        for node in graph.nodes:
+            self._carry_forward(node)
+        self._carry_back()
+        for node in graph.nodes:
+            self._carry_forward(node)
+
+    def _carry_back(self) -> None:
+        for node in reversed(self.graph.nodes):
+            if node.op_type in _RESHAPES and node.output[0] in self.source:
+                maker = self.graph.kernel(node.input[0])
+                if maker is not None and self._may_be_int8(maker):
+                    self.source.setdefault(node.input[0], node.input[0])
+
+    def _may_be_int8(self, node: onnx.NodeProto) -> bool:
+        if node.op_type in _AVERAGES or node.op_type == "ReduceMean":
+            return node.input[0] in self.source
+        return node.output[0] in self.int8 or node.op_type in _RESHAPES
+
+    def _carry_forward(self, node: onnx.NodeProto) -> None:
+        graph, output = self.graph, node.output[0]
+        if node.op_type in _JOINS:
+            end = graph.after_activation(output)
+            if graph.private(end) and len(node.input) > 1 and all(i in self.source for i in node.input):
+                self.source.setdefault(end, end)
+                self.int8.add(output)
+        elif node.op_type in _RESHAPES or (node.op_type == "MaxPool" and len(node.output) == 1):
+            wanted = output in self.source or node.op_type == "MaxPool"
+            if wanted and node.input[0] in self.source and graph.private(output):
+                # The same range on both sides lets the runtime move the bytes without touching them.
+                self.source[output] = self.source[node.input[0]]
+                self.int8.add(output)
+        elif node.input and node.input[0] in self.source and output in self.source and graph.private(output):
+            if node.op_type in _AVERAGES:
+                self.int8.add(output)
+            elif node.op_type == "ReduceMean" and _is_global_average(node, graph):
+                self.int8.add(output)
+                self.pools.add(output)
+
+    def activations(self) -> tuple[PlannedActivation, ...]:
+        """Return the planned tensors in execution order, graph inputs first."""
+        order = dict.fromkeys(self.graph.inputs, -1)
+        order |= {name: k for k, node in enumerate(self.graph.nodes) for name in node.output}
+        tensors = sorted(self.source, key=lambda name: order.get(name, -1))
+        return tuple(self._activation(tensor) for tensor in tensors)
+
+    def _activation(self, tensor: str) -> PlannedActivation:
+        graph, maker = self.graph, self.graph.kernel(tensor)
+        exclusive = maker is not None and maker.output[0] in self.int8
+        readers = graph.consumers.get(tensor, [])
+        used = [n.output[0] for n in readers if exclusive or n.output[0] in self.int8]
+        producer, maximum = graph.producer.get(tensor), None
+        if producer is not None and producer.op_type == "Clip":
+            high = graph.clip_bounds(producer)[1]
+            maximum = high if high is not None and 0.0 < high < math.inf else None
+        return PlannedActivation(tensor, self.source[tensor], tuple(used), exclusive, maximum)
+
+
+def _is_global_average(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether a ReduceMean averages exactly the spatial axes of (N, C, ...)."""
+    rank = graph.rank(node.input[0])
+    axes = graph.initializers.get(node.input[1]) if len(node.input) > 1 else None
+    if rank is None or rank < 3 or axes is None:
+        return False
+    return {int(a) % rank for a in numpy_helper.to_array(axes).reshape(-1)} == set(range(2, rank))

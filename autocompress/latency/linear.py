@@ -1,0 +1,249 @@
+"""The latency model: every kernel costs a non-negative linear function of its work, the net costs their sum.
+
+Fitted by non-negative least squares on relative errors, so that a 0.1 ms net counts as much as a 20 ms net.
+On few points this additive form is as good as or better than a roofline, and the fit is convex.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autocompress.device import DeviceProfile, Dtype, OpCost
+from autocompress.errors import DeviceError
+from autocompress.workload import Op, Workload
+
+_TERMS = tuple(OpCost.model_fields)
+_UNALIGNED = "_unaligned"
+_PRODUCTS = {"conv1x1", "conv", "depthwise", "grouped", "linear"}
+_RIDGE = 0.02
+_ROBUST_ERROR = 0.15
+_ROBUST_ROUNDS = 4
+_NEAREST: dict[str, tuple[str, ...]] = {
+    "conv1x1": ("conv", "linear"),
+    "conv": ("conv1x1", "linear"),
+    "depthwise": ("grouped", "conv"),
+    "grouped": ("conv", "depthwise"),
+    "linear": ("conv1x1", "attention", "conv"),
+    "attention": ("linear", "conv1x1"),
+    "pool": ("elementwise",),
+    "gelu": ("activation", "softmax", "norm", "elementwise"),
+    "activation": ("gelu", "softmax", "norm", "elementwise"),
+    "softmax": ("activation", "norm", "elementwise"),
+    "norm": ("softmax", "activation", "elementwise"),
+    "movement": ("elementwise", "pool"),
+    "layout": ("movement", "elementwise"),
+    "quantize": ("dequantize", "elementwise"),
+    "dequantize": ("quantize", "elementwise"),
+    "elementwise": ("pool", "movement"),
+    "other": ("activation", "norm", "elementwise"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyEstimate:
+    """A predicted latency with its interval."""
+
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    in_domain: bool
+    """False if the profile lacks an operator kind of the net, so that the nearest kind was used."""
+    missing: tuple[str, ...] = ()
+    """The kinds it lacks, as "kind/dtype"."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearFit:
+    """Coefficients found by `fit`, in the form a `DeviceProfile` holds."""
+
+    run_overhead_us: float
+    us_per_mb_beyond_cache: float
+    latency: dict[str, dict[Dtype, OpCost]]
+
+
+def cost_key(op: Op, block: int) -> str:
+    """Kind under which the profile holds the op's cost.
+
+    A depthwise (or dense fp32) convolution whose channels do not fit the runtime's blocks of `block` channels
+    runs on slower kernels: "<kind>_unaligned".
+    """
+    if block <= 1:
+        return op.kind
+    dense = op.kind in {"conv", "conv1x1"} and op.dtype == "float32"
+    if (dense and op.cin >= block and op.cin % 4) or (op.kind == "depthwise" and op.cout % block):
+        return op.kind + _UNALIGNED
+    return op.kind
+
+
+def features(op: Op, block: int) -> tuple[float, ...]:
+    """Work of an op in the order of the fields of `OpCost`; constants count as input where nothing is multiplied."""
+    product = op.kind in _PRODUCTS
+    return (
+        1.0,
+        op.padded_macs(block) / 1e6,
+        (op.bytes_in if product else op.bytes_in + op.bytes_weights) / 1e6,
+        op.bytes_out / 1e6,
+        op.bytes_weights / 1e6 if product else 0.0,
+        op.patch_bytes / 1e6,
+    )
+
+
+def megabytes_beyond(workload: Workload, cache_bytes: int | None) -> float:
+    """Megabytes by which the net's weights and peak activations exceed the cache; 0 if its size is unknown."""
+    if cache_bytes is None:
+        return 0.0
+    return max(0, workload.weight_bytes + workload.peak_activation_bytes - cache_bytes) / 1e6
+
+
+def _dtype(op: Op) -> Dtype:
+    return "int8" if op.dtype == "int8" else "float32"
+
+
+def _candidates(key: str) -> Iterable[str]:
+    base = key.removesuffix(_UNALIGNED)
+    yield key
+    if base != key:
+        yield base
+    yield base + _UNALIGNED
+    yield from _NEAREST.get(base, ())
+
+
+def _lookup(profile: DeviceProfile, key: str, dtype: Dtype) -> tuple[OpCost, bool]:
+    """Cost of the kind, or of the nearest kind the profile has; second value False in the latter case."""
+    exact = profile.latency.get(key, {}).get(dtype)
+    if exact is not None:
+        return exact, True
+    other: Dtype = "float32" if dtype == "int8" else "int8"
+    for wanted in (dtype, other):
+        for name in _candidates(key):
+            cost = profile.latency.get(name, {}).get(wanted)
+            if cost is not None:
+                return cost, False
+    raise DeviceError(
+        f"device {profile.name!r} has no latency coefficients for {key!r} or anything near it; "
+        f"it has: {', '.join(sorted(profile.latency))}; calibrate the device again."
+    )
+
+
+def _op_us(profile: DeviceProfile, op: Op) -> tuple[float, str]:
+    """Microseconds of one op and the "kind/dtype" that was missing, or ""."""
+    if op.kind == "if":
+        return profile.if_overhead_us, ""
+    key, dtype = cost_key(op, profile.channel_block), _dtype(op)
+    cost, exact = _lookup(profile, key, dtype)
+    values = features(op, profile.channel_block)
+    time_us = sum(getattr(cost, term) * value for term, value in zip(_TERMS, values, strict=True))
+    return time_us, "" if exact else f"{key}/{dtype}"
+
+
+def predict(profile: DeviceProfile, workload: Workload) -> LatencyEstimate:
+    """Predict the latency of one inference on the profile's device, runtime and thread count.
+
+    Raises:
+        DeviceError: the profile has no kind that could stand for one of the operators.
+    """
+    beyond = megabytes_beyond(workload, profile.cache_bytes)
+    total_us = profile.run_overhead_us + profile.us_per_mb_beyond_cache * beyond
+    missing: set[str] = set()
+    for op in workload.ops:
+        time_us, lacking = _op_us(profile, op)
+        total_us += time_us
+        if lacking:
+            missing.add(lacking)
+    latency_ms, error = total_us / 1e3, profile.expected_error
+    return LatencyEstimate(
+        latency_ms=latency_ms,
+        low_ms=latency_ms / (1 + error),
+        high_ms=latency_ms * (1 + error),
+        in_domain=not missing,
+        missing=tuple(sorted(missing)),
+    )
+
+
+def per_op_ms(profile: DeviceProfile, workload: Workload) -> list[tuple[str, float]]:
+    """Predicted milliseconds of every op by name, in order, without the fixed cost of the call.
+
+    The cost of exceeding the cache is shared out by the bytes each op moves.
+    """
+    beyond = megabytes_beyond(workload, profile.cache_bytes) * profile.us_per_mb_beyond_cache
+    share = beyond / max(1, sum(op.bytes_moved for op in workload.ops))
+    return [(op.name, (_op_us(profile, op)[0] + share * op.bytes_moved) / 1e3) for op in workload.ops]
+
+
+def fit(
+    measured: Sequence[tuple[Workload, float]],
+    channel_block: int = 8,
+    cache_bytes: int | None = None,
+    ridge: float = _RIDGE,
+) -> LinearFit:
+    """Fit the coefficients to measured latencies (ms) by non-negative least squares on relative errors.
+
+    Points that stay far off are weighted down (a few rounds of re-weighting), and a small `ridge` penalty shares
+    a cost among terms that always occur together. Ops of kind "if" are not fitted.
+
+    Raises:
+        DeviceError: no points, or a latency that is not a positive number.
+    """
+    if not measured or any(not np.isfinite(ms) or ms <= 0 for _, ms in measured):
+        raise DeviceError(
+            "a latency fit needs at least one measured point, each with a positive latency in ms."
+        )
+    keys = sorted({_column(op, channel_block) for work, _ in measured for op in work.ops if op.kind != "if"})
+    place = {key: 2 + k * len(_TERMS) for k, key in enumerate(keys)}
+    matrix = np.zeros((len(measured), 2 + len(keys) * len(_TERMS)))
+    for row, (work, ms) in enumerate(measured):
+        matrix[row, :2] = 1.0, megabytes_beyond(work, cache_bytes)
+        for op in work.ops:
+            if op.kind != "if":
+                start = place[_column(op, channel_block)]
+                matrix[row, start : start + len(_TERMS)] += features(op, channel_block)
+        matrix[row] /= ms * 1e3
+    solution = _robust_nnls(matrix, ridge)
+    return LinearFit(float(solution[0]), float(solution[1]), _costs(keys, place, solution))
+
+
+def _robust_nnls(relative: npt.NDArray[np.float64], ridge: float) -> npt.NDArray[np.float64]:
+    """Solve `relative @ x = 1` for x >= 0, weighting rows down whose error stays above a limit."""
+    from scipy.optimize import nnls
+
+    n_rows, n_columns = relative.shape
+    norm = np.linalg.norm(relative, axis=0)
+    used = norm > 0
+    scaled = relative[:, used] / norm[used]
+    penalty = ridge * np.eye(scaled.shape[1])
+    weight = np.ones(n_rows)
+    solution = np.zeros(n_columns)
+    for _ in range(_ROBUST_ROUNDS):
+        rows = np.vstack([scaled * weight[:, None], penalty])
+        target = np.concatenate([weight, np.zeros(scaled.shape[1])])
+        found = nnls(rows, target, maxiter=100 * n_columns)[0]
+        error = np.abs(scaled @ found - 1)
+        weight = np.sqrt(np.minimum(1.0, _ROBUST_ERROR / np.maximum(error, 1e-9)))
+        solution[used] = found / norm[used]
+    return solution
+
+
+def _column(op: Op, block: int) -> tuple[str, Dtype]:
+    return cost_key(op, block), _dtype(op)
+
+
+def _costs(
+    keys: Sequence[tuple[str, Dtype]],
+    place: Mapping[tuple[str, Dtype], int],
+    solution: npt.NDArray[np.float64],
+) -> dict[str, dict[Dtype, OpCost]]:
+    latency: dict[str, dict[Dtype, OpCost]] = {}
+    for key in keys:
+        values = solution[place[key] : place[key] + len(_TERMS)]
+        named = {term: max(0.0, float(value)) for term, value in zip(_TERMS, values, strict=True)}
+        latency.setdefault(key[0], {})[key[1]] = OpCost(**named)
+    return latency
+
+
+def relative_errors(profile: DeviceProfile, measured: Sequence[tuple[Workload, float]]) -> list[float]:
+    """Return (predicted - measured) / measured of each point."""
+    return [predict(profile, work).latency_ms / ms - 1 for work, ms in measured]

@@ -1,0 +1,334 @@
+"""The small nets that calibration times: built with onnx.helper from a fixed plan, fp32 and QDQ int8.
+
+Each net is a chain or a block of layers as they occur in deployed models, because kernels in a chain (fused, with
+blocked channel order and warm caches) cost something else than alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper, numpy_helper
+
+_OPSET = 21
+_IR_VERSION = 10
+
+
+class NetBuilder:
+    """Appends layers to a graph; with `int8` every activation passes through Q/DQ and weights are int8."""
+
+    def __init__(self, shape: tuple[int, ...], int8: bool = False, seed: int = 0) -> None:
+        self.int8 = int8
+        self._rng = np.random.default_rng(seed)
+        self._nodes: list[object] = []
+        self._weights: list[object] = []
+        self._input_shape = shape
+        self._count = 0
+        self.shapes: dict[str, tuple[int, ...]] = {"input": shape}
+        self._quantized: dict[str, str] = {}
+
+    def _name(self, stem: str) -> str:
+        self._count += 1
+        return f"{stem}_{self._count}"
+
+    def _constant(self, stem: str, values: npt.NDArray[np.generic]) -> str:
+        name = self._name(stem)
+        self._weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _node(self, op_type: str, inputs: list[str], shape: tuple[int, ...], **attributes: object) -> str:
+        name = self._name(op_type.lower())
+        self._nodes.append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
+        self.shapes[name] = shape
+        return name
+
+    def _read(self, tensor: str) -> str:
+        """Return the tensor, through Q and a DQ of its own in an int8 net."""
+        if not self.int8:
+            return tensor
+        if tensor not in self._quantized:
+            positive = tensor.startswith(("relu", "softmax"))
+            scale = self._constant("scale", np.float32(0.02))
+            zero = self._constant("zero", np.uint8(0 if positive else 128))
+            quantized = self._node("QuantizeLinear", [tensor, scale, zero], self.shapes[tensor])
+            self._quantized[tensor] = "|".join((quantized, scale, zero))
+        return self._node("DequantizeLinear", self._quantized[tensor].split("|"), self.shapes[tensor])
+
+    def _weight(self, shape: tuple[int, ...], axis: int) -> str:
+        if not self.int8:
+            values = self._rng.standard_normal(shape).astype(np.float32)
+            return self._constant("weight", values / np.float32(np.sqrt(values[0].size)))
+        quantized = self._constant("weight", self._rng.integers(-63, 64, shape).astype(np.int8))
+        scale = self._constant("scale", np.full(shape[axis], 0.01, np.float32))
+        zero = self._constant("zero", np.zeros(shape[axis], np.int8))
+        return self._node("DequantizeLinear", [quantized, scale, zero], shape, axis=axis)
+
+    def _bias(self, size: int) -> str:
+        if not self.int8:
+            return self._constant("bias", np.zeros(size, np.float32))
+        values = self._constant("bias", np.zeros(size, np.int32))
+        scale = self._constant("scale", np.full(size, 0.0002, np.float32))
+        return self._node("DequantizeLinear", [values, scale], (size,), axis=0)
+
+    def conv(
+        self, tensor: str, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1, relu: bool = True
+    ) -> str:
+        """2-D convolution with bias, same padding and optional ReLU."""
+        _, cin, height, width = self.shapes[tensor]
+        inputs = [
+            self._read(tensor),
+            self._weight((cout, cin // groups, kernel, kernel), 0),
+            self._bias(cout),
+        ]
+        shape = (1, cout, -(-height // stride), -(-width // stride))
+        pad = kernel // 2
+        if kernel % 2 == 0:
+            pad, shape = 0, (1, cout, height // stride, width // stride)
+        out = self._node(
+            "Conv",
+            inputs,
+            shape,
+            pads=[pad] * 4,
+            strides=[stride, stride],
+            group=groups,
+            kernel_shape=[kernel] * 2,
+        )
+        return self.unary("Relu", out) if relu else out
+
+    def unary(self, op_type: str, tensor: str, **attributes: object) -> str:
+        """Operator with one input that keeps the shape; ReLU directly after its producer, others through Q/DQ."""
+        source = tensor if op_type == "Relu" else self._read(tensor)
+        return self._node(op_type, [source], self.shapes[tensor], **attributes)
+
+    def binary(self, op_type: str, a: str, b: str) -> str:
+        """Elementwise operator on two tensors of one shape."""
+        return self._node(op_type, [self._read(a), self._read(b)], self.shapes[a])
+
+    def max_pool(self, tensor: str) -> str:
+        """2x2 max pooling."""
+        _, channels, height, width = self.shapes[tensor]
+        shape = (1, channels, height // 2, width // 2)
+        return self._node("MaxPool", [self._read(tensor)], shape, kernel_shape=[2, 2], strides=[2, 2])
+
+    def global_pool(self, tensor: str) -> str:
+        """Mean over height and width, flattened to [1, channels]."""
+        shape = self.shapes[tensor]
+        axes = self._constant("axes", np.array([-1, -2], np.int64))
+        pooled = self._node("ReduceMean", [self._read(tensor), axes], (1, shape[1], 1, 1), keepdims=1)
+        return self.reshape(pooled, (1, shape[1]))
+
+    def reshape(self, tensor: str, shape: tuple[int, ...]) -> str:
+        """Reshape to a fixed shape."""
+        return self._node(
+            "Reshape", [self._read(tensor), self._constant("shape", np.array(shape, np.int64))], shape
+        )
+
+    def transpose(self, tensor: str, order: tuple[int, ...]) -> str:
+        """Permute the axes."""
+        shape = self.shapes[tensor]
+        return self._node(
+            "Transpose", [self._read(tensor)], tuple(shape[axis] for axis in order), perm=list(order)
+        )
+
+    def gemm(self, tensor: str, columns: int) -> str:
+        """Fully connected layer with bias on [rows, features]."""
+        rows, features = self.shapes[tensor]
+        inputs = [self._read(tensor), self._weight((columns, features), 0), self._bias(columns)]
+        return self._node("Gemm", inputs, (rows, columns), transB=1)
+
+    def linear(self, tensor: str, columns: int) -> str:
+        """Matrix product with a constant, then Add of a bias, on [1, tokens, features]."""
+        shape = self.shapes[tensor]
+        product = self._node(
+            "MatMul", [self._read(tensor), self._weight((shape[-1], columns), 1)], (*shape[:-1], columns)
+        )
+        bias = self._constant("bias", np.full(columns, 0.1, np.float32))
+        self.shapes[bias] = (columns,)
+        return self._node("Add", [self._read(product), self._read(bias)], self.shapes[product])
+
+    def matmul(self, a: str, b: str) -> str:
+        """Matrix product of two activations."""
+        shape = (*self.shapes[a][:-1], self.shapes[b][-1])
+        return self._node("MatMul", [self._read(a), self._read(b)], shape)
+
+    def layer_norm(self, tensor: str) -> str:
+        """Layer normalisation over the last axis (always fp32 arithmetic)."""
+        size = self.shapes[tensor][-1]
+        ones = self._constant("ones", np.ones(size, np.float32))
+        zeros = self._constant("zeros", np.zeros(size, np.float32))
+        return self._node(
+            "LayerNormalization", [self._read(tensor), ones, zeros], self.shapes[tensor], axis=-1
+        )
+
+    def build(self, output: str) -> bytes:
+        """Return the model's bytes; in an int8 net the output goes through Q/DQ, or its kernel would be fp32."""
+        output = self._read(output)
+        graph = helper.make_graph(
+            self._nodes,
+            "micro",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, list(self._input_shape))],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, list(self.shapes[output]))],
+            self._weights,
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
+        )
+        return bytes(model.SerializeToString())
+
+
+@dataclass(frozen=True, slots=True)
+class MicroModel:
+    """One point of the plan."""
+
+    name: str
+    make: Callable[[], bytes]
+
+
+def _chain(cin: int, cout: int, size: int, kernel: int, length: int, int8: bool, stem: bool) -> bytes:
+    net = NetBuilder((1, 3 if stem else cin, size, size), int8)
+    out = net.conv("input", cin) if stem else "input"
+    for k in range(length):
+        out = net.conv(out, cout if k % 2 == 0 else cin, kernel)
+    return net.build(out)
+
+
+def _residual(widths: tuple[int, ...], size: int, int8: bool) -> bytes:
+    net = NetBuilder((1, 3, size, size), int8)
+    out = net.conv("input", widths[0])
+    for k, width in enumerate(widths):
+        stride = 2 if k else 1
+        inner = net.conv(net.conv(out, width, 3, stride), width, 3, relu=False)
+        same = net.shapes[inner] == net.shapes[out]
+        short = out if same else net.conv(out, width, 1, stride, relu=False)
+        out = net.unary("Relu", net.binary("Add", inner, short))
+    return net.build(net.gemm(net.global_pool(out), 10))
+
+
+def _inverted(widths: tuple[int, ...], expand: int, size: int, int8: bool, kernel: int = 3) -> bytes:
+    net = NetBuilder((1, 3, size, size), int8)
+    out = net.conv("input", widths[0])
+    for k, width in enumerate(widths):
+        hidden = net.shapes[out][1] * expand
+        inner = net.conv(out, hidden, 1) if expand > 1 else out
+        inner = net.conv(inner, hidden, kernel, 2 if k and k % 2 == 0 else 1, groups=hidden)
+        inner = net.conv(inner, width, 1, relu=False)
+        out = net.binary("Add", out, inner) if net.shapes[inner] == net.shapes[out] else inner
+    return net.build(net.gemm(net.global_pool(net.conv(out, 2 * widths[-1], 1)), 10))
+
+
+def _attention(net: NetBuilder, tensor: str, heads: int) -> str:
+    _, tokens, width = net.shapes[tensor]
+    split = (1, tokens, heads, width // heads)
+    q, k, v = (net.reshape(net.linear(tensor, width), split) for _ in range(3))
+    scores = net.matmul(net.transpose(q, (0, 2, 1, 3)), net.transpose(k, (0, 2, 3, 1)))
+    mixed = net.matmul(net.unary("Softmax", scores, axis=-1), net.transpose(v, (0, 2, 1, 3)))
+    return net.linear(net.reshape(net.transpose(mixed, (0, 2, 1, 3)), (1, tokens, width)), width)
+
+
+def _transformer(tokens: int, width: int, heads: int, depth: int, int8: bool, ratio: int = 4) -> bytes:
+    net = NetBuilder((1, tokens, width), int8)
+    out = "input"
+    for _ in range(depth):
+        out = net.binary("Add", out, _attention(net, net.layer_norm(out), heads))
+        hidden = net.unary("Gelu", net.linear(net.layer_norm(out), width * ratio))
+        out = net.binary("Add", out, net.linear(hidden, width))
+    return net.build(net.layer_norm(out))
+
+
+def _mlp(rows: int, width: int, length: int, int8: bool) -> bytes:
+    net = NetBuilder((rows, width), int8)
+    out = "input"
+    for _ in range(length):
+        out = net.unary("Relu", net.gemm(out, width))
+    return net.build(out)
+
+
+def _repeat(op_type: str, shape: tuple[int, ...], length: int, int8: bool) -> bytes:
+    net = NetBuilder(shape, int8)
+    out = "input"
+    for _ in range(length):
+        if op_type == "LayerNormalization":
+            out = net.layer_norm(out)
+        elif op_type in {"Add", "Mul"}:
+            out = net.binary(op_type, out, "input")
+        elif op_type == "Transpose":
+            out = net.unary("Relu", net.transpose(out, (0, 2, 1)))
+        elif op_type == "MatMul":
+            out = net.matmul(net.matmul(out, net.transpose(out, (0, 2, 1))), out)
+        else:
+            out = net.unary(op_type, out)
+    return net.build(out)
+
+
+def _pooled(cout: int, size: int, int8: bool) -> bytes:
+    net = NetBuilder((1, 3, size, size), int8)
+    out = net.max_pool(net.conv("input", cout))
+    return net.build(net.gemm(net.global_pool(net.max_pool(net.conv(out, cout, 1))), 10))
+
+
+def _patches(width: int, int8: bool) -> bytes:
+    net = NetBuilder((1, 3, 32, 32), int8)
+    out = net.reshape(net.conv("input", width, 4, 4, relu=False), (1, width, 64))
+    return net.build(net.layer_norm(net.transpose(out, (0, 2, 1))))
+
+
+def _width(rng: np.random.Generator, low: int, high: int) -> int:
+    """Log-uniform width: mostly a multiple of 8 or 16, sometimes of 4, sometimes odd."""
+    width = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    step = int(rng.choice([16, 8, 8, 4, 1], p=[0.35, 0.25, 0.2, 0.1, 0.1]))
+    return max(step, round(width / step) * step)
+
+
+def _random_nets(rng: np.random.Generator, int8: bool) -> Iterator[Callable[[], bytes]]:
+    for _ in range(26):
+        size = int(rng.choice([8, 16, 32]))
+        width = _width(rng, 8, 2048 // size)
+        widths = tuple(min(512, width * 2**k) for k in range(int(rng.integers(2, 5))))
+        yield lambda a=widths, s=size: _residual(a, s, int8)
+    for _ in range(22):
+        size, expand = int(rng.choice([8, 16, 32])), int(rng.choice([1, 3, 6]))
+        start = _width(rng, 8, 48)
+        widths = tuple(start + 8 * (k // 2) * int(rng.integers(1, 4)) for k in range(int(rng.integers(3, 8))))
+        kernel = int(rng.choice([3, 3, 3, 5]))
+        yield lambda a=widths, e=expand, s=size, k=kernel: _inverted(a, e, s, int8, k)
+    for _ in range(16):
+        heads, tokens = int(rng.choice([2, 3, 4, 6])), int(rng.choice([16, 49, 64, 100]))
+        width = heads * int(rng.choice([8, 16, 24, 32, 48]))
+        depth, ratio = int(rng.integers(1, 3)), int(rng.choice([1, 2, 4]))
+        yield lambda t=tokens, w=width, h=heads, d=depth, r=ratio: _transformer(t, w, h, d, int8, r)
+
+
+def _grids(rng: np.random.Generator, int8: bool) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    for kernel in (1, 3):
+        for size, high in ((32, 96), (16, 192), (8, 384), (4, 512)):
+            for _ in range(4):
+                cin, cout = _width(rng, 8, high), _width(rng, 8, high)
+                stem = bool(rng.integers(0, 2))
+                make = lambda c=cin, o=cout, s=size, k=kernel, m=stem: _chain(c, o, s, k, 3, int8, m)  # noqa: E731
+                yield f"chain{kernel}x{kernel}", make
+    for rows, width in ((1, 64), (1, 256), (1, 512), (16, 128), (64, 64), (64, 192), (64, 384), (100, 100)):
+        yield "mlp", lambda r=rows, w=width: _mlp(r, w, 3, int8)
+    for op_type in ("Add", "Mul", "LayerNormalization", "Softmax", "Gelu", "Sigmoid", "Transpose", "MatMul"):
+        for shape in ((1, 16, 64), (1, 64, 192), (1, 64, 768), (1, 256, 256)):
+            yield op_type.lower(), lambda o=op_type, s=shape: _repeat(o, s, 4, int8)
+    for width, size in ((8, 16), (16, 32), (48, 32), (64, 16)):
+        yield "pool", lambda w=width, s=size: _pooled(w, s, int8)
+    for width, size, length in ((256, 8, 4), (256, 4, 8), (512, 4, 4), (512, 2, 6), (384, 8, 3), (320, 8, 4)):
+        yield "large", lambda w=width, s=size, n=length: _chain(w, w, s, 3, n, int8, True)
+    for width in (48, 64, 100, 192):
+        yield "patches", lambda w=width: _patches(w, int8)
+
+
+def plan() -> list[MicroModel]:
+    """Return the micro-models, always the same ones in the same order (fp32 and int8 of each in turn)."""
+    models: list[list[MicroModel]] = []
+    for int8 in (False, True):
+        rng = np.random.default_rng(7)
+        tag = "int8" if int8 else "fp32"
+        own = [MicroModel(f"{name}/{tag}/{k}", make) for k, (name, make) in enumerate(_grids(rng, int8))]
+        own += [MicroModel(f"net/{tag}/{k}", make) for k, make in enumerate(_random_nets(rng, int8))]
+        models.append(own)
+    return [model for pair in zip(*models, strict=True) for model in pair]

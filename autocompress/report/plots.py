@@ -1,0 +1,465 @@
+"""The front and its company as plotly figures, for notebooks and for the HTML report.
+
+Every point carries its trial number as customdata. Colours: Okabe and Ito, "Color Universal Design", 2008.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from autocompress.report._words import (
+    accuracy_text,
+    compare,
+    description,
+    is_percentage,
+    limits,
+    ms_text,
+    reference,
+    size_text,
+)
+from autocompress.results import Evaluation, ParetoFront, Score, Split
+from autocompress.study import Study
+
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#888888"
+PHASES = {"structure": ORANGE, "training": BLUE, "numerics": GREEN, "evaluation": PURPLE}
+"""Colour of each phase of a trial."""
+
+_SIZE_SCALE = [[0.0, ORANGE], [0.5, "#A08A62"], [1.0, BLUE]]
+_SYMBOLS = {"fp32": "diamond", "fp16": "square", "int8": "triangle-up"}
+_PLACES = {"fp32": "top right", "fp16": "bottom right"}
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+
+
+def front_figure(study: Study, split: Split = "validation") -> go.Figure:
+    """Accuracy over latency: the front, the baselines and all other complete trials.
+
+    Filled symbols have a measured latency, hollow ones a predicted one. The line joins the points that no
+    other point of the front beats in both latency and accuracy; points below it are there for their size.
+
+    Args:
+        study: what to show.
+        split: of the accuracies. The search selects on validation; only front and baselines have test scores.
+    """
+    figure = go.Figure()
+    groups = _groups(study, split)
+    sizes = [math.log10(e.size_bytes or 1) for group in groups for e in group]
+    scale = _size_scale(sizes)
+    others, front, baselines = groups
+    on_line = _best_by_latency([e for e in study.front if _score(e, split)], split)
+    percent = is_percentage(study)
+    figure.add_scatter(
+        x=[e.latency_ms for e in on_line],
+        y=[_value(e, split, percent) for e in on_line],
+        mode="lines",
+        line={"shape": "hv", "color": GREY, "width": 1.5},
+        name="best accuracy at a latency",
+        hoverinfo="skip",
+    )
+    figure.add_trace(_points(study, others, split, "other trials", scale, size=7, opacity=0.55))
+    figure.add_trace(_points(study, front, split, "front", scale, size=13, opacity=1.0, bars=True))
+    for baseline in baselines:
+        figure.add_trace(_baseline(study, baseline, split))
+    _add_limits(figure, study, percent)
+    unit = "%, " if percent else ""
+    latencies = [e.latency_ms or 0.0 for group in groups for e in group]
+    latencies += [limit.value for limit in limits(study) if limit.axis == "latency_ms"]
+    figure.update_layout(
+        _layout(
+            xaxis=_log_axis(latencies, 1.35) | {"title": {"text": _latency_title(study)}},
+            yaxis={"title": {"text": f"{escape(study.settings.metric)} ({unit}{split} split)"}},
+        )
+    )
+    figure.update_layout(hovermode="closest", margin={"t": 50})
+    return figure
+
+
+def front_figure_3d(study: Study, split: Split = "validation") -> go.Figure:
+    """Accuracy over latency and file size: the front, the baselines and all other complete trials."""
+    figure = go.Figure()
+    percent = is_percentage(study)
+    others, front, baselines = _groups(study, split)
+    looks = (("other trials", others, GREY, 3, "circle"), ("front", front, BLUE, 7, "circle"))
+    for name, group, colour, size, symbol in (*looks, ("baselines", baselines, VERMILLION, 7, "diamond")):
+        figure.add_scatter3d(
+            x=[e.latency_ms for e in group],
+            y=[(e.size_bytes or 0) / 1e6 for e in group],
+            z=[_value(e, split, percent) for e in group],
+            mode="markers+text" if name == "baselines" else "markers",
+            text=[escape(e.label) for e in group] if name == "baselines" else None,
+            hovertext=_hovers(study, group),
+            hovertemplate="%{hovertext}<extra></extra>",
+            customdata=[e.trial for e in group],
+            marker={"size": size, "color": colour, "symbol": symbol, "line": {"width": 0}},
+            name=name,
+        )
+    shown = [*others, *front, *baselines]
+    grid = {"gridcolor": "#bbbbbb", "showbackground": False, "zeroline": False}
+    megabytes = [(e.size_bytes or 0) / 1e6 for e in shown]
+    axes = {
+        "xaxis": _log_axis([e.latency_ms or 0.0 for e in shown]) | {"title": {"text": "latency (ms)"}},
+        "yaxis": _log_axis(megabytes) | {"title": {"text": "file size (MB)"}},
+        "zaxis": {"title": {"text": f"{escape(study.settings.metric)} ({'%, ' if percent else ''}{split})"}},
+    }
+    heights = [_value(e, split, percent) for e in shown]
+    if heights:
+        margin = 0.05 * (max(heights) - min(heights)) or 1e-3
+        axes["zaxis"]["range"] = [min(heights) - margin, max(heights) + margin]
+    scene = {name: grid | axis for name, axis in axes.items()}
+    scene["camera"] = {"eye": {"x": -1.45, "y": -1.45, "z": 0.7}, "center": {"x": 0, "y": 0, "z": -0.12}}
+    figure.update_layout(_layout(), scene=scene, margin={"l": 0, "r": 0, "t": 10, "b": 0})
+    return figure
+
+
+def measured_figure(study: Study) -> go.Figure:
+    """Measured over predicted latency, with the line of equality and a band of +-10 %."""
+    both = [e for e in study.evaluations if e.predicted_latency_ms and e.measured_latency_ms]
+    figure = go.Figure()
+    if both:
+        values = [v for e in both for v in (e.predicted_latency_ms, e.measured_latency_ms) if v]
+        low, high = min(values) / 1.25, max(values) * 1.25
+        figure.add_scatter(
+            x=[low, high, high, low],
+            y=[low * 0.9, high * 0.9, high * 1.1, low * 1.1],
+            fill="toself",
+            mode="none",
+            name="+-10 %",
+            fillcolor="rgba(136, 136, 136, 0.3)",
+            hoverinfo="skip",
+        )
+        line = {"color": GREY, "dash": "dash", "width": 1.5}
+        figure.add_scatter(
+            x=[low, high], y=[low, high], mode="lines", line=line, name="equal", hoverinfo="skip"
+        )
+    for name, colour, symbol in (("candidate", BLUE, "circle"), ("baseline", VERMILLION, "diamond")):
+        group = [e for e in both if e.kind == name]
+        figure.add_scatter(
+            x=[e.predicted_latency_ms for e in group],
+            y=[e.measured_latency_ms for e in group],
+            mode="markers",
+            marker={"color": colour, "size": 9, "symbol": symbol},
+            customdata=[e.trial for e in group],
+            hovertext=[_error_hover(e) for e in group],
+            hovertemplate="%{hovertext}<extra></extra>",
+            name=f"{name}s",
+        )
+    axis = _log_axis([v for e in both for v in (e.predicted_latency_ms, e.measured_latency_ms) if v], 1.25)
+    figure.update_layout(
+        _layout(
+            xaxis=axis | {"title": {"text": "predicted latency (ms)"}},
+            yaxis=axis | {"title": {"text": "measured latency (ms)"}},
+        )
+    )
+    return figure
+
+
+def budget_figure(study: Study) -> go.Figure:
+    """Seconds of each phase: per trial in the order of the search, and in total."""
+    phases = [*PHASES, *sorted({p for e in study.evaluations for p in e.seconds} - set(PHASES))]
+    figure = make_subplots(rows=1, cols=2, column_widths=[0.72, 0.28], horizontal_spacing=0.12)
+    trials = [e for e in study.evaluations if e.seconds]
+    for phase in phases if trials else ():
+        colour = PHASES.get(phase, GREY)
+        bar = {"name": escape(phase), "marker": {"color": colour, "line": {"width": 0}}, "legendgroup": phase}
+        seconds = [e.seconds.get(phase, 0.0) for e in trials]
+        figure.add_bar(
+            x=[e.trial for e in trials],
+            y=seconds,
+            customdata=[e.trial for e in trials],
+            hovertemplate=f"trial %{{x}}: {escape(phase)} %{{y:.1f}} s<extra></extra>",
+            row=1,
+            col=1,
+            **bar,
+        )
+        total = sum(seconds) / 60
+        figure.add_bar(
+            x=[escape(phase)],
+            y=[total],
+            text=[f"{total:.3g} min"],
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate="%{x}: %{y:.2f} min<extra></extra>",
+            showlegend=False,
+            row=1,
+            col=2,
+            **bar,
+        )
+    figure.update_layout(_layout(), barmode="stack", bargap=0.1)
+    figure.update_xaxes(title_text="trial", row=1, col=1)
+    figure.update_yaxes(title_text="wall time (s)", row=1, col=1)
+    figure.update_yaxes(title_text="total wall time (min)", row=1, col=2)
+    return figure
+
+
+def progress_figure(study: Study) -> go.Figure:
+    """Hypervolume of the front over the compute spent; the reference point is written on the axis."""
+    worst, words = hypervolume_reference(study)
+    figure = go.Figure()
+    x, y, trials = _hypervolumes(study, worst) if worst else ([], [], [])
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="lines+markers" if len(x) < 80 else "lines",
+        line={"shape": "hv", "color": BLUE, "width": 2},
+        marker={"size": 5},
+        customdata=trials,
+        hovertemplate="after trial %{customdata}: hypervolume %{y:.4g}<extra></extra>",
+        name=words,
+    )
+    timed = any(e.seconds for e in study.evaluations)
+    figure.update_layout(
+        _layout(
+            xaxis={"title": {"text": "compute spent (min)" if timed else "trials"}},
+            yaxis={"title": {"text": "hypervolume"}, "rangemode": "tozero"},
+        ),
+        showlegend=False,
+    )
+    return figure
+
+
+def hypervolume_reference(study: Study) -> tuple[tuple[float, float, float] | None, str]:
+    """Return the worst point that counts, and the same in words; None without a completed fp32 baseline."""
+    base = reference(study)
+    if base is None or base.validation is None or not base.size_bytes:
+        return None, "no completed fp32 baseline to refer to"
+    latency = base.predicted_latency_ms or base.latency_ms or 1.0
+    percent = is_percentage(study)
+    accuracy = base.validation.value - (0.1 if percent else 0.1 * abs(base.validation.value))
+    words = "10 points" if percent else "10 %"
+    size, metric = size_text(base.size_bytes), study.settings.metric
+    text = (
+        "the volume is in metric x ln ms x ln bytes up to the reference of fp32's latency "
+        f"({ms_text(latency)}), size ({size}) and {metric} less {words}"
+    )
+    return (accuracy, latency, float(base.size_bytes)), text
+
+
+def _hypervolumes(
+    study: Study, worst: tuple[float, float, float]
+) -> tuple[list[float], list[float], list[int]]:
+    front: list[Evaluation] = []
+    x, y, trials = [], [], []
+    spent, volume = 0.0, 0.0
+    timed = any(e.seconds for e in study.evaluations)
+    for e in sorted(study.evaluations, key=lambda e: (e.finished_at, e.trial)):
+        spent += sum(e.seconds.values()) / 60 if timed else 1.0
+        if e.state == "complete":
+            update = {} if e.predicted_latency_ms is None else {"measured_latency_ms": None}
+            merged = ParetoFront.of([*front, e.model_copy(update=update)])
+            if any(p.trial == e.trial for p in merged):
+                front = list(merged)
+                volume = merged.hypervolume(worst)
+        x.append(spent)
+        y.append(volume)
+        trials.append(e.trial)
+    return x, y, trials
+
+
+def _groups(study: Study, split: Split) -> tuple[list[Evaluation], list[Evaluation], list[Evaluation]]:
+    """Return the complete trials with a score of the split: others, candidates of the front, baselines."""
+    on_front = {e.trial for e in study.front}
+    shown = [e for e in study.evaluations if e.state == "complete" and _score(e, split) and e.latency_ms]
+    others = [e for e in shown if e.kind == "candidate" and e.trial not in on_front]
+    front = [e for e in shown if e.kind == "candidate" and e.trial in on_front]
+    return others, front, [e for e in shown if e.kind == "baseline"]
+
+
+def _score(evaluation: Evaluation, split: Split) -> Score | None:
+    return evaluation.validation if split == "validation" else evaluation.test
+
+
+def _value(evaluation: Evaluation, split: Split, percent: bool) -> float:
+    score = _score(evaluation, split)
+    assert score is not None
+    return score.value * (100 if percent else 1)
+
+
+def _best_by_latency(points: Iterable[Evaluation], split: Split) -> list[Evaluation]:
+    line: list[Evaluation] = []
+    for point in sorted(points, key=lambda p: p.latency_ms or 0.0):
+        if not line or _value(point, split, False) > _value(line[-1], split, False):
+            line.append(point)
+    return line
+
+
+def _points(
+    study: Study,
+    group: Sequence[Evaluation],
+    split: Split,
+    name: str,
+    scale: dict[str, Any],
+    size: int,
+    opacity: float,
+    bars: bool = False,
+) -> go.Scatter:
+    percent = is_percentage(study)
+    measured = [e.latency_source == "measured" for e in group]
+    marker = {
+        "size": size,
+        "opacity": [opacity] * len(group),
+        "color": [math.log10(e.size_bytes or 1) for e in group],
+        "symbol": ["circle" if m else "circle-open" for m in measured],
+        "line": {"width": [1.0 if m else 2.0 for m in measured]},
+        **scale,
+        "showscale": bars and bool(group),
+    }
+    return go.Scatter(
+        x=[e.latency_ms for e in group],
+        y=[_value(e, split, percent) for e in group],
+        error_y=_interval(group, split, percent) if bars else None,
+        mode="markers",
+        marker=marker,
+        customdata=[e.trial for e in group],
+        hovertext=_hovers(study, group),
+        hovertemplate="%{hovertext}<extra></extra>",
+        name=name,
+    )
+
+
+def _baseline(study: Study, baseline: Evaluation, split: Split) -> go.Scatter:
+    percent = is_percentage(study)
+    symbol = _SYMBOLS.get(baseline.label, "star")
+    symbol += "" if baseline.latency_source == "measured" else "-open"
+    return go.Scatter(
+        x=[baseline.latency_ms],
+        y=[_value(baseline, split, percent)],
+        error_y=_interval([baseline], split, percent),
+        mode="markers+text",
+        text=[escape(baseline.label)],
+        textposition=_PLACES.get(baseline.label, "middle right"),
+        textfont={"color": VERMILLION, "size": 13},
+        marker={"size": [15], "color": VERMILLION, "symbol": symbol, "opacity": [1.0], "line": {"width": 2}},
+        customdata=[baseline.trial],
+        hovertext=_hovers(study, [baseline]),
+        hovertemplate="%{hovertext}<extra></extra>",
+        name=f"{escape(baseline.label)} baseline",
+    )
+
+
+def _interval(group: Sequence[Evaluation], split: Split, percent: bool) -> dict[str, Any]:
+    unit = 100 if percent else 1
+    scores = [s for e in group if (s := _score(e, split))]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [(s.high - s.value) * unit for s in scores],
+        "arrayminus": [(s.value - s.low) * unit for s in scores],
+        "color": GREY,
+        "thickness": 1,
+        "width": 3,
+    }
+
+
+def _size_scale(logs: Sequence[float]) -> dict[str, Any]:
+    low, high = (min(logs), max(logs)) if logs else (0.0, 1.0)
+    if high - low < 0.01:
+        low, high = low - 0.1, high + 0.1
+    ticks = [low + (high - low) * i / 4 for i in range(5)]
+    bar = {
+        "title": {"text": "file size", "side": "top"},
+        "tickvals": ticks,
+        "ticktext": [size_text(10**tick) for tick in ticks],
+        "thickness": 12,
+        "len": 0.8,
+        "outlinewidth": 0,
+    }
+    return {"cmin": low, "cmax": high, "colorscale": _SIZE_SCALE, "colorbar": bar}
+
+
+def _add_limits(figure: go.Figure, study: Study, percent: bool) -> None:
+    """Constraint lines; an annotation on a log axis is placed by the logarithm, a shape by the value."""
+    for limit in limits(study):
+        line = {"dash": "dot", "color": PURPLE, "width": 1.5}
+        text: dict[str, Any] = {"text": escape(limit.text), "showarrow": False, "font": {"color": PURPLE}}
+        if limit.axis == "accuracy":
+            y = limit.value * (100 if percent else 1)
+            figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=y, y1=y, line=line)
+            figure.add_annotation(xref="paper", x=1, xanchor="right", y=y, yanchor="top", **text)
+        elif limit.axis == "latency_ms" and limit.value > 0:
+            x = limit.value
+            figure.add_shape(type="line", yref="paper", y0=0, y1=1, x0=x, x1=x, line=line)
+            right = all(x >= v for trace in figure.data for v in trace.x)
+            side = {"xanchor": "right" if right else "left", "xshift": -3 if right else 3}
+            figure.add_annotation(yref="paper", y=0, yanchor="bottom", x=math.log10(x), **side, **text)
+
+
+def _latency_title(study: Study) -> str:
+    sources = sorted({e.latency_source for e in study.evaluations if e.latency_ms is not None})
+    return f"latency (ms, log scale; {' or '.join(sources) or 'none yet'})"
+
+
+def _hovers(study: Study, group: Iterable[Evaluation]) -> list[str]:
+    """Return what is known of each trial in a few lines; user text is escaped since plotly reads HTML tags."""
+    base, percent = reference(study), is_percentage(study)
+    return [_hover(e, base, percent) for e in group]
+
+
+def _hover(e: Evaluation, base: Evaluation | None, percent: bool) -> str:
+    lines = [f"<b>trial {e.trial}</b> {_wrap(description(e))}"]
+    lines += [f"{s.split}: {accuracy_text(s, percent)}" for s in (e.validation, e.test) if s]
+    if e.predicted_latency_ms is not None:
+        lines.append(f"predicted: {ms_text(e.predicted_latency_ms)}")
+    if e.measured_latency_ms is not None:
+        lines.append(f"measured: {ms_text(e.measured_latency_ms)}")
+    if e.exits and e.worst_case_latency_ms is not None:
+        lines.append(f"worst case ({e.latency_source}): {ms_text(e.worst_case_latency_ms)}")
+    if e.size_bytes is not None:
+        lines.append(f"size: {size_text(e.size_bytes)}")
+    versus = compare(e, base, percent)
+    if versus:
+        lines.append(f"against fp32: {versus.text()} ({versus.basis()})")
+    return "<br>".join(lines)
+
+
+def _wrap(text: str, width: int = 60) -> str:
+    words, lines = text.split(), [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()[:400]
+    return "<br>".join(escape(line) for line in lines[:8] if line)
+
+
+def _error_hover(e: Evaluation) -> str:
+    predicted, measured = e.predicted_latency_ms or 0.0, e.measured_latency_ms or 1.0
+    return (
+        f"<b>trial {e.trial}</b> {_wrap(description(e))}<br>predicted: {ms_text(predicted)}<br>"
+        f"measured: {ms_text(measured)}<br>prediction error: {predicted / measured - 1:+.1%}"
+    )
+
+
+def _log_axis(values: Iterable[float], margin: float = 1.15) -> dict[str, Any]:
+    """Return a logarithmic axis around the values; ticks read "0.5" where plotly would write "5"."""
+    positive = [v for v in values if v > 0]
+    if not positive:
+        return {"type": "log"}
+    low, high = min(positive) / margin, max(positive) * margin
+    steps = (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [s * 10.0**x for x in exponents for s in steps if low <= s * 10.0**x <= high]
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,.4g}" if tick < 1000 else f"{tick:,.0f}" for tick in ticks],
+    }
+
+
+def _layout(**parts: Any) -> dict[str, Any]:
+    axis: dict[str, Any] = {"gridcolor": "#dddddd", "zeroline": False, "automargin": True, "showline": True}
+    layout: dict[str, Any] = {
+        "template": "none",
+        "font": {"family": _FONT, "size": 13, "color": "#222222"},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 60, "r": 20, "t": 40, "b": 50},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "hoverlabel": {"align": "left", "font": {"family": _FONT, "size": 12}},
+    }
+    return layout | {key: axis | value for key, value in parts.items()}

@@ -1,0 +1,406 @@
+"use strict";
+(() => {
+const data = JSON.parse(document.getElementById("data").textContent);
+const byTrial = new Map(data.trials.map((t) => [t.trial, t]));
+const $ = (id) => document.getElementById(id);
+const drawn = new Set();
+let plotly = null, chosen = null, returnTo = null, visible = null, order = { key: "trial", up: true };
+
+// ---- elements and words -------------------------------------------------------------------------------------
+function el(name, attributes, ...children) {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes || {})) {
+    if (key === "onclick") node.addEventListener("click", value);
+    else if (value !== null && value !== undefined) node.setAttribute(key, value);
+  }
+  node.append(...children.filter((c) => c !== null && c !== undefined));
+  return node;
+}
+const number = (v, digits = 3) => String(parseFloat(v.toPrecision(digits)));
+const ms = (v) => v === undefined || v === null ? "" : v >= 100 ? `${Math.round(v).toLocaleString("en")} ms` : `${number(v)} ms`;
+function size(v) {
+  if (v === undefined) return "";
+  for (const [unit, factor] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
+    if (v >= factor) return v < 100 * factor ? `${number(v / factor)} ${unit}` : `${Math.round(v / factor)} ${unit}`;
+  }
+  return `${v} B`;
+}
+const plain = (v) => data.percent ? `${(100 * v).toFixed(2)} %` : number(v, 4);
+function interval(s) {
+  const f = (v) => data.percent ? (100 * v).toFixed(2) : number(v, 4);
+  return `${plain(s[0])} [${f(s[1])}, ${f(s[2])}]`;
+}
+const score = (t) => t.test || t.validation;
+const latency = (t) => t.measured !== undefined ? t.measured : t.predicted;
+const source = (t) => t.measured !== undefined ? "measured" : t.predicted !== undefined ? "predicted" : "";
+const seconds = (t) => Object.values(t.seconds || {}).reduce((a, b) => a + b, 0);
+const bits = (b) => b >= 32 ? "fp32" : b === 16 ? "16 bit" : `int${b}`;
+const big = (v) => v >= 1e6 ? `${number(v / 1e6)} M` : v >= 1e3 ? `${number(v / 1e3)} k` : String(v);
+const tag = (word, kind) => word ? el("span", { class: `tag ${kind || ""}` }, word) : null;
+
+// ---- table of all trials ------------------------------------------------------------------------------------
+const columns = [
+  { key: "trial", head: "trial", num: true, value: (t) => t.trial },
+  { key: "state", head: "state", value: (t) => (t.kind === "baseline" ? "baseline" : t.front ? "front" : t.state) },
+  { key: "name", head: "recipe", value: (t) => t.name || "" },
+  { key: "accuracy", head: data.metric, num: true, value: (t) => score(t) && score(t)[0] },
+  { key: "latency", head: "latency", num: true, value: latency },
+  { key: "worst", head: "worst case", num: true, value: (t) => t.exits && t.worst },
+  { key: "size", head: "size", num: true, value: (t) => t.size },
+  { key: "versus", head: "against fp32", value: (t) => t.versus || "" },
+  { key: "seconds", head: "time", num: true, value: seconds },
+];
+function row(t) {
+  const s = score(t), worst = t.exits && t.worst !== undefined;
+  const state = columns[1].value(t);
+  const cells = [
+    el("td", { class: "num" }, String(t.trial)),
+    el("td", {}, tag(state, state), t.kind === "baseline" && t.front ? tag("front", "front") : null),
+    el("td", { class: "recipe" }, t.name || "", t.reason ? el("div", { class: "soft" }, t.reason) : null),
+    el("td", { class: "num" }, s ? `${interval(s)} ` : "", s ? tag(t.test ? "test" : "validation") : null),
+    el("td", { class: "num" }, `${ms(latency(t))} `, tag(source(t))),
+    el("td", { class: "num" }, worst ? `${ms(t.worst)} ` : "", worst ? tag(source(t)) : null),
+    el("td", { class: "num" }, size(t.size)),
+    el("td", {}, t.versus || ""),
+    el("td", { class: "num" }, t.seconds ? `${seconds(t).toFixed(1)} s` : ""),
+  ];
+  return el("tr", { "data-trial": t.trial, tabindex: -1, class: t.kind === "baseline" ? "baseline" : null }, ...cells);
+}
+function buildTable() {
+  const heads = columns.map((c) => el("th", { class: c.num ? "num" : null, "data-key": c.key },
+    el("button", { type: "button", onclick: () => sortBy(c.key) }, c.head)));
+  $("trial-table").tHead.append(el("tr", {}, ...heads));
+  for (const t of data.trials) t.row = row(t);
+  if (!data.trials.length) {
+    $("trial-table").tBodies[0].append(el("tr", {}, el("td", { colspan: columns.length, class: "soft" }, "No trial was judged yet.")));
+  }
+}
+function sortBy(key) {
+  order = { key, up: order.key === key ? !order.up : true };
+  refreshTable();
+}
+function refreshTable() {
+  const column = columns.find((c) => c.key === order.key), sign = order.up ? 1 : -1;
+  const missing = (v) => v === undefined || v === null || v === "";
+  const rows = data.trials.filter((t) => visible === null || visible.has(t.trial)).sort((a, b) => {
+    const x = column.value(a), y = column.value(b);
+    if (missing(x) || missing(y)) return missing(x) - missing(y) || a.trial - b.trial;
+    return sign * (typeof x === "string" ? x.localeCompare(y) : x - y) || a.trial - b.trial;
+  });
+  if (data.trials.length) $("trial-table").tBodies[0].replaceChildren(...rows.map((t) => t.row));
+  rows.forEach((t, i) => { t.row.tabIndex = i ? -1 : 0; });
+  for (const th of document.querySelectorAll("#trial-table th")) {
+    if (th.dataset.key === order.key) th.setAttribute("aria-sort", order.up ? "ascending" : "descending");
+    else th.removeAttribute("aria-sort");
+  }
+  $("f-count").textContent = `${rows.length.toLocaleString("en")} of ${data.trials.length.toLocaleString("en")} trials`;
+}
+
+// ---- filters ------------------------------------------------------------------------------------------------
+function applyFilters() {
+  const text = $("f-text").value.trim().toLowerCase(), state = $("f-state").value;
+  const limit = (id) => $(id).value === "" ? null : Number($(id).value);
+  const slow = limit("f-latency"), large = limit("f-size"), low = limit("f-accuracy");
+  const active = text || state || slow !== null || large !== null || low !== null;
+  const keep = (t) => {
+    if (text && !`${t.trial} ${t.name || ""} ${t.reason || ""} ${t.recipe || ""}`.toLowerCase().includes(text)) return false;
+    if (state === "front" ? !t.front : state === "baseline" ? t.kind !== "baseline" : state && t.state !== state) return false;
+    if (slow !== null && !(latency(t) <= slow)) return false;
+    if (large !== null && !(t.size <= large * 1e3)) return false;
+    return low === null || Boolean(score(t)) && score(t)[0] * (data.percent ? 100 : 1) >= low;
+  };
+  visible = active ? new Set(data.trials.filter(keep).map((t) => t.trial)) : null;
+  refreshTable();
+  for (const name of drawn) dim(name);
+}
+function dim(name) {
+  const plot = $(`plot-${name}`), figure = data.figures[name];
+  if (!plotly || name === "progress") return;
+  const shown = (n) => visible === null || visible.has(n);
+  figure.data.forEach((trace, i) => {
+    if (!trace.customdata) return;
+    if (trace.type === "scatter3d") {
+      const z = values(trace.z);
+      plotly.restyle(plot, { z: [z.map((v, j) => (shown(trace.customdata[j]) ? v : null))] }, [i]);
+      return;
+    }
+    const usual = trace.marker && trace.marker.opacity;
+    const opacity = trace.customdata.map((n, j) => (Array.isArray(usual) ? usual[j] : 1) * (shown(n) ? 1 : 0.12));
+    const bars = trace.error_y ? { "error_y.color": visible === null ? trace.error_y.color : "rgba(136,136,136,0.3)" } : {};
+    plotly.restyle(plot, { "marker.opacity": [opacity], ...bars }, [i]);
+  });
+}
+const values = (v) => Array.isArray(v) ? v : [];
+
+// ---- plots --------------------------------------------------------------------------------------------------
+function colours() {
+  const style = getComputedStyle(document.documentElement);
+  const get = (name) => style.getPropertyValue(name).trim();
+  return { card: get("--card"), text: get("--text"), soft: get("--soft"), grid: get("--grid"), line: get("--line"), mark: get("--warn") };
+}
+function themed(layout) {
+  const c = colours(), out = structuredClone(layout);
+  out.paper_bgcolor = out.plot_bgcolor = "rgba(0,0,0,0)";
+  out.font = { ...out.font, color: c.text };
+  out.hoverlabel = { ...out.hoverlabel, bgcolor: c.card, bordercolor: c.line, font: { ...(out.hoverlabel || {}).font, color: c.text } };
+  out.modebar = { bgcolor: "rgba(0,0,0,0)", color: c.soft, activecolor: c.text };
+  const axis = (a, grid) => Object.assign(a, { gridcolor: grid || c.grid, linecolor: c.line, tickcolor: c.line, zerolinecolor: c.grid });
+  for (const key of Object.keys(out)) if (/^[xy]axis\d*$/.test(key)) axis(out[key]);
+  for (const key of ["xaxis", "yaxis", "zaxis"]) if (out.scene) out.scene[key] = axis({ ...out.scene[key] }, c.line);
+  if (window.innerWidth < 900 && out.legend) out.legend.font = { size: 11 };
+  return out;
+}
+function lightened(traces) {
+  // The blue of the palette is too dark for a dark page: its sky blue takes over.
+  if (!matchMedia("(prefers-color-scheme: dark)").matches) return structuredClone(traces);
+  return JSON.parse(JSON.stringify(traces).replaceAll("#0072B2", "#56B4E9"));
+}
+function draw(name) {
+  const plot = $(`plot-${name}`), figure = data.figures[name];
+  if (!plotly || !plot || !figure || plot.hidden || drawn.has(name)) return;
+  plot.replaceChildren();
+  if (figure.data.every((trace) => !(trace.x || []).length)) {
+    plot.classList.add("empty");
+    plot.append(el("p", { class: "waiting" }, "Nothing to show yet."));
+    return;
+  }
+  drawn.add(name);
+  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+  plotly.newPlot(plot, lightened(figure.data), themed(figure.layout), config).then(() => {
+    plot.on("plotly_click", (event) => {
+      const point = event.points.find((p) => Number.isInteger(p.customdata));
+      if (point) open(point.customdata, plot);
+    });
+    if (visible !== null) dim(name);
+    ring();
+  });
+}
+function restyleAll() {
+  for (const name of drawn) {
+    const plot = $(`plot-${name}`);
+    plotly.react(plot, lightened(data.figures[name].data), themed(data.figures[name].layout));
+    if (visible !== null) dim(name);
+  }
+}
+function ring() {
+  const c = colours();
+  for (const name of ["front", "fronttest"]) {
+    const plot = $(`plot-${name}`);
+    if (!drawn.has(name) || !plot.layout) continue;
+    const base = (data.figures[name].layout.annotations || []).slice();
+    for (const trace of plot.data) {
+      const i = (trace.customdata || []).indexOf(chosen);
+      if (i < 0) continue;
+      const x = Math.log10(data.figures[name].data[plot.data.indexOf(trace)].x[i]);
+      base.push({ x, y: trace.y[i], text: `trial ${chosen}`, showarrow: true, arrowhead: 0, arrowcolor: c.text, ax: 0, ay: -46,
+        standoff: 8, bgcolor: c.card, bordercolor: c.text, borderpad: 3, font: { color: c.text, size: 12 } });
+      break;
+    }
+    plotly.relayout(plot, { annotations: base });
+  }
+}
+async function unpackPlotly() {
+  const bytes = Uint8Array.from(atob($("plotly").textContent), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(stream).text();
+  document.head.append(script);
+  plotly = window.Plotly;
+}
+function unpackArrays(node) {
+  // Python writes numeric arrays as base64; the filters need them as lists.
+  const types = { f8: Float64Array, f4: Float32Array, i4: Int32Array, u4: Uint32Array, i2: Int16Array, u2: Uint16Array, i1: Int8Array, u1: Uint8Array };
+  for (const [key, value] of Object.entries(node)) {
+    if (!value || typeof value !== "object") continue;
+    if (value.bdata && types[value.dtype]) {
+      node[key] = [...new types[value.dtype](Uint8Array.from(atob(value.bdata), (c) => c.charCodeAt(0)).buffer)];
+    } else unpackArrays(value);
+  }
+}
+
+// ---- details ------------------------------------------------------------------------------------------------
+function copyable(text) {
+  const button = el("button", { type: "button" }, "Copy");
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const area = el("textarea", { style: "position:fixed;opacity:0" });
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  });
+  return el("div", { class: "copy" }, el("pre", {}, text), button);
+}
+function pairs(list) {
+  const items = list.filter(([, value]) => value !== undefined && value !== null && value !== "");
+  return el("dl", { class: "pairs" }, ...items.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+}
+function table(heads, rows) {
+  const cell = (name, value, i) => el(name, { class: heads[i].startsWith("#") ? "num" : null }, value);
+  return el("div", { class: "scroll" }, el("table", {},
+    el("thead", {}, el("tr", {}, ...heads.map((h, i) => cell("th", h.replace("#", ""), i)))),
+    el("tbody", {}, ...rows.map((r) => el("tr", {}, ...r.map((v, i) => cell("td", v, i)))))));
+}
+function meter(share, kind) {
+  const fill = el("i");
+  fill.style.width = `${Math.min(100, Math.max(0, 100 * share))}%`;
+  return el("span", { class: `meter ${kind || ""}` }, fill);
+}
+function change(before, after, share, kind) {
+  return el("span", {}, `${before} \u2192 ${after}`, meter(share, kind));
+}
+function layerTable(t) {
+  const rows = t.layers.map(([i, after, weight, activation, cost]) => [data.layers[i], after, weight, activation, cost]);
+  const most = Math.max(...rows.map(([layer, , , , cost]) => Math.max(layer[3], cost)), 1e-9);
+  return table(["layer", "channels", "weights", "activations", "predicted ms"], rows.map(([layer, after, weight, activation, cost]) => [
+    el("span", {}, layer[0], el("div", { class: "soft" }, layer[1])),
+    change(layer[2], after, after / Math.max(layer[2], 1)),
+    bits(weight), bits(activation),
+    layer[3] || cost ? change(number(layer[3]), number(cost), cost / most, "time") : "",
+  ]));
+}
+function figuresOf(t) {
+  const share = (v) => `${(100 * v).toFixed(2)} %`;
+  return pairs([
+    [`${data.metric}, test`, t.test && `${interval(t.test)}, ${t.test[3].toLocaleString("en")} samples`],
+    [`${data.metric}, validation`, t.validation && `${interval(t.validation)}, ${t.validation[3].toLocaleString("en")} samples`],
+    ["latency, measured", ms(t.measured)],
+    ["latency, predicted", ms(t.predicted)],
+    [`worst case, ${source(t)}`, t.worst !== undefined && t.exits ? ms(t.worst) : ""],
+    ["file size", t.size && `${size(t.size)} (${t.size.toLocaleString("en")} bytes)`],
+    ["against fp32", t.versus && `${t.versus} (${t.basis})`],
+    ["parameters, MACs", t.params || t.macs ? `${t.params ? big(t.params) : "?"}, ${t.macs ? big(t.macs) : "?"}` : ""],
+    ["parity, file and torch", t.parity !== undefined ? share(t.parity) : ""],
+    ["wall time", t.seconds && Object.entries(t.seconds).map(([k, v]) => `${k} ${v.toFixed(1)} s`).join(", ")],
+    ["artefact", t.artifact || (t.state === "complete" ? "not kept" : "")],
+    ["sha256", t.sha256],
+    ["recipe digest", t.digest],
+    ["shares the network of", t.derived !== undefined ? el("a", { href: `#trial=${t.derived}` }, `trial ${t.derived}`) : ""],
+    ["finished", t.finished],
+  ]);
+}
+function exitTable(t) {
+  return table(["place", "#threshold", "#taken", `#${data.metric}, validation`, `#latency, ${source(t)}`], t.exits.map(
+    ([place, threshold, rate, accuracy, cost]) => [place, threshold ? number(threshold, 4) : "always",
+      `${(100 * rate).toFixed(1)} %`, accuracy === null ? "no sample" : plain(accuracy), ms(cost)]));
+}
+function fill(t) {
+  const state = columns[1].value(t), close = el("button", { type: "button", onclick: shut, "aria-label": "Close details" }, "Close");
+  const head = el("div", { class: "head" }, el("h2", {}, `Trial ${t.trial} `, tag(state, state)), close);
+  const commands = ["export", "apply"].map((name) => copyable(data.commands[name].replaceAll("{trial}", t.trial)));
+  const parts = [head, el("p", { class: "lead" }, t.name || "")];
+  if (t.reason) parts.push(el("p", { class: "badge warn" }, t.reason));
+  parts.push(figuresOf(t));
+  if (t.exits) parts.push(el("h3", {}, "Early exits"), exitTable(t));
+  if (t.state === "complete") parts.push(el("h3", {}, "Commands"), ...commands);
+  parts.push(el("h3", {}, "Recipe"), copyable(t.recipe || ""));
+  if (t.notes) parts.push(el("h3", {}, "Notes"), el("ul", {}, ...t.notes.map((n) => el("li", {}, n))));
+  if (t.layers) parts.push(el("h3", {}, "Layers: original \u2192 this candidate"), layerTable(t));
+  $("detail").replaceChildren(...parts);
+}
+function open(trial, from) {
+  const t = byTrial.get(trial);
+  if (!t) return;
+  if (!$("detail").contains(document.activeElement)) returnTo = from || document.activeElement;
+  mark(trial);
+  if (!$("trials").contains(document.activeElement) && t.row.isConnected) $("trials").scrollTop = t.row.offsetTop - 80;
+  fill(t);
+  $("detail").hidden = false;
+  $("detail").scrollTop = 0;
+  document.body.classList.add("open");
+  if (location.hash !== `#trial=${trial}`) history.replaceState(null, "", `#trial=${trial}`);
+  $("detail").focus({ preventScroll: true });
+  settle();
+}
+function shut() {
+  $("detail").hidden = true;
+  document.body.classList.remove("open");
+  mark(null);
+  history.replaceState(null, "", location.pathname + location.search);
+  if (returnTo && returnTo.focus) returnTo.focus({ preventScroll: true });
+  settle();
+}
+function mark(trial) {
+  chosen = trial;
+  for (const tr of document.querySelectorAll("tr.chosen")) tr.classList.remove("chosen");
+  if (trial === null) return;
+  const rows = [byTrial.get(trial).row, document.querySelector(`#front-table tr[data-trial="${trial}"]`)];
+  for (const tr of rows) if (tr) tr.classList.add("chosen");
+}
+function settle() {
+  if (!plotly) return;
+  for (const name of drawn) if (!$(`plot-${name}`).hidden) plotly.Plots.resize($(`plot-${name}`));
+  ring();
+}
+function fromHash() {
+  const match = /^#trial=(\d+)$/.exec(location.hash);
+  if (match) open(Number(match[1]));
+}
+
+// ---- events -------------------------------------------------------------------------------------------------
+function onKey(event) {
+  const tr = event.target.closest && event.target.closest("tr[data-trial]");
+  if (event.key === "Escape" && !$("detail").hidden) shut();
+  if (!tr || event.target !== tr) return;
+  const move = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+  const edge = { Home: "firstElementChild", End: "lastElementChild" }[event.key];
+  const next = move ? tr[move] : edge ? tr.parentNode[edge] : null;
+  if (event.key === "Enter" || event.key === " ") open(Number(tr.dataset.trial), tr);
+  else if (!next) return;
+  else {
+    if (tr.closest("#trial-table")) { tr.tabIndex = -1; next.tabIndex = 0; }
+    next.focus();
+  }
+  event.preventDefault();
+}
+function show(name) {
+  for (const button of document.querySelectorAll("[data-show]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.show === name));
+    $(`plot-${button.dataset.show}`).hidden = button.dataset.show !== name;
+  }
+  draw(name);
+  settle();
+}
+function listen() {
+  $("filters").addEventListener("input", applyFilters);
+  $("filters").addEventListener("reset", () => setTimeout(applyFilters));
+  $("filters").addEventListener("submit", (event) => event.preventDefault());
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("click", (event) => {
+    const tr = event.target.closest("tr[data-trial]");
+    if (tr && !event.target.closest("a, button")) open(Number(tr.dataset.trial), tr);
+  });
+  for (const button of document.querySelectorAll("[data-show]")) button.addEventListener("click", () => show(button.dataset.show));
+  window.addEventListener("hashchange", fromHash);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plotly && (restyleAll(), ring()));
+}
+async function start() {
+  $("f-unit").textContent = data.percent ? "(%)" : "";
+  buildTable();
+  refreshTable();
+  listen();
+  fromHash();
+  if (!data.trials.some((t) => t.measured !== undefined && t.predicted !== undefined)) {
+    $("plot-measured").hidden = true;
+    $("no-measured").hidden = false;
+  }
+  for (const plot of document.querySelectorAll(".plot")) plot.append(el("p", { class: "waiting" }, "Drawing ..."));
+  try {
+    await unpackPlotly();
+  } catch (error) {
+    for (const note of document.querySelectorAll(".waiting")) {
+      note.textContent = `This browser cannot unpack the plots (${error.message}); the tables and details work.`;
+    }
+    return;
+  }
+  unpackArrays(data.figures);
+  for (const name of ["front", "measured", "progress", "budget"]) draw(name);
+}
+start();
+})();

@@ -1,0 +1,293 @@
+"""What a study found: one `Evaluation` per judged recipe and the `ParetoFront` of those that are not dominated.
+
+Data only: neither torch nor optuna is imported here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from autocompress.errors import ConstraintError
+from autocompress.recipe import Recipe
+
+Split = Literal["validation", "test"]
+LatencySource = Literal["predicted", "measured"]
+State = Literal["complete", "rejected", "failed"]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(_Data):
+    """The metric of one artefact on one split, with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+    n_samples: int
+    split: Split
+
+
+class LayerSummary(_Data):
+    """What became of one layer of the original model."""
+
+    name: str
+    kind: str
+    channels_before: int
+    channels_after: int
+    weight_bits: int
+    activation_bits: int
+    latency_ms_before: float = 0.0
+    """Predicted, in the fp32 original."""
+    latency_ms: float = 0.0
+    """Predicted, in this candidate."""
+
+
+class ExitSummary(_Data):
+    """One way out of a network with early exits; the last one is the network's own output."""
+
+    place: str
+    threshold: float
+    """Confidence at which the file stops here; 0 for the last."""
+    rate: float
+    """Share of the validation samples that leave here."""
+    latency_ms: float
+    """Latency of a sample that leaves here; same source as the evaluation's latency."""
+    accuracy: float
+    """Metric of the samples that leave here (validation split); NaN is stored as -1 when none does."""
+
+
+class Evaluation(_Data):
+    """One recipe and what was found about it.
+
+    `accuracy` is the task's metric, computed by running the artefact in its runtime. A rejected recipe
+    has only predicted figures and a `reason`; a failed one has a `reason`.
+    """
+
+    trial: int
+    kind: Literal["baseline", "candidate"] = "candidate"
+    label: str = ""
+    """Name of a baseline ("fp32", "fp16", "int8"), otherwise a short description of the recipe."""
+    recipe: Recipe
+    recipe_digest: str
+    state: State
+    reason: str = ""
+
+    validation: Score | None = None
+    test: Score | None = None
+    predicted_latency_ms: float | None = None
+    """Expectation over the exits when there are any."""
+    measured_latency_ms: float | None = None
+    worst_case_latency_ms: float | None = None
+    """Latency when no early exit is taken, from the same source as `latency_ms`."""
+    size_bytes: int | None = None
+    artifact: str | None = None
+    """The ONNX file, relative to the study folder; None when it was not kept."""
+    sha256: str | None = None
+    parity: float | None = None
+    """Share of samples on which the file and the torch model it came from agree (see the docs)."""
+    n_params: int | None = None
+    macs: int | None = None
+    layers: tuple[LayerSummary, ...] = ()
+    exits: tuple[ExitSummary, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the stages did, or that they did nothing."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall seconds by phase: structure, training, numerics, evaluation."""
+    derived_from: int | None = None
+    """Trial whose trained network this point shares (threshold sweep)."""
+    finished_at: str = ""
+    """UTC, ISO 8601."""
+
+    @property
+    def score(self) -> Score | None:
+        """The test score where there is one, else the validation score."""
+        return self.test or self.validation
+
+    @property
+    def accuracy(self) -> float | None:
+        """Value of `score`."""
+        return self.score.value if self.score else None
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Measured where there is a measurement, else predicted."""
+        return self.measured_latency_ms if self.measured_latency_ms is not None else self.predicted_latency_ms
+
+    @property
+    def latency_source(self) -> LatencySource:
+        """Where `latency_ms` comes from."""
+        return "measured" if self.measured_latency_ms is not None else "predicted"
+
+    def objectives(self) -> tuple[float, float, float]:
+        """Validation accuracy (up), latency_ms (down), size_bytes (down): what the selection uses."""
+        assert self.validation is not None and self.latency_ms is not None and self.size_bytes is not None
+        return self.validation.value, self.latency_ms, float(self.size_bytes)
+
+    def as_row(self) -> dict[str, Any]:
+        """The flat form used by `show --json`, `--csv` and the pandas frame."""
+        score = self.score
+        return {
+            "trial": self.trial,
+            "kind": self.kind,
+            "label": self.label,
+            "state": self.state,
+            "reason": self.reason,
+            "accuracy": score.value if score else None,
+            "accuracy_split": score.split if score else None,
+            "accuracy_low": score.low if score else None,
+            "accuracy_high": score.high if score else None,
+            "validation_accuracy": self.validation.value if self.validation else None,
+            "test_accuracy": self.test.value if self.test else None,
+            "latency_ms": self.latency_ms,
+            "latency_source": self.latency_source,
+            "predicted_latency_ms": self.predicted_latency_ms,
+            "measured_latency_ms": self.measured_latency_ms,
+            "worst_case_latency_ms": self.worst_case_latency_ms,
+            "size_bytes": self.size_bytes,
+            "n_params": self.n_params,
+            "macs": self.macs,
+            "parity": self.parity,
+            "exit_rates": [exit_.rate for exit_ in self.exits],
+            "artifact": self.artifact,
+            "sha256": self.sha256,
+            "derived_from": self.derived_from,
+            "seconds": sum(self.seconds.values()),
+            "recipe": self.recipe.to_dict(),
+            "recipe_digest": self.recipe_digest,
+        }
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether `a` is at least as good as `b` everywhere and better somewhere; (accuracy, latency, size)."""
+    no_worse = a[0] >= b[0] and a[1] <= b[1] and a[2] <= b[2]
+    return no_worse and tuple(a) != tuple(b)
+
+
+class ParetoFront:
+    """The evaluations that no other one dominates, fastest first.
+
+    Reference: K. Deb, "Multi-Objective Optimization Using Evolutionary Algorithms", 2001.
+    """
+
+    def __init__(self, points: Iterable[Evaluation]) -> None:
+        self.points = tuple(sorted(points, key=lambda point: (point.latency_ms or 0.0, point.trial)))
+
+    @classmethod
+    def of(cls, evaluations: Iterable[Evaluation]) -> ParetoFront:
+        """Return the non-dominated ones among the complete evaluations; of equals, the first trial stays."""
+        complete = [e for e in evaluations if e.state == "complete"]
+        unique: dict[tuple[float, float, float], Evaluation] = {}
+        for evaluation in sorted(complete, key=lambda e: e.trial):
+            unique.setdefault(evaluation.objectives(), evaluation)
+        return cls(
+            e for values, e in unique.items() if not any(dominates(other, values) for other in unique)
+        )
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        return iter(self.points)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: int) -> Evaluation:
+        return self.points[index]
+
+    def select(
+        self,
+        pick: Literal["knee", "fastest", "smallest", "most-accurate"] | None = None,
+        *,
+        trial: int | None = None,
+        max_latency_ms: float | None = None,
+        max_size_bytes: float | None = None,
+        min_accuracy: float | None = None,
+    ) -> Evaluation:
+        """Choose one point by its validation accuracy, latency and size.
+
+        Of the points that meet the limits, the one that `pick` names; without `pick` the most accurate one.
+
+        Raises:
+            ConstraintError: no point of the front meets the limits, or `trial` is not on the front.
+        """
+        points = [
+            p
+            for p in self.points
+            if (trial is None or p.trial == trial)
+            and (max_latency_ms is None or p.objectives()[1] <= max_latency_ms)
+            and (max_size_bytes is None or p.objectives()[2] <= max_size_bytes)
+            and (min_accuracy is None or p.objectives()[0] >= min_accuracy)
+        ]
+        if not points:
+            raise ConstraintError(self._nothing_found(trial))
+        if pick == "knee":
+            return ParetoFront(points).knee()
+        if pick == "fastest":
+            return min(points, key=lambda p: p.objectives()[1])
+        if pick == "smallest":
+            return min(points, key=lambda p: p.objectives()[2])
+        return max(points, key=lambda p: (p.objectives()[0], -p.objectives()[1]))
+
+    def _nothing_found(self, trial: int | None) -> str:
+        if not self.points:
+            return "the front is empty: no candidate was completed; run the search for longer"
+        if trial is not None:
+            known = ", ".join(str(p.trial) for p in self.points)
+            return f"trial {trial} is not on the front; the front holds the trials {known}"
+        accuracy, latency, size = zip(*(p.objectives() for p in self.points), strict=True)
+        return (
+            "no point of the front meets these limits; it reaches "
+            f"accuracy {max(accuracy):.4f}, latency {min(latency):.3f} ms, size {min(size):,.0f} bytes "
+            "(each on its own): loosen a limit or search for longer"
+        )
+
+    def knee(self) -> Evaluation:
+        """Return the point closest to the ideal one, each objective scaled to the front's own range.
+
+        Latency and size are compared by their logarithms, since they span orders of magnitude.
+        """
+        if not self.points:
+            raise ConstraintError(self._nothing_found(None))
+        values = np.array([p.objectives() for p in self.points])
+        costs = np.column_stack([-values[:, 0], np.log(values[:, 1]), np.log(values[:, 2])])
+        span = np.ptp(costs, axis=0)
+        scaled = (costs - costs.min(axis=0)) / np.where(span > 0, span, 1.0)
+        return self.points[int(np.argmin(np.linalg.norm(scaled, axis=1)))]
+
+    def hypervolume(self, reference: tuple[float, float, float]) -> float:
+        """Volume dominated by the front up to `reference`, in accuracy x ln(latency) x ln(size).
+
+        Args:
+            reference: accuracy, latency_ms and size_bytes of the worst point that counts. State it
+                with the figure: volumes with different references cannot be compared.
+        """
+        worst = np.array([-reference[0], math.log(reference[1]), math.log(reference[2])])
+        costs = [
+            np.array([-a, math.log(latency), math.log(size)])
+            for a, latency, size in (p.objectives() for p in self.points)
+        ]
+        return _hypervolume([c for c in costs if np.all(c < worst)], worst)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat dictionary per point, fastest first."""
+        return [point.as_row() for point in self.points]
+
+
+def _hypervolume(costs: list[np.ndarray], worst: np.ndarray) -> float:
+    """Sum slabs along the last axis; exact, for the small fronts of a study (any number of axes)."""
+    if not costs:
+        return 0.0
+    if len(worst) == 1:
+        return float(worst[0] - min(c[0] for c in costs))
+    ordered = sorted(costs, key=lambda c: c[-1])
+    edges = [*(c[-1] for c in ordered), worst[-1]]
+    return sum(
+        (edges[i + 1] - edges[i]) * _hypervolume([c[:-1] for c in ordered[: i + 1]], worst[:-1])
+        for i in range(len(ordered))
+        if edges[i + 1] > edges[i]
+    )

@@ -1,0 +1,341 @@
+"""Search spaces: which recipes are allowed. Data only: no torch, no optuna.
+
+A space is a list of stage spaces. Each field of a stage is a value or a domain; a stage may be `optional`;
+`one_of` chooses between stages. Fields that accept a table (pruning ratios, bit widths) take a domain with
+`per: stage` or `per: layer`, which is drawn for each part of the user's own network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autocompress._files import read_yaml
+from autocompress.device import DeviceProfile
+from autocompress.domains import Choice, Domain, Scoped, Suggester, Value, parse_domain
+from autocompress.errors import RecipeError, SpaceError
+from autocompress.recipe import Phase, Recipe, Stage, check_version, parse_stage, suggestion, technique
+
+_SHIPPED = (Path(__file__).parent / "search_spaces", Path(__file__).parent.parent / "search_spaces")
+_SWITCH = ("off", "on")
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """The parts of a network that a space can name, each mapped to its stage of the network."""
+
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """Groups of channels that are pruned together."""
+    layers: Mapping[str, str] = field(default_factory=dict)
+    """Layers whose weights can be quantised."""
+    places: tuple[str, ...] = ()
+    """Modules after which an early exit can be attached, in order of execution."""
+    place_fractions: tuple[float, ...] = ()
+    """Share of the MACs done when each place is reached."""
+
+    def parts(self, field_name: str, per: str) -> tuple[str, ...]:
+        """Names for which a table field draws a value of its own."""
+        table = self.groups if field_name == "ratio" else self.layers
+        return tuple(table) if per == "layer" else tuple(dict.fromkeys(table.values()))
+
+
+@dataclass(frozen=True)
+class StageSpace:
+    """The settings that one stage may take."""
+
+    technique: str
+    fixed: Mapping[str, Any]
+    domains: Mapping[str, Scoped]
+    optional: bool = False
+
+    def knobs(self, outline: Outline) -> Iterator[tuple[str, Domain]]:
+        """Names and domains of everything that is drawn for this stage."""
+        for name, scoped in self.domains.items():
+            key = f"{self.technique}.{name}"
+            if scoped.per == "model":
+                yield key, scoped.domain
+            else:
+                for part in outline.parts(name, scoped.per):
+                    yield f"{key}[{part}]", scoped.domain
+
+    def build(self, values: Mapping[str, Value], outline: Outline) -> Stage:
+        """Build the stage from one value per knob."""
+        settings: dict[str, Any] = {"technique": self.technique, **self.fixed}
+        for name, scoped in self.domains.items():
+            key = f"{self.technique}.{name}"
+            if scoped.per == "model":
+                settings[name] = values[key]
+            else:
+                settings[name] = {p: values[f"{key}[{p}]"] for p in outline.parts(name, scoped.per)}
+        return parse_stage(settings, self.technique)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in the recipe: one of several stages, or none when it is optional."""
+
+    name: str
+    alternatives: tuple[StageSpace, ...]
+    optional: bool
+
+    @property
+    def switch(self) -> Choice | None:
+        """The choice between the alternatives, or None when there is nothing to choose."""
+        names = tuple(a.technique for a in self.alternatives)
+        if len(names) > 1:
+            return Choice((*((_SWITCH[0],) if self.optional else ()), *names))
+        return Choice(_SWITCH) if self.optional else None
+
+    def chosen(self, value: Value) -> StageSpace | None:
+        """The alternative that a value of the switch stands for."""
+        if value == _SWITCH[0]:
+            return None
+        return next((a for a in self.alternatives if a.technique == value), self.alternatives[0])
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The recipes a search may try."""
+
+    slots: tuple[Slot, ...]
+    description: str = ""
+    notes: tuple[str, ...] = ()
+    """What `restrict` took away, and why."""
+
+    @classmethod
+    def parse(cls, data: object, source: str = "space") -> SearchSpace:
+        """Build a space from plain data; every corner of it is built once, so that a bad bound fails now.
+
+        Raises:
+            SpaceError: it is not valid; the message names the field by its path.
+        """
+        if not isinstance(data, Mapping):
+            raise SpaceError(f"{source}: must be a mapping with the key 'stages', got {type(data).__name__}")
+        check_version(data, source, SpaceError)
+        known = ("version", "description", "stages")
+        for key in data:
+            if key not in known:
+                raise SpaceError(f"{source}: {key}: unknown key{suggestion(str(key), known)}")
+        stages = data.get("stages")
+        if not isinstance(stages, list) or not stages:
+            raise SpaceError(f"{source}: stages: must be a list of one or more stages, got {stages!r}")
+        slots = tuple(_parse_slot(item, f"{source}: stages.{i}") for i, item in enumerate(stages))
+        space = cls(slots, str(data.get("description", "")))
+        space._check(source)
+        return space
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> SearchSpace:
+        """Read a space from a YAML file, or one of the shipped ones by its name.
+
+        Raises:
+            SpaceError: there is no such space, or it is not valid.
+        """
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            shipped = {p.stem: p for folder in _SHIPPED for p in sorted(folder.glob("*.yaml"))}
+            if str(name_or_path) not in shipped:
+                raise SpaceError(
+                    f"no search space {str(name_or_path)!r}{suggestion(str(name_or_path), list(shipped))}; "
+                    f"shipped ones: {', '.join(sorted(shipped))}; or give the path of a YAML file"
+                )
+            path = shipped[str(name_or_path)]
+        return cls.parse(read_yaml(path, SpaceError), str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `parse` reads."""
+        items = []
+        for slot in self.slots:
+            entries = [_dump(a) for a in slot.alternatives]
+            item = entries[0] if len(entries) == 1 else {"one_of": entries}
+            items.append({**item, "optional": True} if slot.optional else item)
+        return {"version": 1, "description": self.description, "stages": items}
+
+    def to_yaml(self) -> str:
+        """The text that `load` reads."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def knobs(self, outline: Outline) -> dict[str, Domain]:
+        """All knobs of the space for one network, those of alternatives included."""
+        result: dict[str, Domain] = {}
+        for slot in self.slots:
+            if slot.switch:
+                result[slot.name] = slot.switch
+            for alternative in slot.alternatives:
+                result.update(alternative.knobs(outline))
+        return result
+
+    def size(self, outline: Outline) -> float:
+        """Number of different settings; infinite with a continuous range."""
+        total = 1.0
+        for slot in self.slots:
+            options = sum(math.prod(d.size for _, d in a.knobs(outline)) for a in slot.alternatives)
+            total *= options + (1 if slot.optional else 0)
+        return total
+
+    def sample(self, suggester: Suggester, outline: Outline) -> Recipe:
+        """Draw a recipe; `suggester` is an `optuna.Trial` or anything with its suggest methods."""
+        stages = []
+        for slot in self.slots:
+            value = slot.switch.suggest(slot.name, suggester) if slot.switch else _SWITCH[1]
+            chosen = slot.chosen(value)
+            if chosen is not None:
+                values = {key: domain.suggest(key, suggester) for key, domain in chosen.knobs(outline)}
+                stages.append(chosen.build(values, outline))
+        return Recipe(stages=tuple(_drop_unmet(stages)))
+
+    def anchors(self, outline: Outline, fractions: Sequence[float]) -> list[dict[str, Value]]:
+        """Settings to try first: every range at the same share of its way, every choice at its first value.
+
+        Each is given with all optional stages on.
+        """
+        result = []
+        for fraction in fractions:
+            values: dict[str, Value] = {}
+            for slot in self.slots:
+                switch = slot.switch
+                chosen = slot.alternatives[0]
+                if switch:
+                    values[slot.name] = chosen.technique if len(slot.alternatives) > 1 else _SWITCH[1]
+                for key, domain in chosen.knobs(outline):
+                    pruning = key.startswith("prune.ratio")
+                    values[key] = domain.at(fraction if pruning else 0.0 if isinstance(domain, Choice) else 0.5)
+            result.append(values)
+        return result
+
+    def restrict(self, device: DeviceProfile, outline: Outline, *, trainable: bool = True) -> SearchSpace:
+        """Drop what this device, this network or this task cannot use, and say so in `notes`."""
+        notes: list[str] = []
+        slots = []
+        for slot in self.slots:
+            kept = []
+            for alternative in slot.alternatives:
+                reason = _unusable(alternative, device, outline, trainable)
+                if reason:
+                    notes.append(f"{alternative.technique}: left out: {reason}")
+                else:
+                    kept.append(alternative)
+            if kept:
+                slots.append(Slot(slot.name, tuple(kept), slot.optional))
+        if not slots:
+            raise SpaceError("nothing of the search space can be used here: " + "; ".join(notes))
+        return SearchSpace(tuple(slots), self.description, (*self.notes, *notes))
+
+    def _check(self, source: str) -> None:
+        outline = Outline(groups={"layer": "stage1"}, layers={"layer": "stage1"})
+        names = [a.technique for slot in self.slots for a in slot.alternatives]
+        for name in names:
+            if names.count(name) > 1:
+                raise SpaceError(f"{source}: {name} appears twice; merge the two into one stage with domains")
+        defaults = [slot.alternatives[0] for slot in self.slots]
+        try:
+            for i, slot in enumerate(self.slots):
+                for alternative in slot.alternatives:
+                    for values in _corners(alternative, outline):
+                        stage = alternative.build(values, outline)
+                        others = (_first(d, outline) for d in defaults[:i] + defaults[i + 1 :])
+                        ordered = sorted([stage, *others], key=lambda s: s.phase)
+                        Recipe(stages=tuple(_drop_unmet(ordered)))
+            Recipe(stages=tuple(_first(default, outline) for default in defaults))
+        except RecipeError as error:
+            raise SpaceError(f"{source}: {error}") from None
+
+
+def _first(space: StageSpace, outline: Outline) -> Stage:
+    return space.build({key: domain.corners()[0] for key, domain in space.knobs(outline)}, outline)
+
+
+def _corners(space: StageSpace, outline: Outline) -> Iterator[dict[str, Value]]:
+    knobs = dict(space.knobs(outline))
+    first = {key: domain.corners()[0] for key, domain in knobs.items()}
+    yield first
+    for key, domain in knobs.items():
+        for corner in domain.corners()[1:]:
+            yield {**first, key: corner}
+
+
+def _drop_unmet(stages: Sequence[Stage]) -> list[Stage]:
+    """Leave out stages whose required technique was switched off."""
+    names = {stage.technique for stage in stages}
+    return [stage for stage in stages if stage.requires <= names]
+
+
+def _dump(space: StageSpace) -> dict[str, Any]:
+    item: dict[str, Any] = {"technique": space.technique, **space.fixed}
+    for name, scoped in space.domains.items():
+        domain = scoped.domain
+        if isinstance(domain, Choice):
+            item[name] = {"choice": list(domain.values)}
+        else:
+            item[name] = {"low": domain.low, "high": domain.high}
+            item[name] |= {"step": domain.step} if domain.step else {}
+            item[name] |= {"log": True} if domain.log else {}
+        if scoped.per != "model":
+            item[name]["per"] = scoped.per
+    return item
+
+
+def _parse_slot(item: object, path: str) -> Slot:
+    if not isinstance(item, Mapping):
+        raise SpaceError(f"{path}: must be a mapping with the key 'technique' or 'one_of', got {item!r}")
+    rest = dict(item)
+    optional = rest.pop("optional", False)
+    if not isinstance(optional, bool):
+        raise SpaceError(f"{path}.optional: must be true or false, got {optional!r}")
+    if "one_of" in rest:
+        entries = rest.pop("one_of")
+        if rest or not isinstance(entries, list) or not entries:
+            raise SpaceError(f"{path}: one_of must be a list of stages and stand alone beside 'optional'")
+    else:
+        entries = [rest]
+    alternatives = tuple(_parse_stage_space(e, f"{path}") for e in entries)
+    phases = {technique(a.technique).phase for a in alternatives}
+    if len(phases) > 1:
+        raise SpaceError(f"{path}.one_of: its stages must be of one phase, got {', '.join(sorted(p.name.lower() for p in phases))}")
+    return Slot("+".join(a.technique for a in alternatives), alternatives, optional)
+
+
+def _parse_stage_space(entry: object, path: str) -> StageSpace:
+    if not isinstance(entry, Mapping) or "technique" not in entry:
+        raise SpaceError(f"{path}: must be a mapping with the key 'technique', got {entry!r}")
+    name = str(entry["technique"])
+    try:
+        cls = technique(name)
+    except RecipeError as error:
+        raise SpaceError(f"{path}: {error}") from None
+    fixed: dict[str, Any] = {}
+    domains: dict[str, Scoped] = {}
+    for key, value in entry.items():
+        if key == "technique":
+            continue
+        if key not in cls.model_fields:
+            raise SpaceError(f"{path}.{key}: unknown key{suggestion(str(key), list(cls.model_fields))}")
+        if isinstance(value, Mapping) and ({"choice", "low", "high", "per"} & set(value)):
+            try:
+                scoped = parse_domain(dict(value))
+            except (ValueError, TypeError) as error:
+                raise SpaceError(f"{path}.{key}: {error}") from None
+            if scoped.per != "model" and key not in ("ratio", "weight_bits", "activation_bits"):
+                raise SpaceError(f"{path}.{key}: per: {scoped.per} is for ratio, weight_bits and activation_bits")
+            domains[key] = scoped
+        else:
+            fixed[key] = value
+    return StageSpace(name, fixed, domains)
+
+
+def _unusable(space: StageSpace, device: DeviceProfile, outline: Outline, trainable: bool) -> str:
+    cls = technique(space.technique)
+    if not trainable and (cls.phase is Phase.TRAINING or space.technique == "qat"):
+        return "the task brings no training data"
+    if space.technique == "prune" and not outline.groups:
+        return "the network has no channels that can be removed"
+    if space.technique == "early_exit" and not outline.places:
+        return "the network has no place for an exit, or its task is not a classification"
+    if cls.phase is Phase.NUMERICS and not outline.layers:
+        return "the network has no layer that can be quantised"
+    return ""

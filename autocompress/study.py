@@ -1,0 +1,241 @@
+"""The study folder: what a search leaves on disk, and how it is read back.
+
+study.json        the inputs: task, device, space, constraints, budget, seed, hashes, versions
+study.journal     the Optuna study (see controller/journal.py)
+trials/000012/    evaluation.json and model.onnx of trial 12
+final.json        written at the end: front and baselines, measured on the device and scored on the test split
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from autocompress._files import write_atomically, write_json
+from autocompress.errors import StudyError
+from autocompress.recipe import check_version, explain
+from autocompress.results import Evaluation, ParetoFront
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STUDY_VERSION = 1
+
+
+class Settings(BaseModel):
+    """The inputs of a study. A resumed search must have the same ones, but for its budget."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    task: str
+    """Reference as the user gave it, such as "my_task.py:task"."""
+    task_name: str
+    metric: str
+    model_sha256: str
+    data_sha256: str
+    device: dict[str, Any]
+    """The whole device profile."""
+    space: dict[str, Any]
+    constraints: tuple[str, ...]
+    sampler: str
+    seed: int
+    outline: dict[str, Any]
+    """Prunable groups, quantisable layers and exit places of the network."""
+    unprunable: dict[str, str]
+    """Groups that cannot be pruned, with the reason."""
+    versions: dict[str, str]
+    """Of Python and the libraries that matter."""
+    created_at: str
+
+    def differences(self, other: Settings) -> list[str]:
+        """What in `other` would make another study, in words."""
+        names = ("model_sha256", "data_sha256", "metric", "space", "constraints", "sampler", "seed")
+        texts = [
+            f"{name}: the study has {_short(mine)}, now {_short(theirs)}"
+            for name in names
+            if (mine := getattr(self, name)) != (theirs := getattr(other, name))
+        ]
+        if self.device != other.device:
+            texts.append(
+                f"device: the study has {self.device['name']}, now {other.device['name']}"
+                if self.device["name"] != other.device["name"]
+                else f"device: the profile of {self.device['name']} has changed since"
+            )
+        return texts
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study folder, read."""
+
+    path: Path
+    settings: Settings
+    evaluations: tuple[Evaluation, ...]
+    """All judged recipes by trial number; those of the final front with their final figures."""
+    final: bool
+    """Whether the search came to its end: front measured on the device and scored on the test split."""
+
+    @classmethod
+    def open(cls, path: str | Path) -> Study:
+        """Read a study folder, also one whose search still runs or was interrupted.
+
+        Raises:
+            StudyError: it is not a study folder, is damaged, or is of another version.
+        """
+        folder = Path(path)
+        settings = read_settings(folder)
+        evaluations = {e.trial: e for e in _read_trials(folder)}
+        finals = _read_final(folder)
+        evaluations.update({e.trial: e for e in finals})
+        return cls(folder, settings, tuple(evaluations[n] for n in sorted(evaluations)), bool(finals))
+
+    @cached_property
+    def baselines(self) -> tuple[Evaluation, ...]:
+        """fp32, fp16 and uniform int8."""
+        return tuple(e for e in self.evaluations if e.kind == "baseline")
+
+    @cached_property
+    def candidates(self) -> tuple[Evaluation, ...]:
+        """Everything that is not a baseline, rejected and failed ones included."""
+        return tuple(e for e in self.evaluations if e.kind == "candidate")
+
+    @cached_property
+    def front(self) -> ParetoFront:
+        """The points that no other one dominates, on the validation split.
+
+        After the end of a search all of them are measured where the device is this machine, so that measured
+        and predicted latencies are never compared with each other.
+        """
+        complete = [e for e in self.evaluations if e.state == "complete"]
+        if self.final and any(e.measured_latency_ms is not None for e in complete):
+            complete = [e for e in complete if e.measured_latency_ms is not None]
+        return ParetoFront.of(complete)
+
+    def evaluation(self, trial: int) -> Evaluation:
+        """The evaluation of one trial.
+
+        Raises:
+            StudyError: there is no such trial.
+        """
+        for evaluation in self.evaluations:
+            if evaluation.trial == trial:
+                return evaluation
+        raise StudyError(f"{self.path}: there is no trial {trial}; it has {len(self.evaluations)} of them")
+
+    def beats_all_baselines(self) -> list[Evaluation]:
+        """Points of the front that are at least as good as every baseline in every objective."""
+        bars = [b.objectives() for b in self.baselines if b.state == "complete"]
+        return [
+            p
+            for p in self.front
+            if p.kind == "candidate"
+            and all(
+                p.objectives()[0] >= a and p.objectives()[1] <= latency and p.objectives()[2] <= size
+                for a, latency, size in bars
+            )
+        ]
+
+    def frame(self) -> pd.DataFrame:
+        """All evaluations as a pandas frame, one row per trial."""
+        import pandas as pd
+
+        on_front = {e.trial for e in self.front}
+        rows = [{**e.as_row(), "on_front": e.trial in on_front} for e in self.evaluations]
+        return pd.DataFrame(rows).set_index("trial")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `show --json` prints."""
+        return {
+            "study": str(self.path),
+            "final": self.final,
+            "task": self.settings.task_name,
+            "metric": self.settings.metric,
+            "device": self.settings.device["name"],
+            "constraints": list(self.settings.constraints),
+            "n_trials": len(self.evaluations),
+            "n_complete": sum(e.state == "complete" for e in self.evaluations),
+            "n_rejected": sum(e.state == "rejected" for e in self.evaluations),
+            "n_failed": sum(e.state == "failed" for e in self.evaluations),
+            "n_beating_all_baselines": len(self.beats_all_baselines()),
+            "baselines": [e.as_row() for e in self.baselines],
+            "front": self.front.rows(),
+        }
+
+
+def trial_folder(study: Path, trial: int) -> Path:
+    """Where a trial keeps its files."""
+    return study / "trials" / f"{trial:06d}"
+
+
+def write_evaluation(study: Path, evaluation: Evaluation) -> None:
+    """Keep the result of a trial, all or nothing."""
+    write_atomically(
+        trial_folder(study, evaluation.trial) / "evaluation.json", evaluation.model_dump_json(indent=1) + "\n"
+    )
+
+
+def read_evaluation(study: Path, trial: int) -> Evaluation | None:
+    """The kept result of a trial, or None."""
+    path = trial_folder(study, trial) / "evaluation.json"
+    return _parse(path, path.read_text()) if path.exists() else None
+
+
+def write_final(study: Path, evaluations: Iterable[Evaluation], conditions: dict[str, Any]) -> None:
+    """Keep the final figures of the front and of the baselines, and how they were taken."""
+    points = [e.model_dump(mode="json") for e in evaluations]
+    write_json(study / "final.json", {"version": 1, "conditions": conditions, "points": points})
+
+
+def read_settings(study: Path) -> Settings:
+    """The inputs of a study.
+
+    Raises:
+        StudyError: there are none, or they are of another version.
+    """
+    path = study / "study.json"
+    if not path.exists():
+        raise StudyError(f"{study}: not a study folder (it has no study.json); give the --out of a search")
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise StudyError(f"{path}: cannot be read: {error}") from None
+    check_version(data, str(path), StudyError, STUDY_VERSION)
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        raise StudyError(explain(error, str(path), list(Settings.model_fields))) from None
+
+
+def _read_trials(study: Path) -> list[Evaluation]:
+    paths = sorted((study / "trials").glob("[0-9]*/evaluation.json"))
+    return [_parse(path, path.read_text()) for path in paths]
+
+
+def _read_final(study: Path) -> list[Evaluation]:
+    path = study / "final.json"
+    if not path.exists():
+        return []
+    try:
+        points = json.loads(path.read_text())["points"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise StudyError(f"{path}: damaged ({error}); delete it and run the search again to finish") from None
+    return [_parse(path, json.dumps(point)) for point in points]
+
+
+def _parse(path: Path, text: str) -> Evaluation:
+    try:
+        return Evaluation.model_validate_json(text)
+    except ValidationError as error:
+        raise StudyError(f"{path}: damaged: {error.errors()[0]['msg']}; delete this trial's folder") from None

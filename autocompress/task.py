@@ -1,0 +1,353 @@
+"""The user's side of a search: a trained model, its data, its loss and its metric."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autocompress.errors import TaskError
+from autocompress.results import Score, Split
+
+Array = NDArray[Any]
+Batches = Iterable[tuple[Tensor, Tensor]]
+Predict = Callable[[Array], Array]
+"""Inputs of one batch (N, ...) to outputs (N, ...), by the runtime that will run the file."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit: the mean of a score per sample. Higher must be better."""
+
+    name: str
+    per_sample: Callable[[Array, Array], Array]
+    """Outputs (N, ...) and targets (N, ...) to scores (N,)."""
+
+    def score(self, scores: Array, split: Split) -> Score:
+        """Mean with its 95 % interval: Wilson's for 0/1 scores, else the percentile bootstrap.
+
+        Reference: E. B. Wilson, JASA 22 (1927) 209-212.
+        """
+        from scipy import stats
+
+        scores = np.asarray(scores, dtype=np.float64)
+        mean, n = float(scores.mean()), len(scores)
+        if np.isin(scores, (0.0, 1.0)).all():
+            interval = stats.binomtest(int(scores.sum()), n).proportion_ci(_CONFIDENCE, method="wilson")
+        elif np.ptp(scores) == 0:
+            return Score(value=mean, low=mean, high=mean, n_samples=n, split=split)
+        else:
+            interval = stats.bootstrap(
+                (scores,), np.mean, n_resamples=999, confidence_level=_CONFIDENCE, method="percentile", rng=0
+            ).confidence_interval
+        return Score(value=mean, low=float(interval.low), high=float(interval.high), n_samples=n, split=split)
+
+
+def _correct(outputs: Array, labels: Array) -> Array:
+    correct: Array = (outputs.argmax(-1) == labels).astype(np.float64)
+    return correct
+
+
+ACCURACY = Metric("accuracy", _correct)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trained model with what is needed to compress and to judge it.
+
+    Args:
+        model: the trained network; one tensor in, one tensor out. It is never changed.
+        example_input: one batch of inputs, shape (N, ...); only its shape and type matter.
+        train, val, test: anything that can be iterated over again and again and yields (inputs, targets)
+            batches, such as a DataLoader, or a Dataset of single samples. `val` selects, `test` is read once,
+            at the end. Without `train` nothing is trained.
+        loss: of outputs and targets, for training; cross-entropy for a classification.
+        metric: what `accuracy` means for this task.
+        evaluate: instead of `metric` and `val`: a function that gets a `predict` and returns the metric.
+        evaluate_test: the same on the test data.
+        teacher: the network to distil from; the model itself by default.
+        autocast: computation type in training, such as torch.bfloat16 on a CPU that has it.
+        channels_last: memory format in training, which is 20 to 25 % faster for convolutions on CPUs.
+    """
+
+    model: nn.Module
+    example_input: Tensor
+    train: Any = None
+    val: Any = None
+    test: Any = None
+    loss: Loss = nn.functional.cross_entropy
+    metric: Metric = ACCURACY
+    kind: Literal["classification", "other"] = "classification"
+    evaluate: Callable[[Predict], float] | None = None
+    evaluate_test: Callable[[Predict], float] | None = None
+    teacher: nn.Module | None = None
+    name: str = "task"
+    autocast: torch.dtype | None = None
+    channels_last: bool = False
+    batch_size: int = 64
+    """Used where a split is a Dataset of single samples."""
+    _memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise TaskError(f"model must be a torch.nn.Module, got {type(self.model).__name__}")
+        if not isinstance(self.example_input, Tensor) or self.example_input.dim() < 2:
+            raise TaskError(
+                "example_input must be a tensor with a batch dimension, such as torch.zeros(1, 3, 224, 224), "
+                f"got {getattr(self.example_input, 'shape', type(self.example_input).__name__)}"
+            )
+        if self.val is None and self.evaluate is None:
+            raise TaskError("a task needs validation data: give val=..., or evaluate=a function of predict")
+        if self.evaluate is None and self.kind == "other" and self.metric is ACCURACY:
+            raise TaskError("a task that is not a classification needs its own metric=Metric(name, per_sample)")
+
+    @classmethod
+    def classification(cls, model: nn.Module, **settings: Any) -> Task:
+        """Cross-entropy and top-1 accuracy; targets are class indices (N,)."""
+        return cls(model=model, **settings)
+
+    @classmethod
+    def regression(cls, model: nn.Module, *, metric: Metric, **settings: Any) -> Task:
+        """Mean squared error and the given metric (higher is better)."""
+        settings.setdefault("loss", nn.functional.mse_loss)
+        return cls(model=model, metric=metric, kind="other", **settings)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there is training data."""
+        return self.train is not None
+
+    def train_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of training batches, labels checked."""
+        for inputs, targets in _batches(self.train, self.batch_size, shuffle=True, split="train"):
+            self._check_labels(targets, "train")
+            yield inputs, targets
+
+    def calibration_batches(self, n_samples: int, seed: int) -> list[Array]:
+        """Some training inputs (validation inputs without training data) for the observers of a PTQ."""
+        key = f"calibration.{n_samples}.{seed}"
+        if key not in self._memo:
+            source = self.train if self.trainable else self.val
+            batches: list[Array] = []
+            if source is None:
+                batches = [self.example_input.numpy()]
+            else:
+                seed_everything(seed)
+                for inputs, _ in _batches(source, self.batch_size, shuffle=True, split="train"):
+                    batches.append(inputs[: n_samples - sum(map(len, batches))].float().numpy())
+                    if sum(map(len, batches)) >= n_samples:
+                        break
+            self._memo[key] = batches
+        return list(self._memo[key])
+
+    def split(self, split: Split) -> list[tuple[Array, Array]]:
+        """All batches of a split as arrays, read once and kept."""
+        if split not in self._memo:
+            source = self.val if split == "validation" else self.test
+            batches = []
+            for inputs, targets in _batches(source, self.batch_size, shuffle=False, split=split):
+                self._check_labels(targets, split)
+                batches.append((inputs.float().numpy(), targets.numpy()))
+            self._memo[split] = batches
+        return list(self._memo[split])
+
+    def has(self, split: Split) -> bool:
+        """Whether the split can be scored."""
+        if split == "validation":
+            return True
+        return self.test is not None or self.evaluate_test is not None
+
+    def score(self, predict: Predict, split: Split) -> Score:
+        """Run `predict` over a split and return the metric with its interval."""
+        function = self.evaluate if split == "validation" else self.evaluate_test
+        if function is not None:
+            value = float(function(predict))
+            if not np.isfinite(value):
+                raise TaskError(f"evaluate must return a finite number, got {value}")
+            return Score(value=value, low=value, high=value, n_samples=0, split=split)
+        scores = [self.metric.per_sample(predict(x), y) for x, y in self.split(split)]
+        return self.metric.score(np.concatenate(scores), split)
+
+    @cached_property
+    def n_outputs(self) -> int:
+        """Size of the last dimension of the model's output."""
+        return int(self.output_shape[-1])
+
+    @cached_property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output for the example input.
+
+        Raises:
+            TaskError: the model does not run on it, or does not return one tensor.
+        """
+        try:
+            with torch.no_grad(), evaluating(self.model):
+                output = self.model(self.example_input)
+        except Exception as error:  # the user's own code: any error of it is an input error
+            shape = tuple(self.example_input.shape)
+            raise TaskError(f"the model does not run on example_input {shape}: {_first_line(error)}") from error
+        if not isinstance(output, Tensor):
+            raise TaskError(f"the model must return one tensor, got {type(output).__name__}; wrap it in a module")
+        return tuple(output.shape)
+
+    def validate(self) -> None:
+        """Check model, data and labels before any work is done.
+
+        Raises:
+            TaskError: the first thing that is wrong.
+        """
+        if self.kind == "classification" and len(self.output_shape) != 2 and self.evaluate is None:
+            raise TaskError(
+                f"a classification returns logits (N, classes), got {self.output_shape}; "
+                "use Task(..., kind='other') with a metric and a loss of your own"
+            )
+        if self.trainable:
+            inputs, _ = next(self.train_batches())
+            self._check_shape(inputs, "train")
+        if self.evaluate is None:
+            self._check_shape(torch.from_numpy(self.split("validation")[0][0]), "validation")
+        if self.test is not None:
+            self._check_shape(torch.from_numpy(self.split("test")[0][0]), "test")
+
+    @cached_property
+    def model_sha256(self) -> str:
+        """Hash of the model's class names, parameters and buffers."""
+        digest = hashlib.sha256(str(self.model).encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def data_sha256(self) -> str:
+        """Hash of the validation and test data and of the size of the training data."""
+        digest = hashlib.sha256()
+        for split, source in (("validation", self.val), ("test", self.test)):
+            for arrays in self.split(split) if source is not None else ():  # type: ignore[arg-type]
+                for array in arrays:
+                    digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(str(len(self.train) if hasattr(self.train, "__len__") else "?").encode())
+        return digest.hexdigest()
+
+    def _check_labels(self, targets: Tensor, split: str) -> None:
+        if self.kind != "classification" or targets.is_floating_point() or targets.dim() != 1:
+            return
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= self.n_outputs:
+            raise TaskError(
+                f"{split} data: labels must be from 0 to {self.n_outputs - 1} (the model has "
+                f"{self.n_outputs} outputs), got {low if low < 0 else high}"
+            )
+
+    def _check_shape(self, inputs: Tensor, split: str) -> None:
+        expected, got = tuple(self.example_input.shape[1:]), tuple(inputs.shape[1:])
+        if expected != got:
+            raise TaskError(f"{split} data: samples must have the shape of example_input {expected}, got {got}")
+
+
+def load_task(reference: str) -> Task:
+    """Load "module.py:name" (or "package.module:name"); the name is a Task or a function that returns one.
+
+    Raises:
+        TaskError: the module cannot be found or raises, or does not give a Task.
+    """
+    source, separator, name = reference.rpartition(":")
+    if not separator:
+        source, name = reference, "task"
+    module = _import(source, reference)
+    if not hasattr(module, name):
+        raise TaskError(f"{source}: has no {name!r}; write a function task() that returns autocompress.Task(...)")
+    value = getattr(module, name)
+    if callable(value) and not isinstance(value, Task):
+        try:
+            value = value()
+        except TaskError:
+            raise
+        except Exception as error:  # the user's own code: any error of it is an input error
+            raise TaskError(f"{reference}: {name}() raised {_where(error)}") from error
+    if not isinstance(value, Task):
+        raise TaskError(f"{reference}: must be a Task or a function that returns one, got {type(value).__name__}")
+    return value
+
+
+def _import(source: str, reference: str) -> Any:
+    path = Path(source)
+    try:
+        if path.suffix != ".py":
+            return importlib.import_module(source)
+        if not path.exists():
+            raise TaskError(f"{reference}: there is no file {source}")
+        sys.path.insert(0, str(path.parent.resolve()))
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        return module
+    except TaskError:
+        raise
+    except Exception as error:  # the user's own code: any error of it is an input error
+        raise TaskError(f"{reference}: importing it raised {_where(error)}") from error
+
+
+def _where(error: BaseException) -> str:
+    """The error's type and text with the innermost line of the user's code."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f" ({Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno})" if frame else ""
+    return f"{type(error).__name__}: {_first_line(error)}{place}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["(no message)"])[0]
+
+
+def _batches(source: Any, batch_size: int, *, shuffle: bool, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    if isinstance(source, torch.utils.data.Dataset):
+        source = torch.utils.data.DataLoader(source, batch_size, shuffle=shuffle)
+    empty = True
+    for batch in source:
+        if not isinstance(batch, Sequence) or len(batch) != 2 or not all(isinstance(b, Tensor) for b in batch):
+            raise TaskError(f"{split} data: every batch must be (inputs, targets), two tensors, got {type(batch).__name__}")
+        empty = False
+        yield batch[0], batch[1]
+    if empty:
+        raise TaskError(f"{split} data: is empty; it must yield one or more (inputs, targets) batches")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch, so that shuffles and augmentations repeat."""
+    import random
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+class evaluating:  # noqa: N801 - reads as a verb: `with evaluating(model)`
+    """Put a module into evaluation mode for a while, every submodule back as it was afterwards."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.modes = [(m, m.training) for m in module.modules()]
+
+    def __enter__(self) -> None:
+        for module, _ in self.modes:
+            module.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for module, mode in self.modes:
+            module.training = mode

@@ -1,0 +1,63 @@
+"""Fine-tuning after pruning, with the original (or another) network as the teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from autocompress.recipe import Number, Phase, Stage
+
+if TYPE_CHECKING:
+    from autocompress.candidate import Candidate, Workshop
+
+
+class Distill(Stage):
+    """Train all weights, exit heads included, on labels and on the teacher's answers.
+
+    With `weight: 0` it is plain fine-tuning; with `epochs: 0` only BatchNorm statistics are re-estimated.
+    """
+
+    technique: Literal["distill"] = "distill"
+    epochs: Annotated[int, Field(ge=0, le=1000)] = 3
+    learning_rate: Annotated[Number, Field(gt=0, le=10)] = 0.05
+    """Peak of the one-cycle schedule."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    weight_decay: Annotated[Number, Field(ge=0, le=1)] = 5e-4
+    temperature: Annotated[Number, Field(gt=0, le=100)] = 4.0
+    """Softens the teacher's answers."""
+    weight: Annotated[Number, Field(ge=0, le=1)] = 0.7
+    """Share of the teacher's answers in the loss; the rest is the task's own loss."""
+    feature_weight: Annotated[Number, Field(ge=0, le=1e4)] = 0.0
+    """Weight of attention transfer at the places of the network."""
+    relation_weight: Annotated[Number, Field(ge=0, le=1e4)] = 0.0
+    """Weight of the distances between samples."""
+    exit_weight: Annotated[Number, Field(ge=0, le=10)] = 0.5
+    """Weight of the loss of each early exit."""
+
+    phase: ClassVar[Phase] = Phase.TRAINING
+    references: ClassVar[tuple[str, ...]] = (
+        "Hinton et al., arXiv 1503.02531",
+        "Zagoruyko and Komodakis, arXiv 1612.03928",
+        "Park et al., arXiv 1904.05068",
+    )
+
+    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+        """Train a copy of the model.
+
+        Raises:
+            CandidateError: the loss became infinite or NaN.
+        """
+        from autocompress.training import Distillation, Schedule, train_candidate
+
+        schedule = Schedule(self.epochs, self.learning_rate, self.optimizer, self.weight_decay)
+        terms = Distillation(
+            self.temperature, self.weight, self.feature_weight, self.relation_weight, self.exit_weight
+        )
+        model = train_candidate(candidate, workshop, schedule, terms)
+        done = f"{self.epochs} epochs" if self.epochs else "BatchNorm re-estimated"
+        return candidate.evolve(f"distill: {done}", model=model)
+
+    def summary(self) -> str:
+        """A few words for tables."""
+        return f"{'distill' if self.weight else 'fine-tune'} {self.epochs} ep"

@@ -1,0 +1,82 @@
+"""Early exits: heads inside the network that answer easy inputs before the rest is computed.
+
+The heads are attached here, trained together with the network by the TRAINING stages, and deployed as nested
+`If` operators: the file really stops when an exit fires. The thresholds are no part of this stage: they are swept
+after training (see exit_threshold).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from autocompress._lazy import lazy
+from autocompress.errors import CandidateError
+from autocompress.recipe import Number, Phase, Stage
+
+if TYPE_CHECKING:
+    from autocompress.candidate import Candidate, Workshop
+    from autocompress.graph import anatomy
+else:
+    anatomy = lazy("autocompress.graph.anatomy")
+
+
+class EarlyExit(Stage):
+    """Attach exit heads at some places of the network."""
+
+    technique: Literal["early_exit"] = "early_exit"
+    places: tuple[str, ...] = ()
+    """Names of the modules to exit after; empty: chosen by `count` and `first`."""
+    count: Annotated[int, Field(ge=1, le=4)] = 1
+    first: Annotated[Number, Field(gt=0, lt=1)] = 0.33
+    """Share of the MACs before the first exit; the others are spread evenly over the rest."""
+    head: Literal["linear", "conv"] = "conv"
+    """Pooling and a linear layer, or a strided 3x3 convolution in front of them (feature maps only)."""
+    hidden: Annotated[int, Field(ge=8, le=1024)] = 64
+    """Channels of the convolution of the head."""
+
+    phase: ClassVar[Phase] = Phase.STRUCTURE
+    conflicts: ClassVar[frozenset[str]] = frozenset()
+    references: ClassVar[tuple[str, ...]] = ("Teerapittayanon et al., BranchyNet, ICPR 2016, arXiv 1709.01686",)
+
+    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+        """Attach the heads; the network itself is not changed.
+
+        Raises:
+            CandidateError: a named place does not exist, or the network has none that fits.
+        """
+        import torch
+
+        from autocompress.candidate import ExitHead, MultiExit
+
+        if candidate.removed:
+            raise CandidateError("early_exit must come before prune, so that the exits' inputs are pruned with it")
+        torch.manual_seed(workshop.seed)
+        hidden = self.hidden if self.head == "conv" else 0
+        heads = {
+            place.name: ExitHead(place.channels, workshop.task.n_outputs, place.layout, hidden)
+            for place in self._choose(workshop)
+        }
+        note = f"early_exit: heads at {', '.join(heads)}"
+        return candidate.evolve(note, model=MultiExit(candidate.copy_model(), heads).eval())
+
+    def _choose(self, workshop: Workshop) -> list[anatomy.Place]:
+        found = workshop.anatomy.places
+        if not found:
+            raise CandidateError("early_exit: the network has no place for an exit (see `autocompress check`)")
+        if self.places:
+            by_name = {place.name: place for place in found}
+            if missing := [name for name in self.places if name not in by_name]:
+                raise CandidateError(
+                    f"early_exit: no exit can be attached at {missing[0]!r}; places: {', '.join(by_name)}"
+                )
+            return sorted((by_name[name] for name in self.places), key=lambda p: p.fraction)
+        wanted = [self.first + i * (1 - self.first) / self.count for i in range(self.count)]
+        chosen = {min(found, key=lambda p, w=w: abs(p.fraction - w)).name: 0 for w in wanted}  # type: ignore[misc]
+        return [place for place in found if place.name in chosen]
+
+    def summary(self) -> str:
+        """A few words for tables."""
+        n = len(self.places) or self.count
+        return f"{n} early exit{'s' if n > 1 else ''}"

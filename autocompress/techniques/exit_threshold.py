@@ -1,0 +1,44 @@
+"""The confidence at which each early exit answers: swept after training, free of training and of export.
+
+An exit fires when the largest softmax probability of its logits is above its threshold. The thresholds are
+initialisers of the file that can be fed at run time as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from autocompress.errors import CandidateError
+from autocompress.recipe import Number, Phase, Stage
+
+if TYPE_CHECKING:
+    from autocompress.candidate import Candidate, Workshop
+
+
+class ExitThreshold(Stage):
+    """Set the threshold of each exit, in order of execution."""
+
+    technique: Literal["exit_threshold"] = "exit_threshold"
+    thresholds: tuple[Annotated[Number, Field(ge=0, le=2)], ...]
+    """One for each exit, from 0 (always taken) to above 1 (never taken)."""
+
+    phase: ClassVar[Phase] = Phase.RUNTIME
+    requires: ClassVar[frozenset[str]] = frozenset({"early_exit"})
+
+    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+        """Note the thresholds for the deployment.
+
+        Raises:
+            CandidateError: their number is not that of the exits.
+        """
+        if len(self.thresholds) != len(candidate.exits):
+            raise CandidateError(
+                f"exit_threshold: the network has {len(candidate.exits)} exits, got {len(self.thresholds)} thresholds"
+            )
+        return candidate.evolve(thresholds=self.thresholds)
+
+    def summary(self) -> str:
+        """A few words for tables."""
+        return "at " + "/".join(f"{t:g}" for t in self.thresholds)

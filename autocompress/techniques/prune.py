@@ -1,0 +1,160 @@
+"""Structured pruning: whole channels and attention heads are removed, the network really becomes smaller.
+
+The search dimension is the group of channels that must go together (all layers of a residual stage share one width).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from autocompress._lazy import lazy
+from autocompress.errors import CandidateError
+from autocompress.recipe import Number, Phase, Stage, Table, lookup, unknown_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from autocompress.candidate import Candidate, Workshop
+    from autocompress.graph import channels
+else:
+    channels = lazy("autocompress.graph.channels")
+
+Importance = Literal["l1", "l2", "lamp", "fpgm", "taylor", "bn_scale", "random"]
+
+
+class Prune(Stage):
+    """Remove a share of the channels of each group."""
+
+    technique: Literal["prune"] = "prune"
+    ratio: Annotated[Number, Field(ge=0, lt=1)] | Table[Annotated[Number, Field(ge=0, lt=1)]] = 0.5
+    """Share of channels removed: one for all groups, or a table by group or stage of the network."""
+    importance: Importance = "l2"
+    """Which channels go first: by magnitude (l1, l2), lamp, geometric median (fpgm), Taylor expansion, BatchNorm
+    scale, or at random."""
+    round_to: Annotated[int, Field(ge=1, le=128)] = 8
+    """Widths are multiples of it: kernels compute whole vectors, 63 channels are slower than 64."""
+
+    phase: ClassVar[Phase] = Phase.STRUCTURE
+    references: ClassVar[tuple[str, ...]] = (
+        "Fang et al., DepGraph, CVPR 2023, arXiv 2301.12900",
+        "Li et al. (L1), arXiv 1608.08710",
+        "Lee et al. (LAMP), arXiv 2010.07611",
+        "He et al. (FPGM), arXiv 1811.00250",
+        "Molchanov et al. (Taylor), arXiv 1906.10771",
+        "Liu et al. (BatchNorm scale), arXiv 1708.06519",
+    )
+
+    @field_validator("ratio", mode="after")
+    @classmethod
+    def _same_text(cls, value: float | dict[str, float]) -> float | dict[str, float]:
+        return dict(sorted(value.items())) if isinstance(value, dict) else value
+
+    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+        """Prune a copy of the model.
+
+        Raises:
+            CandidateError: the table names a group that does not exist, or the pruned network does not run.
+        """
+        anatomy = workshop.anatomy
+        if unknown := unknown_keys(self.ratio, anatomy.groups, anatomy.groups.values()):
+            raise CandidateError(
+                f"prune.ratio: no group or stage {unknown[0]!r}; stages: "
+                f"{', '.join(dict.fromkeys(anatomy.groups.values()))}; groups: {', '.join(anatomy.groups)}"
+            )
+        prefix = "backbone." if candidate.exits else ""
+        ratios = {
+            f"{prefix}{name}": lookup(self.ratio, name, stage, 0.0) for name, stage in anatomy.groups.items()
+        }
+        model = candidate.copy_model()
+        removed = prune_channels(
+            model,
+            workshop.task.example_input[:1],
+            ratios,
+            importance=self.importance,
+            round_to=self.round_to,
+            order=[f"{prefix}{name}" for name in anatomy.layers],
+            prepare=lambda m: _gradients(m, workshop) if self.importance == "taylor" else None,
+        )
+        total = sum(map(len, removed.values()))
+        note = f"prune: {total} channels of {len(removed)} groups removed" if total else "prune: nothing removed"
+        return candidate.evolve(note, model=model, removed=removed)
+
+    def summary(self) -> str:
+        """A few words for tables."""
+        if not isinstance(self.ratio, dict):
+            return f"prune {self.ratio:.0%}"
+        values = self.ratio.values()
+        return f"prune {min(values, default=0):.0%}-{max(values, default=0):.0%}"
+
+
+def prune_channels(
+    model: nn.Module,
+    example: Tensor,
+    ratios: dict[str, float],
+    *,
+    importance: Importance = "l2",
+    round_to: int = 8,
+    order: Sequence[str] = (),
+    prepare: object = None,
+) -> dict[str, tuple[int, ...]]:
+    """Prune `model` in place.
+
+    Args:
+        model: pruned in place; the layers of its outputs are protected.
+        example: an input, shape (1, ...).
+        ratios: share of channels (attention: heads) to remove, by group name; groups not named are left alone.
+        importance: the channels of least importance are removed.
+        round_to: widths become multiples of it.
+        order: names of all layers in order of execution; a group is named after its first one.
+        prepare: called with the model before the importances are taken, for criteria that need gradients.
+
+    Returns:
+        For each group that lost something, the indices of what it lost.
+
+    Raises:
+        CandidateError: the network does not run any more.
+    """
+    protected = channels.output_layers(model, example)
+    if callable(prepare):
+        prepare(model)
+    pruner = channels.ChannelPruner(model, example, protected, order)
+    criterion = channels.criterion(importance)
+    plan: list[tuple[channels.ChannelGroup, tuple[int, ...]]] = []
+    for group in pruner.groups:
+        ratio = ratios.get(group.name, 0.0)
+        step = 1 if group.n_heads else round_to
+        keep = channels.channels_to_keep(group.n_units, ratio, step)
+        keep -= keep % group.n_parts
+        scores = pruner.importance(group, criterion) if 0 < keep < group.n_units else None
+        if scores is not None:
+            doomed = scores.argsort(stable=True)[: len(scores) - keep // group.n_parts]
+            plan.append((group, tuple(sorted(doomed.tolist()))))
+    for group, units in plan:
+        pruner.remove(group, units)
+    model.zero_grad(set_to_none=True)
+    try:
+        channels.outputs_shape(model, example)
+    except Exception as error:  # a graph that Torch-Pruning mapped wrongly fails in the user's own code
+        raise CandidateError(f"prune: the pruned network does not run: {type(error).__name__}: {error}") from error
+    return {group.name: units for group, units in plan if units}
+
+
+def _gradients(model: nn.Module, workshop: Workshop) -> None:
+    """Accumulate gradients of the task's loss over a few batches, in evaluation mode."""
+    from autocompress.task import evaluating, seed_everything
+
+    if not workshop.task.trainable:
+        raise CandidateError("prune: importance 'taylor' needs training data; use 'l2'")
+    seed_everything(workshop.seed)
+    model.requires_grad_(True)
+    with evaluating(model):
+        for i, (inputs, targets) in enumerate(workshop.task.train_batches()):
+            outputs = model(inputs)
+            last = outputs[-1] if isinstance(outputs, tuple) else outputs
+            workshop.task.loss(last, targets).backward()  # type: ignore[no-untyped-call]
+            if i == 3:
+                break

@@ -1,0 +1,305 @@
+"""The one training loop: fine-tuning with distillation, used by the stages `distill` and `qat`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autocompress.candidate import Candidate, MultiExit, Workshop, outputs_of
+from autocompress.errors import CandidateError, TaskError
+from autocompress.task import seed_everything
+
+_CACHE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train: one cycle up and down (L. Smith, arXiv 1708.07120)."""
+
+    epochs: int
+    learning_rate: float
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    weight_decay: float = 5e-4
+    clip: float = 5.0
+    """Largest norm of the gradient; quantisation-aware training collapses without it."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What the student is told besides the labels.
+
+    loss = (1 - weight) * task loss + weight * T^2 KL(teacher, student)  (Hinton et al., arXiv 1503.02531)
+         + feature_weight * attention transfer                           (Zagoruyko et al., arXiv 1612.03928)
+         + relation_weight * distances between samples                   (Park et al., arXiv 1904.05068)
+
+    For other tasks than a classification the second term is the mean squared error of the outputs.
+    """
+
+    temperature: float = 4.0
+    weight: float = 0.0
+    feature_weight: float = 0.0
+    relation_weight: float = 0.0
+    exit_weight: float = 0.5
+    """Weight of the loss of each early exit; that of the last output is 1."""
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term asks for the teacher."""
+        return self.weight + self.feature_weight + self.relation_weight > 0
+
+
+class TeacherLogits:
+    """The teacher's answers, kept by the content of the batch: candidates trained with one seed share them."""
+
+    def __init__(self, teacher: nn.Module) -> None:
+        self.teacher = teacher
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, inputs: Tensor, autocast: AbstractContextManager[Any]) -> Tensor:
+        """Logits (N, ...) in float32."""
+        key = hashlib.blake2b(inputs.contiguous().numpy(), digest_size=16).digest()
+        if key not in self._kept:
+            with autocast:
+                logits = outputs_of(self.teacher, inputs)[-1].float()
+            self._kept[key] = logits
+            self._bytes += logits.numel() * 4
+            while self._bytes > _CACHE_BYTES:
+                self._bytes -= self._kept.popitem(last=False)[1].numel() * 4
+        return self._kept[key]
+
+
+def fit(
+    model: nn.Module,
+    workshop: Workshop,
+    schedule: Schedule,
+    distillation: Distillation,
+    *,
+    parameters: Sequence[Mapping[str, Any]] | None = None,
+    title: str = "training",
+) -> float:
+    """Train `model` in place and return the mean loss of the last epoch.
+
+    Args:
+        model: returns logits, or a tuple of logits with early exits.
+        parameters: parameter groups for the optimizer, where not all of the model with one rate.
+        title: what the progress is called.
+
+    Raises:
+        CandidateError: the loss became infinite or NaN.
+        TaskError: there is no training data, or its labels do not fit the model.
+    """
+    task = workshop.task
+    if not task.trainable:
+        raise TaskError("training needs training data: give the task train=...")
+    n_batches = _length(workshop)
+    optimizer = _optimizer(model, schedule, parameters)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    total = max(1, schedule.epochs * n_batches)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total + 1, pct_start=0.2)
+    objective = _Objective(model, workshop, distillation)
+    mean, step, started = math.nan, 0, time.monotonic()
+    for epoch in range(schedule.epochs):
+        seed_everything(workshop.seed * 1000 + epoch)  # the same batches for every candidate
+        total_loss, count = 0.0, 0
+        if not isinstance(model, torch.fx.GraphModule):
+            model.train()
+        for inputs, targets in task.train_batches():
+            loss = objective(inputs, targets)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise CandidateError(
+                    f"{title}: the loss became {value} in epoch {epoch + 1}; lower its learning_rate"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+            optimizer.step()
+            if step < total:
+                cycle.step()
+            step, total_loss, count = step + 1, total_loss + value, count + 1
+            workshop.progress(_message(title, step, total, value, started))
+        mean = total_loss / max(1, count)
+    if not isinstance(model, torch.fx.GraphModule):
+        model.eval()
+    return mean
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, workshop: Workshop, n_batches: int = 16) -> bool:
+    """Set the running statistics of all BatchNorm layers to plain averages over some training batches.
+
+    Returns:
+        Whether the model has such layers.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not layers or not workshop.task.trainable:
+        return False
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+    seed_everything(workshop.seed)
+    model.train()
+    for i, (inputs, _) in enumerate(workshop.task.train_batches()):
+        model(inputs)
+        if i + 1 == n_batches:
+            break
+    model.eval()
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    return True
+
+
+def train_candidate(
+    candidate: Candidate, workshop: Workshop, schedule: Schedule, distillation: Distillation
+) -> nn.Module:
+    """Return a trained copy of the candidate's model; with no epochs only BatchNorm is re-estimated."""
+    model = candidate.copy_model()
+    if workshop.task.channels_last and workshop.task.example_input.dim() == 4:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    if schedule.epochs == 0:
+        reestimate_batchnorm(model, workshop)
+    else:
+        fit(model, workshop, schedule, distillation)
+    result: nn.Module = model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    return result
+
+
+class _Objective:
+    """The loss of one batch."""
+
+    def __init__(self, model: nn.Module, workshop: Workshop, distillation: Distillation) -> None:
+        self.model = model
+        self.task = workshop.task
+        self.distillation = distillation
+        self.teacher = workshop.memo.setdefault("teacher_logits", TeacherLogits(workshop.teacher))
+        self.places = [place.name for place in workshop.anatomy.places][-3:]
+        self.channel_axes = {p.name: -1 if p.layout == "nlc" else 1 for p in workshop.anatomy.places}
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        d = self.distillation
+        if d.feature_weight:
+            return self._with_features(inputs, targets)
+        logits = self.teacher(inputs, self._autocast()) if d.needs_teacher else None
+        return self._of_outputs(self._run(inputs), targets, logits)
+
+    def _with_features(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        backbone = self.model.backbone if isinstance(self.model, MultiExit) else self.model
+        with torch.no_grad(), _features(self.teacher.teacher, self.places) as theirs:
+            logits = self.teacher.teacher(inputs)
+        with _features(backbone, self.places) as mine:
+            loss = self._of_outputs(self._run(inputs), targets, logits)
+        terms = [
+            functional.mse_loss(_attention(mine[p], axis), _attention(theirs[p], axis))
+            for p in self.places
+            if p in mine and p in theirs
+            for axis in (self.channel_axes[p],)
+        ]
+        return loss + self.distillation.feature_weight * sum(terms, torch.zeros(()))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.task.autocast is None:
+            return nullcontext()
+        return torch.autocast("cpu", self.task.autocast)
+
+    def _run(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        if self.task.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            outputs = self.model(inputs)
+        outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+        return tuple(o.float() for o in outputs)
+
+    def _of_outputs(self, outputs: tuple[Tensor, ...], targets: Tensor, teacher: Tensor | None) -> Tensor:
+        d = self.distillation
+        total = torch.zeros(())
+        for i, output in enumerate(outputs):
+            loss = (1 - d.weight) * self.task.loss(output, targets) if d.weight < 1 else torch.zeros(())
+            if teacher is not None and d.weight:
+                loss = loss + d.weight * self._response(output, teacher)
+            if teacher is not None and d.relation_weight:
+                loss = loss + d.relation_weight * _relation(output, teacher)
+            total = total + (1.0 if i == len(outputs) - 1 else d.exit_weight) * loss
+        return total
+
+    def _response(self, output: Tensor, teacher: Tensor) -> Tensor:
+        if self.task.kind != "classification":
+            return functional.mse_loss(output, teacher)
+        t = self.distillation.temperature
+        student, target = functional.log_softmax(output / t, -1), functional.softmax(teacher / t, -1)
+        return t * t * functional.kl_div(student, target, reduction="batchmean")
+
+
+def _attention(features: Tensor, channel_axis: int) -> Tensor:
+    """Where the energy is, whatever the number of channels: (N, positions), unit norm."""
+    return functional.normalize(features.float().pow(2).mean(channel_axis).flatten(1), dim=1)
+
+
+def _relation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber loss between the normalised pairwise distances of the two."""
+
+    def distances(x: Tensor) -> Tensor:
+        d = functional.pdist(x.flatten(1).float())
+        return d / d.mean().clamp_min(1e-6)
+
+    return functional.smooth_l1_loss(distances(student), distances(teacher)) if len(student) > 1 else torch.zeros(())
+
+
+@contextmanager
+def _features(module: nn.Module, places: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    caught: dict[str, Tensor] = {}
+
+    def catch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _module, _inputs, output: caught.__setitem__(name, output)
+
+    hooks = [module.get_submodule(name).register_forward_hook(catch(name)) for name in places]
+    try:
+        yield caught
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _optimizer(
+    model: nn.Module, schedule: Schedule, parameters: Sequence[Mapping[str, Any]] | None
+) -> torch.optim.Optimizer:
+    groups: Any = parameters or [
+        {"params": [p for p in model.parameters() if p.dim() > 1]},
+        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if schedule.optimizer == "adamw":
+        return torch.optim.AdamW(groups, schedule.learning_rate, weight_decay=schedule.weight_decay)
+    return torch.optim.SGD(
+        groups, schedule.learning_rate, momentum=0.9, nesterov=True, weight_decay=schedule.weight_decay
+    )
+
+
+def _length(workshop: Workshop) -> int:
+    """Batches in an epoch; counted once where the loader does not say."""
+    if "n_batches" not in workshop.memo:
+        source, size = workshop.task.train, workshop.task.batch_size
+        if isinstance(source, torch.utils.data.Dataset):
+            workshop.memo["n_batches"] = math.ceil(len(source) / size)  # type: ignore[arg-type]
+        elif hasattr(source, "__len__"):
+            workshop.memo["n_batches"] = len(source)
+        else:
+            workshop.memo["n_batches"] = sum(1 for _ in workshop.task.train_batches())
+    return int(workshop.memo["n_batches"])
+
+
+def _message(title: str, step: int, total: int, loss: float, started: float) -> str:
+    left = (time.monotonic() - started) / step * (total - step)
+    return f"{title}: step {step}/{total}, loss {loss:.3f}, {left:.0f} s left"

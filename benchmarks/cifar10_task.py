@@ -1,0 +1,32 @@
+"""The benchmark's task: a residual network on CIFAR-10, tested on the official test set.
+
+autocompress search benchmarks/cifar10_task.py:task
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from autocompress import Task
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+from datasets import cifar10_batches
+from train import JOBS, fast_dtype, trained
+
+
+def task() -> Task:
+    train, val, test = cifar10_batches()
+    return Task.classification(
+        trained(JOBS["cifar10"]),
+        train=train,
+        val=val,
+        test=test,
+        example_input=torch.zeros(1, 3, 32, 32),
+        autocast=fast_dtype(),
+        channels_last=True,
+        name="cifar10",
+    )

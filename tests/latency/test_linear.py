@@ -1,0 +1,139 @@
+"""The linear latency model: fitting, predicting, staying honest about what it lacks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autocompress.device import DeviceProfile
+from autocompress.errors import DeviceError
+from autocompress.latency import fit, per_op_ms, predict
+from autocompress.workload import Op, Workload
+
+
+def _profile(latency: dict[str, object], **fields: object) -> DeviceProfile:
+    return DeviceProfile.parse(
+        {"name": "t", "latency": latency, "provenance": {"kind": "datasheet", "source": "test"}, **fields}
+    )
+
+
+def _conv(channels: int, pixels: int, dtype: str = "float32", kind: str = "conv1x1") -> Op:
+    itemsize = 1 if dtype == "int8" else 4
+    return Op(
+        kind,
+        dtype,
+        f"{kind}-{channels}-{pixels}",
+        macs=channels * channels * pixels,
+        bytes_in=channels * pixels * itemsize,
+        bytes_out=channels * pixels * itemsize,
+        bytes_weights=channels * channels * itemsize,
+        cin=channels,
+        cout=channels,
+        kernel=(1, 1),
+        out_hw=pixels,
+    )
+
+
+def test_prediction_is_the_stated_formula() -> None:
+    cost = {"overhead_us": 2.0, "us_per_mmac": 10.0, "us_per_mb_in": 5.0, "us_per_mb_weights": 1.0}
+    profile = _profile({"conv1x1": {"float32": cost}}, run_overhead_us=3.0)
+    op = _conv(16, 100)
+    expected_us = 3 + 2 + 10 * op.macs / 1e6 + 5 * op.bytes_in / 1e6 + op.bytes_weights / 1e6
+    estimate = predict(profile, Workload((op,)))
+    assert estimate.latency_ms == pytest.approx(expected_us / 1e3)
+    assert estimate.in_domain
+    assert estimate.low_ms < estimate.latency_ms < estimate.high_ms
+
+
+def test_per_op_times_sum_to_the_prediction_without_the_call() -> None:
+    profile = _profile(
+        {"conv1x1": {"float32": {"overhead_us": 2.0, "us_per_mmac": 10.0}}},
+        run_overhead_us=3.0,
+        if_overhead_us=7.0,
+        cache_bytes=1000,
+        us_per_mb_beyond_cache=50.0,
+    )
+    work = Workload((_conv(16, 10), _conv(32, 50), Op("if", "float32", "exit")))
+    total = sum(ms for _, ms in per_op_ms(profile, work))
+    assert total + 3.0 / 1e3 == pytest.approx(predict(profile, work).latency_ms)
+
+
+def test_more_work_never_costs_less() -> None:
+    profile = _profile(
+        {"conv1x1": {"float32": {"overhead_us": 1.0, "us_per_mmac": 5.0, "us_per_mb_out": 3.0}}}
+    )
+    times = [predict(profile, Workload((_conv(c, 64),))).latency_ms for c in (8, 16, 32, 64, 128)]
+    assert times == sorted(times)
+    assert all(ms > 0 for ms in times)
+
+
+def test_a_missing_kind_uses_the_nearest_and_says_so() -> None:
+    profile = _profile({"conv": {"float32": {"us_per_mmac": 5.0}}})
+    estimate = predict(profile, Workload((_conv(16, 100, "int8", "depthwise"),)))
+    assert not estimate.in_domain
+    assert estimate.missing == ("depthwise/int8",)
+    assert estimate.latency_ms > 0
+
+
+def test_a_kind_with_nothing_near_is_an_error() -> None:
+    profile = _profile({"norm": {"float32": {"overhead_us": 1.0}}})
+    with pytest.raises(DeviceError, match="no latency coefficients for 'conv1x1'"):
+        predict(profile, Workload((_conv(16, 100),)))
+
+
+def test_channels_off_the_block_use_their_own_coefficients() -> None:
+    costs = {"float32": {"us_per_mmac": 5.0}}
+    profile = _profile({"conv1x1": costs, "conv1x1_unaligned": {"float32": {"us_per_mmac": 50.0}}})
+    slow = predict(profile, Workload((_conv(63, 100),))).latency_ms
+    fast = predict(profile, Workload((_conv(64, 100),))).latency_ms
+    assert slow > 5 * fast
+
+
+def test_fit_recovers_known_coefficients() -> None:
+    truth = _profile(
+        {
+            "conv1x1": {
+                "float32": {"overhead_us": 2.0, "us_per_mmac": 8.0, "us_per_mb_in": 20.0},
+                "int8": {"overhead_us": 3.0, "us_per_mmac": 2.0, "us_per_mb_out": 100.0},
+            },
+            "depthwise": {"float32": {"overhead_us": 1.0, "us_per_mmac": 30.0}},
+        },
+        run_overhead_us=4.0,
+    )
+    rng = np.random.default_rng(0)
+    works = []
+    for _ in range(120):
+        ops = [
+            _conv(
+                int(rng.choice([8, 16, 64, 128])),
+                int(rng.choice([1, 16, 256, 1024])),
+                *(("float32", "conv1x1"), ("int8", "conv1x1"), ("float32", "depthwise"))[
+                    int(rng.integers(3))
+                ],
+            )
+            for _ in range(int(rng.integers(1, 6)))
+        ]
+        works.append(Workload(tuple(ops)))
+    found = fit([(work, predict(truth, work).latency_ms) for work in works], ridge=0.0)
+    assert found.run_overhead_us == pytest.approx(4.0, rel=0.02)
+    assert found.latency["conv1x1"]["float32"].us_per_mmac == pytest.approx(8.0, rel=0.05)
+    assert found.latency["conv1x1"]["int8"].overhead_us == pytest.approx(3.0, rel=0.05)
+    assert found.latency["depthwise"]["float32"].overhead_us == pytest.approx(1.0, rel=0.1)
+
+
+def test_one_wild_point_does_not_spoil_the_fit() -> None:
+    works = [Workload((_conv(c, p),)) for c in (8, 16, 32, 64, 128) for p in (16, 64, 256, 1024)]
+    truth = _profile({"conv1x1": {"float32": {"overhead_us": 2.0, "us_per_mmac": 8.0}}})
+    points = [(work, predict(truth, work).latency_ms) for work in works]
+    points[3] = (points[3][0], points[3][1] * 10)
+    found = fit(points)
+    profile = _profile({k: {d: c.model_dump() for d, c in v.items()} for k, v in found.latency.items()})
+    profile = profile.model_copy(update={"run_overhead_us": found.run_overhead_us})
+    errors = [abs(predict(profile, w).latency_ms / ms - 1) for k, (w, ms) in enumerate(points) if k != 3]
+    assert np.median(errors) < 0.05
+
+
+@pytest.mark.parametrize("ms", [0.0, -1.0, float("nan"), float("inf")])
+def test_fit_refuses_impossible_latencies(ms: float) -> None:
+    with pytest.raises(DeviceError, match="positive latency"):
+        fit([(Workload((_conv(8, 8),)), ms)])

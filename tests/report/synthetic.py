@@ -1,0 +1,186 @@
+"""Makes study folders with invented figures, for the tests of the report and for looking at it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from autocompress.errors import RecipeError
+from autocompress.recipe import Recipe, technique_names
+from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
+from autocompress.study import Settings, Study, write_evaluation, write_final
+
+START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
+BASELINES = {"fp32": (0.934, 4.20, 1_180_000), "fp16": (0.934, 4.31, 596_000), "int8": (0.921, 2.35, 318_000)}
+Change = Callable[[Evaluation], Evaluation]
+
+
+def settings(**changes: Any) -> Settings:
+    data: dict[str, Any] = {
+        "task": "keywords.py:task",
+        "task_name": "keyword spotting",
+        "metric": "accuracy",
+        "model_sha256": "5f" * 32,
+        "data_sha256": "a1" * 32,
+        "device": {
+            "name": "host",
+            "processor": "AMD EPYC (2 cores)",
+            "runtime": "onnxruntime",
+            "runtime_version": "1.31.1",
+            "threads": 1,
+            "int8_arithmetic": "saturating",
+            "calibration": {"points": 60, "median_error": 0.04, "p90_error": 0.11, "date": "2026-11-20"},
+        },
+        "space": {"stages": [{"technique": "prune"}, {"technique": "ptq"}]},
+        "constraints": ("latency_ms <= 3.0", "accuracy >= 0.90"),
+        "sampler": "nsga2",
+        "seed": 7,
+        "outline": {"groups": {}, "layers": {}, "places": []},
+        "unprunable": {"head": "its channels are the classes"},
+        "versions": {"autocompress": "0.1.0", "python": "3.11.9", "torch": "2.13.0"},
+        "created_at": START.isoformat(),
+    }
+    return Settings.model_validate(data | changes)
+
+
+def score(value: float, split: Split = "validation", n: int = 1000) -> Score:
+    half = 1.96 * math.sqrt(max(value * (1 - value), 1e-6) / n)
+    return Score(value=value, low=max(value - half, 0), high=min(value + half, 1), n_samples=n, split=split)
+
+
+def layers(rng: random.Random, n: int, keep: float) -> tuple[LayerSummary, ...]:
+    made = []
+    for i in range(n):
+        before = 16 * 2 ** (3 * i // n)
+        after = max(8, round(before * min(1.0, keep * rng.uniform(0.7, 1.3)) / 8) * 8)
+        bits, cost = rng.choice([4, 8, 8, 32]), 4.2 / n
+        made.append(
+            LayerSummary(
+                name=f"blocks.{i // 2}.conv{i % 2 + 1}",
+                kind="Conv",
+                channels_before=before,
+                channels_after=min(after, before),
+                weight_bits=bits,
+                activation_bits=32 if bits == 32 else 8,
+                latency_ms_before=round(cost, 5),
+                latency_ms=round(cost * after / before * (1.0 if bits == 32 else 0.6), 5),
+            )
+        )
+    return tuple(made)
+
+
+def recipe(rng: random.Random, ratio: float) -> Recipe:
+    """A pruning and quantisation recipe where these techniques are installed, else the empty one."""
+    stages: list[dict[str, Any]] = []
+    if "prune" in technique_names():
+        stages.append({"technique": "prune", "ratios": {"default": round(ratio, 2)}})
+    if "ptq" in technique_names():
+        stages.append({"technique": "ptq"})
+    try:
+        return Recipe.parse({"stages": stages})
+    except RecipeError:
+        return Recipe()
+
+
+def baseline(trial: int, label: str) -> Evaluation:
+    accuracy, latency, size = BASELINES[label]
+    return Evaluation(
+        trial=trial,
+        kind="baseline",
+        label=label,
+        recipe=Recipe(),
+        recipe_digest=Recipe().digest(),
+        state="complete",
+        validation=score(accuracy),
+        predicted_latency_ms=latency,
+        worst_case_latency_ms=latency,
+        size_bytes=size,
+        artifact=f"trials/{trial:06d}/model.onnx",
+        sha256=f"{trial:064x}",
+        parity=1.0,
+        layers=layers(random.Random(0), 21, 5.0) if label != "int8" else (),
+        seconds={"evaluation": 3.0},
+        finished_at=(START + timedelta(seconds=10 * trial)).isoformat(),
+    )
+
+
+def candidate(trial: int, seed: int = 0, n_layers: int = 21) -> Evaluation:
+    rng = random.Random(seed * 100_003 + trial)
+    keep, luck = rng.uniform(0.12, 1.0), rng.random()
+    made = recipe(rng, 1 - keep)
+    common: dict[str, Any] = {
+        "trial": trial,
+        "label": f"prune {1 - keep:.0%} l2, int8 per layer, distil T={rng.randint(1, 8)}",
+        "recipe": made,
+        "recipe_digest": made.digest(),
+        "finished_at": (START + timedelta(seconds=90 * trial)).isoformat(),
+        "predicted_latency_ms": round(4.2 * keep**0.8 * rng.uniform(0.45, 0.7), 4),
+        "size_bytes": int(1_180_000 * keep * rng.uniform(0.15, 0.35)),
+    }
+    if luck < 0.15:
+        reason = rng.choice(["predicted latency 3.4 ms is above 3.0 ms", "needs 620 kB of 512 kB"])
+        return Evaluation(**common, state="rejected", reason=reason, seconds={"structure": 0.8})
+    if luck < 0.20:
+        reason = "training diverged: the loss is not finite"
+        seconds = {"structure": 1.0, "training": 12.0}
+        return Evaluation(**common, state="failed", reason=reason, seconds=seconds)
+    accuracy = 0.936 - 0.09 * (1 - keep) ** 2.2 - abs(rng.gauss(0, 0.012))
+    exits: tuple[ExitSummary, ...] = ()
+    latency = common["predicted_latency_ms"]
+    if rng.random() < 0.4:
+        exits = (
+            ExitSummary(place="stage2", threshold=0.9, rate=0.55, latency_ms=latency * 0.7, accuracy=0.95),
+            ExitSummary(place="stage3", threshold=0.99, rate=0.0, latency_ms=latency * 1.1, accuracy=-1),
+            ExitSummary(place="output", threshold=0.0, rate=0.45, latency_ms=latency * 1.37, accuracy=0.87),
+        )
+    seconds = {"structure": 1.2, "training": 40 * keep + 8, "numerics": 6.0, "evaluation": 4.5}
+    return Evaluation(
+        **common,
+        state="complete",
+        validation=score(round(accuracy, 4)),
+        worst_case_latency_ms=latency * 1.37 if exits else latency,
+        artifact=f"trials/{trial:06d}/model.onnx",
+        sha256=f"{trial:064x}",
+        parity=0.998,
+        n_params=int(270_000 * keep),
+        macs=int(40e6 * keep),
+        layers=layers(rng, n_layers, keep),
+        exits=exits,
+        notes=("prune: removed 41 % of the channels", "ptq: 7-bit weights, the device saturates"),
+        seconds=seconds,
+    )
+
+
+def finished(evaluation: Evaluation, seed: int = 0) -> Evaluation:
+    """The same with a measured latency and a test score, as at the end of a search."""
+    assert evaluation.validation is not None and evaluation.predicted_latency_ms is not None
+    rng = random.Random(seed + evaluation.trial)
+    factor = rng.gauss(1.02, 0.05)
+    measured = round(evaluation.predicted_latency_ms * factor, 4)
+    value = round(evaluation.validation.value - rng.uniform(-0.002, 0.006), 4)
+    exits = tuple(e.model_copy(update={"latency_ms": e.latency_ms * factor}) for e in evaluation.exits)
+    worst = measured * (1.37 if exits else 1)
+    final = {"test": score(value, "test", 2000), "measured_latency_ms": measured}
+    return evaluation.model_copy(update={**final, "worst_case_latency_ms": worst, "exits": exits})
+
+
+def make_study(
+    folder: Path, n: int = 60, *, final: bool = True, n_layers: int = 21, seed: int = 0, **changes: Any
+) -> Study:
+    """Write and open a study with the three baselines and `n` candidates; `n` = 0 has no trial at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.json").write_text(settings(**changes).model_dump_json())
+    made = [baseline(i, label) for i, label in enumerate(BASELINES)] if n else []
+    made += [candidate(3 + i, seed, n_layers) for i in range(n)]
+    for evaluation in made:
+        write_evaluation(folder, evaluation)
+    study = Study.open(folder)
+    if not (final and n):
+        return study
+    last = {e.trial: e for e in (*study.baselines, *study.front) if e.state == "complete"}
+    write_final(folder, [finished(e) for e in last.values()], {"threads": 1})
+    return Study.open(folder)

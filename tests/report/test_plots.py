@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import make_study
+
+from autocompress.report import plots
+from autocompress.results import ParetoFront
+from autocompress.study import Study
+
+FIGURES = ("front_figure", "front_figure_3d", "measured_figure", "budget_figure", "progress_figure")
+
+
+def traces(figure: Any) -> dict[str, Any]:
+    return {trace.name: trace for trace in figure.data}
+
+
+def test_front_points_have_the_figures_of_the_study(finished_study: Study) -> None:
+    front = traces(plots.front_figure(finished_study))["front"]
+    assert list(front.customdata) == [
+        e.trial
+        for e in finished_study.evaluations
+        if e in list(finished_study.front) and e.kind == "candidate"
+    ]
+    for n, x, y, up, down in zip(
+        front.customdata, front.x, front.y, front.error_y.array, front.error_y.arrayminus, strict=True
+    ):
+        e = finished_study.evaluation(n)
+        assert e.validation is not None
+        assert x == e.measured_latency_ms
+        assert y == pytest.approx(100 * e.validation.value)
+        assert (y + up, y - down) == pytest.approx((100 * e.validation.high, 100 * e.validation.low))
+
+
+def test_the_test_split_shows_test_scores_only(finished_study: Study) -> None:
+    figure = plots.front_figure(finished_study, "test")
+    assert "test split" in figure.layout.yaxis.title.text
+    front = traces(figure)["front"]
+    for n, y in zip(front.customdata, front.y, strict=True):
+        test = finished_study.evaluation(n).test
+        assert test is not None and y == pytest.approx(100 * test.value)
+    assert not traces(figure)["other trials"].x
+
+
+def test_baselines_have_their_own_labelled_symbols(finished_study: Study) -> None:
+    found = traces(plots.front_figure(finished_study))
+    symbols = {found[f"{name} baseline"].marker.symbol for name in ("fp32", "fp16", "int8")}
+    assert len(symbols) == 3
+    assert found["int8 baseline"].text == ("int8",)
+
+
+def test_all_complete_trials_are_shown_once(finished_study: Study) -> None:
+    for figure in (plots.front_figure(finished_study), plots.front_figure_3d(finished_study)):
+        shown = sorted(n for trace in figure.data for n in trace.customdata or ())
+        assert shown == [e.trial for e in finished_study.evaluations if e.state == "complete"]
+
+
+def test_hollow_symbols_are_predictions(finished_study: Study, running_study: Study) -> None:
+    found = traces(plots.front_figure(finished_study))
+    assert set(found["front"].marker.symbol) == {"circle"}
+    assert set(found["other trials"].marker.symbol) == {"circle-open"}
+    found = traces(plots.front_figure(running_study))
+    assert set(found["front"].marker.symbol) == {"circle-open"}
+    assert found["fp32 baseline"].marker.symbol == "diamond-open"
+
+
+def test_constraints_are_lines_with_their_text(finished_study: Study) -> None:
+    layout = plots.front_figure(finished_study).layout
+    assert len(layout.shapes) == 2
+    assert {a.text for a in layout.annotations} == {"latency_ms &lt;= 3.0", "accuracy &gt;= 0.90"}
+
+
+def test_prediction_error_has_one_point_per_measured_trial(finished_study: Study) -> None:
+    found = traces(plots.measured_figure(finished_study))
+    shown = [n for name in ("candidates", "baselines") for n in found[name].customdata]
+    assert sorted(shown) == [e.trial for e in finished_study.evaluations if e.measured_latency_ms]
+    x, y = found["candidates"].x[0], found["candidates"].y[0]
+    e = finished_study.evaluation(found["candidates"].customdata[0])
+    assert (x, y) == (e.predicted_latency_ms, e.measured_latency_ms)
+
+
+def test_budget_adds_up_to_the_seconds_of_the_study(finished_study: Study) -> None:
+    figure = plots.budget_figure(finished_study)
+    per_trial = sum(sum(trace.y) for trace in figure.data if trace.customdata)
+    totals = sum(sum(trace.y) for trace in figure.data if not trace.customdata)
+    expected = sum(sum(e.seconds.values()) for e in finished_study.evaluations)
+    assert (per_trial, totals * 60) == pytest.approx((expected, expected))
+
+
+def test_hypervolume_never_falls_and_ends_at_the_front_s(running_study: Study) -> None:
+    volumes = plots.progress_figure(running_study).data[0].y
+    assert list(volumes) == sorted(volumes)
+    worst, words = plots.hypervolume_reference(running_study)
+    assert worst is not None and "fp32" in words
+    complete = [e for e in running_study.evaluations if e.state == "complete"]
+    assert volumes[-1] == pytest.approx(ParetoFront.of(complete).hypervolume(worst))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_copes_with_every_kind_of_study(
+    name: str, empty_study: Study, running_study: Study, finished_study: Study
+) -> None:
+    for study in (empty_study, running_study, finished_study):
+        figure = getattr(plots, name)(study)
+        assert json.loads(figure.to_json())["layout"]["paper_bgcolor"] == "white"
+
+
+def test_axes_have_units(finished_study: Study) -> None:
+    layout = plots.front_figure(finished_study).layout
+    assert "ms" in layout.xaxis.title.text and "%" in layout.yaxis.title.text
+    scene = plots.front_figure_3d(finished_study).layout.scene
+    assert "(ms)" in scene.xaxis.title.text and "(MB)" in scene.yaxis.title.text
+
+
+def test_hostile_names_are_escaped_for_plotly(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "s", 3, final=False, metric="<a href='http://x'>acc</a>")
+    text = plots.front_figure(study).to_json()
+    assert "<a href" not in text.replace("\\u003c", "<")

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from synthetic import baseline, candidate, make_study, score
+
+from autocompress.report._words import compare, limits, ms_text, size_text
+from autocompress.report.table import front_rows, front_table, headline
+from autocompress.results import Evaluation
+from autocompress.study import Study, write_evaluation
+
+
+def printed(study: Study, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(front_table(study))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def written(folder: Path, *changed: Evaluation) -> Study:
+    """A running study of the three baselines and the given candidates."""
+    make_study(folder, 1, final=False)
+    for evaluation in changed:
+        write_evaluation(folder, evaluation)
+    return Study.open(folder)
+
+
+def winner(trial: int = 3) -> Evaluation:
+    figures = {"validation": score(0.94), "predicted_latency_ms": 1.05, "size_bytes": 118_000, "exits": ()}
+    return candidate(trial, 1).model_copy(update={**figures, "state": "complete", "reason": ""})
+
+
+def test_baselines_come_first_then_the_front_from_fast_to_slow(finished_study: Study) -> None:
+    rows = front_rows(finished_study)
+    assert [row.recipe for row in rows[:3]] == ["fp32", "fp16", "int8"]
+    assert all("baseline" in row.mark for row in rows[:3])
+    expected = [e.trial for e in finished_study.front if e.kind == "candidate"]
+    assert [row.trial for row in rows[3:]] == expected
+    assert all(row.mark == "front" for row in rows[3:])
+
+
+def test_every_figure_of_the_table_is_the_study_s(finished_study: Study) -> None:
+    for row in front_rows(finished_study):
+        e = finished_study.evaluation(row.trial)
+        assert e.test is not None and e.measured_latency_ms is not None and e.size_bytes is not None
+        low, high = (float(x) for x in row.accuracy.split("[")[1].rstrip("]").split(","))
+        value = float(row.accuracy.split(" ")[0])
+        assert (value, low, high) == pytest.approx(
+            (100 * e.test.value, 100 * e.test.low, 100 * e.test.high), abs=0.006
+        )
+        assert float(row.latency.split(" ")[0]) == pytest.approx(e.measured_latency_ms, rel=0.006)
+        assert (row.split, row.source) == ("test", "measured")
+        assert row.size == size_text(e.size_bytes)
+        assert bool(row.worst_case) == bool(e.exits)
+
+
+def test_printed_table_names_split_source_and_device(finished_study: Study, running_study: Study) -> None:
+    text = printed(finished_study)
+    assert "keyword spotting on host" in text and "test" in text and "measured" in text
+    assert "predicted" not in text and "validation" not in text
+    text = printed(running_study)
+    assert "validation" in text and "predicted" in text and "measured" not in text
+
+
+def test_markup_in_user_text_is_printed_as_it_is(tmp_path: Path) -> None:
+    study = written(tmp_path / "s", winner().model_copy(update={"label": "[red]x[/red] [/]"}))
+    assert "[red]x[/red] [/]" in printed(study)
+
+
+def test_ratios_refer_to_fp32(tmp_path: Path) -> None:
+    study = written(tmp_path / "s", winner())
+    row = next(row for row in front_rows(study) if row.trial == 3)
+    assert row.versus == "4.0x faster, 10.0x smaller, +0.6 points"
+
+
+def test_measured_and_predicted_are_never_compared() -> None:
+    base, point = baseline(0, "fp32"), winner()
+    measured = point.model_copy(update={"measured_latency_ms": 0.1})
+    versus = compare(measured, base, True)
+    assert versus is not None and versus.source == "predicted" and versus.speedup == pytest.approx(4.0)
+    versus = compare(
+        point.model_copy(update={"predicted_latency_ms": None, **{"measured_latency_ms": 1}}), base, True
+    )
+    assert versus is not None and versus.speedup is None and "faster" not in versus.text()
+
+
+def test_test_and_validation_scores_are_never_compared() -> None:
+    base, point = baseline(0, "fp32"), winner()
+    versus = compare(point.model_copy(update={"test": score(0.5, "test")}), base, True)
+    assert versus is not None and versus.split == "validation" and versus.points == pytest.approx(0.6)
+
+
+def test_headline_counts_what_was_judged(finished_study: Study) -> None:
+    text = " ".join(headline(finished_study))
+    states = [e.state for e in finished_study.candidates]
+    assert f"60 candidates judged: {states.count('complete')} completed" in text
+    assert f"{states.count('rejected')} rejected" in text and f"{states.count('failed')} failed" in text
+
+
+def test_headline_says_plainly_when_no_point_beats_every_baseline(running_study: Study) -> None:
+    assert not running_study.beats_all_baselines()
+    assert any("none of them beats every baseline (fp32, fp16, int8)" in s for s in headline(running_study))
+
+
+def test_headline_names_the_points_that_beat_every_baseline(tmp_path: Path) -> None:
+    text = " ".join(headline(written(tmp_path / "s", winner())))
+    assert "1 of them (trial 3) is at least as accurate (validation)" in text
+    assert "none of them" not in text
+
+
+def test_headline_says_whether_the_search_is_finished(running_study: Study, finished_study: Study) -> None:
+    text = " ".join(headline(running_study))
+    assert "not finished" in text and "validation split only" in text
+    assert "All latencies are predicted for host" in text
+    text = " ".join(headline(finished_study))
+    assert "not finished" not in text and "on the test split, latency measured" in text
+
+
+def test_headline_warns_of_slow_and_of_unfaithful_files(tmp_path: Path) -> None:
+    odd = winner().model_copy(update={"predicted_latency_ms": 9.0, "size_bytes": 9_000, "parity": 0.9})
+    text = " ".join(headline(written(tmp_path / "s", odd)))
+    assert "Not faster than fp32: 1 candidate of the front (trial 3)" in text
+    assert "agree on less than 99 %" in text
+
+
+def test_an_empty_study_has_an_empty_table_and_an_honest_headline(empty_study: Study) -> None:
+    assert front_rows(empty_study) == []
+    assert "keyword spotting" in printed(empty_study)
+    assert "Nothing was completed yet, so there is no front." in headline(empty_study)
+
+
+def test_a_study_without_a_complete_candidate_or_fp32(tmp_path: Path) -> None:
+    failed = {"state": "failed", "reason": "export failed", "validation": None, "predicted_latency_ms": None}
+    study = written(tmp_path / "s", baseline(0, "fp32").model_copy(update={**failed, "size_bytes": None}))
+    assert "export failed" in printed(study)
+    assert headline(study)
+    assert all(row.versus == "" for row in front_rows(study))
+
+
+def test_a_metric_outside_0_to_1_is_not_shown_in_percent(tmp_path: Path) -> None:
+    loss = winner().model_copy(
+        update={"validation": score(0.94).model_copy(update={"value": 31.5, "high": 32.0})}
+    )
+    study = written(tmp_path / "s", loss)
+    row = next(row for row in front_rows(study) if row.trial == 3)
+    assert row.accuracy.startswith("31.5 [") and "%" not in row.accuracy
+    assert "points" not in row.versus
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5254, "0.525 ms"), (12.0, "12 ms"), (99.96, "100 ms"), (1234.5, "1,234 ms")]
+)
+def test_milliseconds_have_three_digits(value: float, text: str) -> None:
+    assert ms_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(512, "512 B"), (39_800, "39.8 kB"), (318_000, "318 kB"), (11_172_042, "11.2 MB")]
+)
+def test_sizes_are_decimal(size: int, text: str) -> None:
+    assert size_text(size) == text
+
+
+def test_only_plain_limits_become_lines(tmp_path: Path) -> None:
+    texts = (
+        "latency_ms <= 3",
+        "size_bytes <= 300 kB",
+        "accuracy >= 90 %",
+        "accuracy >= fp32 - 0.01",
+        "x <= 1e",
+    )
+    study = make_study(tmp_path / "s", 1, final=False, constraints=texts)
+    found = [(limit.axis, limit.at_most, limit.value) for limit in limits(study)]
+    expected = [("latency_ms", True, 3.0), ("size_bytes", True, 3e5), ("accuracy", False, pytest.approx(0.9))]
+    assert found == expected

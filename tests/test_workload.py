@@ -1,0 +1,214 @@
+"""Workload analysis: what is fused, what is int8, what is alive."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from autocompress.errors import InputError
+from autocompress.latency.micro_models import NetBuilder
+from autocompress.workload import Op, Workload
+
+
+def _load(content: bytes) -> Workload:
+    return Workload.from_onnx(onnx.load_from_string(content))
+
+
+def _kinds(work: Workload) -> list[tuple[str, str]]:
+    return [(op.kind, op.dtype) for op in work.ops]
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    shape: list[int | str],
+    outputs: list[str],
+    weights: dict[str, np.ndarray] | None = None,  # type: ignore[type-arg]
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(values, name) for name, values in (weights or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_conv_absorbs_relu_and_residual_add() -> None:
+    net = NetBuilder((1, 16, 8, 8))
+    first = net.conv("input", 16)
+    out = net.unary("Relu", net.binary("Add", net.conv(first, 16, relu=False), first))
+    work = _load(net.build(out))
+    convs = [op for op in work.ops if op.kind == "conv"]
+    assert [op.kind for op in work.ops if op.kind not in {"conv", "layout"}] == []
+    assert convs[0].macs == 64 * 16 * 16 * 9
+    assert convs[1].bytes_in == 2 * convs[0].bytes_in
+    assert convs[0].bytes_weights == (16 * 16 * 9 + 16) * 4
+    assert (convs[0].cin, convs[0].cout, convs[0].kernel, convs[0].out_hw) == (16, 16, (3, 3), 64)
+
+
+def test_int8_is_seen_through_qdq_and_borders_are_counted() -> None:
+    net = NetBuilder((1, 3, 8, 8), int8=True)
+    work = _load(net.build(net.conv(net.conv("input", 16), 16, 1)))
+    assert _kinds(work) == [
+        ("quantize", "float32"),
+        ("conv", "int8"),
+        ("conv1x1", "int8"),
+        ("dequantize", "float32"),
+        ("layout", "float32"),
+    ]
+    assert work.ops[1].bytes_out == 16 * 64
+    assert work.ops[1].bytes_weights == 16 * 27 + 16
+
+
+def test_relu_with_a_zero_point_in_the_middle_keeps_the_conv_in_fp32() -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "zw"], ["wd"]),
+        helper.make_node("Conv", ["xd", "wd"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("QuantizeLinear", ["r", "s", "z"], ["rq"]),
+        helper.make_node("DequantizeLinear", ["rq", "s", "z"], ["y"]),
+    ]
+    weights = {
+        "s": np.array(0.1, np.float32),
+        "z": np.array(128, np.uint8),
+        "w": np.ones((8, 4, 1, 1), np.int8),
+        "zw": np.array(0, np.int8),
+    }
+    middle = Workload.from_onnx(_model(nodes, [1, 4, 4, 4], ["y"], weights))
+    assert ("conv1x1", "float32") in _kinds(middle)
+    assert any(op.kind == "dequantize" and op.bytes_weights for op in middle.ops)
+    weights["z"] = np.array(0, np.uint8)
+    lowest = Workload.from_onnx(_model(nodes, [1, 4, 4, 4], ["y"], weights))
+    assert ("conv1x1", "int8") in _kinds(lowest)
+
+
+def test_int4_weights_behind_a_cast_count_as_one_byte() -> None:
+    packed = TensorProto(name="w4", data_type=TensorProto.INT4, dims=[8, 4, 1, 1], raw_data=bytes(16))
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("Cast", ["w4"], ["w8"], to=TensorProto.INT8),
+        helper.make_node("DequantizeLinear", ["w8", "s"], ["wd"]),
+        helper.make_node("Conv", ["xd", "wd"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "s", "z"], ["y"]),
+    ]
+    model = _model(nodes, [1, 4, 4, 4], ["y"], {"s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)})
+    model.graph.initializer.append(packed)
+    conv = next(op for op in Workload.from_onnx(model).ops if op.kind == "conv1x1")
+    assert (conv.dtype, conv.bytes_weights) == ("int8", 32)
+
+
+def test_kinds_of_convolution_and_matrix_product() -> None:
+    net = NetBuilder((1, 16, 8, 8))
+    out = net.conv(net.conv("input", 16, 3, groups=16), 32, 3, groups=4)
+    assert [op.kind for op in _load(net.build(out)).ops if op.macs] == ["depthwise", "grouped"]
+    net = NetBuilder((1, 10, 16))
+    hidden = net.linear("input", 24)
+    work = _load(net.build(net.matmul(hidden, net.transpose(hidden, (0, 2, 1)))))
+    products = [op for op in work.ops if op.macs]
+    assert [(op.kind, op.macs) for op in products] == [("linear", 10 * 16 * 24), ("attention", 10 * 24 * 10)]
+
+
+def test_symbolic_batch_is_fixed_and_batch_scales_the_work() -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    model = _model(nodes, ["N", 3, 4, 4], ["y"], {"w": np.ones((8, 3, 1, 1), np.float32)})
+    one, four = Workload.from_onnx(model), Workload.from_onnx(model, batch=4)
+    assert one.macs == 16 * 24
+    assert four.macs == 4 * one.macs
+
+
+def test_outputs_restrict_to_their_ancestors() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="first"),
+        helper.make_node("Sigmoid", ["a"], ["early"], name="exit"),
+        helper.make_node("Conv", ["a", "w"], ["b"], name="second"),
+        helper.make_node("Tanh", ["b"], ["late"], name="last"),
+    ]
+    model = _model(nodes, [1, 4, 4, 4], ["early", "late"], {"w": np.ones((4, 4, 1, 1), np.float32)})
+    names = [op.name for op in Workload.from_onnx(model, outputs=["early"]).ops if op.kind != "layout"]
+    assert names == ["first", "exit"]
+    both = Workload.from_onnx(model)
+    assert both.macs == 2 * Workload.from_onnx(model, outputs=["early"]).macs
+    with pytest.raises(InputError, match=r"no tensor 'lat'; its outputs are: early, late"):
+        Workload.from_onnx(model, outputs=["lat"])
+
+
+def test_a_nested_if_counts_the_deeper_branch_and_one_if_op() -> None:
+    def info(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+    short = helper.make_graph([helper.make_node("Identity", ["a"], ["s"])], "short", [], [info("s")])
+    deep_nodes = [helper.make_node("Conv", ["a", "w"], ["b"]), helper.make_node("Conv", ["b", "w"], ["d"])]
+    deep = helper.make_graph(deep_nodes, "deep", [], [info("d")])
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("ReduceMax", ["a"], ["m"], keepdims=0),
+        helper.make_node("Greater", ["m", "t"], ["c"]),
+        helper.make_node("If", ["c"], ["y"], then_branch=short, else_branch=deep),
+    ]
+    weights = {"w": np.ones((4, 4, 1, 1), np.float32), "t": np.array(0.5, np.float32)}
+    work = Workload.from_onnx(_model(nodes, [1, 4, 2, 2], ["y"], weights))
+    assert sum(op.kind == "conv1x1" for op in work.ops) == 3
+    assert sum(op.kind == "if" for op in work.ops) == 1
+
+
+def test_fingerprint_ignores_names_and_weights_but_not_shapes() -> None:
+    def build(width: int, value: float, name: str) -> Workload:
+        nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name=name)]
+        return Workload.from_onnx(
+            _model(nodes, [1, 4, 4, 4], ["y"], {"w": np.full((width, 4, 1, 1), value, np.float32)})
+        )
+
+    assert build(8, 1.0, "a").fingerprint == build(8, 2.0, "b").fingerprint
+    assert build(8, 1.0, "a").fingerprint != build(16, 1.0, "a").fingerprint
+
+
+def test_peak_activation_bytes_of_a_hand_computed_graph() -> None:
+    # x: 100 floats. a = sigmoid(x), b = tanh(x), y = a * b: while the product runs, a, b and y live (x is dead)
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["a"]),
+        helper.make_node("Tanh", ["x"], ["b"]),
+        helper.make_node("Concat", ["a", "b"], ["y"], axis=1),
+    ]
+    work = Workload.from_onnx(_model(nodes, [1, 100], ["y"]))
+    assert work.peak_activation_bytes == (100 + 100 + 200) * 4
+    chain = [helper.make_node("Sigmoid", ["x"], ["a"]), helper.make_node("Tanh", ["a"], ["y"])]
+    assert Workload.from_onnx(_model(chain, [1, 100], ["y"])).peak_activation_bytes == 200 * 4
+
+
+def test_reshape_is_free_and_gelu_written_out_is_one_kernel() -> None:
+    nodes = [
+        helper.make_node("Div", ["x", "r"], ["d"]),
+        helper.make_node("Erf", ["d"], ["e"]),
+        helper.make_node("Add", ["e", "one"], ["p"]),
+        helper.make_node("Mul", ["x", "p"], ["q"]),
+        helper.make_node("Mul", ["q", "half"], ["g"]),
+        helper.make_node("Reshape", ["g", "shape"], ["y"]),
+    ]
+    weights = {
+        "r": np.array(1.41, np.float32),
+        "one": np.array(1, np.float32),
+        "half": np.array(0.5, np.float32),
+        "shape": np.array([4, 5], np.int64),
+    }
+    work = Workload.from_onnx(_model(nodes, [1, 20], ["y"], weights))
+    assert [op.kind for op in work.ops] == ["gelu"]
+
+
+def test_padded_macs_round_channels_up_to_the_block() -> None:
+    op = Op("conv", "float32", "c", macs=9 * 50 * 50 * 4, cin=50, cout=50, kernel=(3, 3), out_hw=4)
+    assert op.padded_macs(8) == 9 * 56 * 56 * 4
+    assert op.padded_macs(1) == op.macs
+    first = Op("conv", "float32", "c", macs=9 * 3 * 8, cin=3, cout=8, kernel=(3, 3), out_hw=1)
+    assert first.padded_macs(8) == first.macs
+
+
+def test_an_unreadable_file_is_an_input_error(tmp_path: object) -> None:
+    with pytest.raises(InputError, match=r"missing\.onnx: this file cannot be read as ONNX"):
+        Workload.from_onnx("missing.onnx")

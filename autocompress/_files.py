@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from autocompress.errors import InputError
+from autocompress.errors import AutocompressError, InputError
 
 
 def read_yaml(path: str | Path, error: type[InputError]) -> Any:
@@ -32,10 +32,20 @@ def read_yaml(path: str | Path, error: type[InputError]) -> Any:
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file so that a reader, a crash or a full disk never leaves it half written."""
+    """Write a file so that a reader, a crash or a full disk never leaves it half written.
+
+    Raises:
+        AutocompressError: it cannot be written; an older file of this name is as it was.
+    """
     path = Path(path)
+    try:
+        _write(path, content.encode() if isinstance(content, str) else content)
+    except OSError as problem:
+        raise AutocompressError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
+
+
+def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -32,8 +32,11 @@ class Constraint:
     def __post_init__(self) -> None:
         if self.quantity not in QUANTITIES:
             raise ConstraintError(f"no quantity {self.quantity!r}; known: {', '.join(QUANTITIES)}")
-        if not math.isfinite(self.limit) or self.limit < 0:
-            raise ConstraintError(f"{self}: the limit must be a number of at least 0, got {self.limit}")
+        if self.sense not in ("at most", "at least"):
+            raise ConstraintError(f"{self.quantity}: the sense must be 'at most' or 'at least', got {self.sense!r}")
+        number = isinstance(self.limit, (int, float)) and not isinstance(self.limit, bool)
+        if not number or not math.isfinite(self.limit) or self.limit < 0:
+            raise ConstraintError(f"{self.quantity}: the limit must be a number of at least 0, got {self.limit!r}")
         if self.quantity != "accuracy" and self.limit == 0:
             raise ConstraintError(f"{self}: the limit must be above 0")
 

@@ -36,6 +36,8 @@ class Deployment:
 
     proto: onnx.ModelProto
     outputs: tuple[str, ...]
+    layers: Mapping[str, str] = field(default_factory=dict)
+    """Layer of each node that has weights."""
     parity: float | None = None
     """Share of samples on which file and torch model predict the same (see `Deployer.build`)."""
     notes: tuple[str, ...] = ()
@@ -78,17 +80,19 @@ class Deployer:
         """
         folded, pairs_template = self._folded(candidate)
         proto = self._float_graph(candidate, folded, pairs_template)
+        layers = _layer_of_nodes(proto)
         stage = candidate.quantization
         if stage is None:
             graph = export.strip(proto)
-            return Deployment(graph, candidate.output_names, self._agreement(graph, folded) if final else None)
+            parity = self._agreement(graph, folded) if final else None
+            return Deployment(graph, candidate.output_names, layers, parity)
         if not final:
-            return Deployment(self._placeholder(proto, stage), candidate.output_names)
+            return Deployment(self._placeholder(proto, stage), candidate.output_names, layers)
         if stage.technique == "qat":
             return self._trained(candidate, folded, stage)
         spec, ranges = self._plan(proto, stage)
         graph = export.strip(qdq.write_qdq(proto, spec, ranges))
-        return Deployment(graph, candidate.output_names, self._agreement(graph, folded))
+        return Deployment(graph, candidate.output_names, layers, self._agreement(graph, folded))
 
     def cost(self, deployment: Deployment) -> Cost:
         """Predict the latency of every path through the graph."""
@@ -99,12 +103,10 @@ class Deployer:
             tests = min(i + 1, len(names) - 1)  # confidence tests on the way
             estimate = linear.predict(self.device, workload)
             estimates.append((estimate.latency_ms + tests * self.device.if_overhead_us / 1e3, estimate.in_domain))
-        nodes = {node: layer.name for layer in quantizable_layers(deployment.proto) for node in layer.nodes}
         layer_ms: dict[str, float] = {}
         for node, ms in linear.per_op_ms(self.device, workload):
-            if node in nodes:
-                name = nodes[node].removeprefix(_BACKBONE)
-                layer_ms[name] = layer_ms.get(name, 0.0) + ms
+            if layer := deployment.layers.get(node):
+                layer_ms[layer] = layer_ms.get(layer, 0.0) + ms
         return Cost(
             path_ms=tuple(ms for ms, _ in estimates),
             in_domain=all(known for _, known in estimates),
@@ -178,7 +180,7 @@ class Deployer:
 
     def _placeholder(self, proto: onnx.ModelProto, stage: Quantize) -> onnx.ModelProto:
         spec = plan(proto, self._spec(proto, stage))
-        ranges = {tensor: ActivationRange(1.0, 0) for tensor in spec.sources}
+        ranges = {tensor: ActivationRange(1.0, 0) for tensor in (a.tensor for a in spec.activations)}
         return export.strip(qdq.write_qdq(proto, spec, ranges))
 
     def _trained(self, candidate: Candidate, folded: nn.Module, stage: Any) -> Deployment:
@@ -208,7 +210,7 @@ class Deployer:
                 f"at least {_MIN_AGREEMENT:.0%} are needed"
             )
         notes = (f"qat: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
-        return Deployment(graph, candidate.output_names, agreement, notes)
+        return Deployment(graph, candidate.output_names, _layer_of_nodes(exported.proto), agreement, notes)
 
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:
         """Share of samples with the same prediction (classification), else 1 minus the relative error."""
@@ -227,3 +229,8 @@ class Deployer:
                     same += len(piece) * max(0.0, 1.0 - float(error))
                 count += len(piece)
         return same / max(1, count)
+
+
+def _layer_of_nodes(proto: onnx.ModelProto) -> dict[str, str]:
+    layers = {output: layer.name for layer in quantizable_layers(proto) for output in layer.nodes}
+    return {n.name: layers[n.output[0]].removeprefix(_BACKBONE) for n in proto.graph.node if n.output[0] in layers}

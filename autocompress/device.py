@@ -102,7 +102,7 @@ class DeviceProfile(_Data):
     channel_block: Annotated[int, Field(ge=1)] = 8
     """Convolution kernels work on blocks of so many channels; MACs are counted with rounded-up channels."""
     cache_bytes: Annotated[int, Field(gt=0)] | None = None
-    """Cache left to the net as found by calibration; larger nets fetch their weights from memory at every call."""
+    """Cache left to a net, as found by calibration; larger nets fetch weights from memory at every call."""
     us_per_mb_beyond_cache: _NonNegative = 0.0
     """Cost of each megabyte by which weights and peak activations of a net exceed `cache_bytes`."""
     run_overhead_us: _NonNegative = 0.0
@@ -110,7 +110,7 @@ class DeviceProfile(_Data):
     if_overhead_us: _NonNegative = 0.0
     """Extra cost of one nested `If` (early exit test) on the executed path."""
     reference_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Latency of the fixed reference net (`runtimes.onnxruntime.reference_model`) when this was calibrated."""
+    """Latency of `runtimes.onnxruntime.reference_model()` when this was calibrated."""
     latency: dict[str, dict[Dtype, OpCost]]
     """Operator kind -> number format -> cost."""
     calibration: Calibration | None = None

@@ -41,23 +41,28 @@ class FloatRange:
         if self.log and self.low <= 0:
             raise ValueError(f"a log range must begin above 0, got {self.low}")
 
+    @property
+    def top(self) -> float:
+        """The largest value: `high`, or the last one of the grid below it."""
+        return float(f"{self.low + (self.size - 1) * self.step:.6g}") if self.step else self.high
+
     def suggest(self, name: str, suggester: Suggester) -> float:
         """Draw one value, rounded to six significant digits."""
-        value = suggester.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        value = suggester.suggest_float(name, self.low, self.top, step=self.step, log=self.log)
         return float(f"{value:.6g}")
 
     def corners(self) -> tuple[Value, ...]:
-        """The values at which the range is checked when a space is loaded."""
-        return (self.low, self.high)
+        """The values at which the range is checked when a space is loaded: its ends and one between them."""
+        between = self.low + self.step if self.step else self.at(0.3819)
+        return (self.low, min(between, self.top), self.top)
 
     def at(self, fraction: float) -> Value:
         """The value at a share of the way from low to high, on the grid of `step`."""
         if self.log:
             return float(f"{self.low * (self.high / self.low) ** fraction:.6g}")
-        span = self.high - self.low
         if self.step:
-            return float(f"{self.low + round(fraction * span / self.step) * self.step:.6g}")
-        return float(f"{self.low + fraction * span:.6g}")
+            return float(f"{self.low + round(fraction * (self.size - 1)) * self.step:.6g}")
+        return float(f"{self.low + fraction * (self.high - self.low):.6g}")
 
     @property
     def size(self) -> float:

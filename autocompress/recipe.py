@@ -66,6 +66,8 @@ class Stage(BaseModel):
     """Techniques that cannot be in the same recipe."""
     requires: ClassVar[frozenset[str]] = frozenset()
     """Techniques that must be in the same recipe."""
+    precedes: ClassVar[frozenset[str]] = frozenset()
+    """Techniques of the same phase that must come later in the recipe."""
     references: ClassVar[tuple[str, ...]] = ()
     """Papers."""
 
@@ -133,6 +135,8 @@ class Recipe(BaseModel):
                 raise RecipeError(f"stages.{i}: {stage.technique} cannot be combined with {min(clash)}")
             if missing := stage.requires.difference(names):
                 raise RecipeError(f"stages.{i}: {stage.technique} needs a stage {min(missing)}")
+            if late := stage.precedes.intersection(names[:i]):
+                raise RecipeError(f"stages.{i}: {stage.technique} must come before {min(late)}; swap the two")
             if i and stage.phase < stages[i - 1].phase:
                 raise RecipeError(
                     f"stages.{i}: {stage.technique} ({stage.phase.name.lower()}) comes after "

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from autocompress.errors import ConstraintError
-from autocompress.recipe import Recipe
+from autocompress.recipe import Recipe, suggestion
 
 Split = Literal["validation", "test"]
+Pick = Literal["knee", "fastest", "smallest", "most-accurate"]
 LatencySource = Literal["predicted", "measured"]
 State = Literal["complete", "rejected", "failed"]
 
@@ -201,7 +202,7 @@ class ParetoFront:
 
     def select(
         self,
-        pick: Literal["knee", "fastest", "smallest", "most-accurate"] | None = None,
+        pick: Pick | None = None,
         *,
         trial: int | None = None,
         max_latency_ms: float | None = None,
@@ -215,6 +216,9 @@ class ParetoFront:
         Raises:
             ConstraintError: no point of the front meets the limits, or `trial` is not on the front.
         """
+        if pick is not None and pick not in get_args(Pick):
+            known = get_args(Pick)
+            raise ConstraintError(f"no point called {pick!r}{suggestion(pick, known)}; known: {', '.join(known)}")
         points = [
             p
             for p in self.points
@@ -236,7 +240,7 @@ class ParetoFront:
     def _nothing_found(self, trial: int | None) -> str:
         if not self.points:
             return "the front is empty: no candidate was completed; run the search for longer"
-        if trial is not None:
+        if trial is not None and all(p.trial != trial for p in self.points):
             known = ", ".join(str(p.trial) for p in self.points)
             return f"trial {trial} is not on the front; the front holds the trials {known}"
         accuracy, latency, size = zip(*(p.objectives() for p in self.points), strict=True)

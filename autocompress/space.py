@@ -234,14 +234,13 @@ class SearchSpace:
                 raise SpaceError(f"{source}: {name} appears twice; merge the two into one stage with domains")
         defaults = [slot.alternatives[0] for slot in self.slots]
         try:
+            Recipe(stages=tuple(_first(default, outline) for default in defaults))
             for i, slot in enumerate(self.slots):
                 for alternative in slot.alternatives:
                     for values in _corners(alternative, outline):
-                        stage = alternative.build(values, outline)
-                        others = (_first(d, outline) for d in defaults[:i] + defaults[i + 1 :])
-                        ordered = sorted([stage, *others], key=lambda s: s.phase)
-                        Recipe(stages=tuple(_drop_unmet(ordered)))
-            Recipe(stages=tuple(_first(default, outline) for default in defaults))
+                        stages = [_first(default, outline) for default in defaults]
+                        stages[i] = alternative.build(values, outline)
+                        Recipe(stages=tuple(_drop_unmet(stages)))
         except RecipeError as error:
             raise SpaceError(f"{source}: {error}") from None
 

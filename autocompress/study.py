@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autocompress._files import write_atomically, write_json
-from autocompress.errors import StudyError
+from autocompress.errors import RecipeError, StudyError
 from autocompress.recipe import check_version, explain
 from autocompress.results import Evaluation, ParetoFront
 
@@ -189,7 +189,7 @@ def write_evaluation(study: Path, evaluation: Evaluation) -> None:
 def read_evaluation(study: Path, trial: int) -> Evaluation | None:
     """The kept result of a trial, or None."""
     path = trial_folder(study, trial) / "evaluation.json"
-    return _parse(path, path.read_text()) if path.exists() else None
+    return _read_trial(path) if path.exists() else None
 
 
 def write_final(study: Path, evaluations: Iterable[Evaluation], conditions: dict[str, Any]) -> None:
@@ -209,8 +209,10 @@ def read_settings(study: Path) -> Settings:
         raise StudyError(f"{study}: not a study folder (it has no study.json); give the --out of a search")
     try:
         data = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # not JSON, not text
         raise StudyError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(data, dict):
+        raise StudyError(f"{path}: damaged: it must hold a JSON object, got {type(data).__name__}")
     check_version(data, str(path), StudyError, STUDY_VERSION)
     try:
         return Settings.model_validate(data)
@@ -220,7 +222,7 @@ def read_settings(study: Path) -> Settings:
 
 def _read_trials(study: Path) -> list[Evaluation]:
     paths = sorted((study / "trials").glob("[0-9]*/evaluation.json"))
-    return [_parse(path, path.read_text()) for path in paths]
+    return [_read_trial(path) for path in paths]
 
 
 def _read_final(study: Path) -> list[Evaluation]:
@@ -228,14 +230,29 @@ def _read_final(study: Path) -> list[Evaluation]:
     if not path.exists():
         return []
     try:
-        points = json.loads(path.read_text())["points"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise StudyError(f"{path}: damaged ({error}); delete it and run the search again to finish") from None
-    return [_parse(path, json.dumps(point)) for point in points]
+        data = json.loads(path.read_text())
+        check_version(data, str(path), StudyError, STUDY_VERSION)
+        points = list(data["points"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(f"{path}: damaged ({error}); {_REFINISH}") from None
+    return [_parse(path, json.dumps(point), _REFINISH) for point in points]
 
 
-def _parse(path: Path, text: str) -> Evaluation:
+_REFINISH = "delete it and run the search again to finish"
+
+
+def _read_trial(path: Path) -> Evaluation:
+    advice = "delete this trial's folder"
+    try:
+        return _parse(path, path.read_text(), advice)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: damaged: {error}; {advice}") from None
+
+
+def _parse(path: Path, text: str, advice: str) -> Evaluation:
     try:
         return Evaluation.model_validate_json(text)
     except ValidationError as error:
-        raise StudyError(f"{path}: damaged: {error.errors()[0]['msg']}; delete this trial's folder") from None
+        raise StudyError(f"{path}: damaged: {error.errors()[0]['msg']}; {advice}") from None
+    except RecipeError as error:  # of another version, or of a technique that is not installed here
+        raise StudyError(f"{path}: its recipe cannot be read: {error}") from None

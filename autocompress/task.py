@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.errors import TaskError
+from autocompress.errors import AutocompressError, CandidateError, TaskError
 from autocompress.results import Score, Split
 
 Array = NDArray[Any]
@@ -26,6 +29,7 @@ Predict = Callable[[Array], Array]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 _CONFIDENCE = 0.95
+_HERE = str(Path(__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,13 @@ class Metric:
             return Score(value=mean, low=mean, high=mean, n_samples=n, split=split)
         else:
             interval = stats.bootstrap(
-                (scores,), np.mean, n_resamples=999, confidence_level=_CONFIDENCE, method="percentile", rng=0
+                (scores,),
+                np.mean,
+                n_resamples=999,
+                batch=100,
+                confidence_level=_CONFIDENCE,
+                method="percentile",
+                rng=0,
             ).confidence_interval
         return Score(value=mean, low=float(interval.low), high=float(interval.high), n_samples=n, split=split)
 
@@ -108,6 +118,11 @@ class Task:
             raise TaskError(
                 "example_input must be a tensor with a batch dimension, such as torch.zeros(1, 3, 224, 224), "
                 f"got {getattr(self.example_input, 'shape', type(self.example_input).__name__)}"
+            )
+        if self.example_input.dtype != torch.float32 or len(self.example_input) == 0:
+            raise TaskError(
+                "example_input must hold one or more samples of torch.float32, "
+                f"got {len(self.example_input)} of {self.example_input.dtype}"
             )
         if self.val is None and self.evaluate is None:
             raise TaskError("a task needs validation data: give val=..., or evaluate=a function of predict")
@@ -174,11 +189,22 @@ class Task:
         """Run `predict` over a split and return the metric with its interval."""
         function = self.evaluate if split == "validation" else self.evaluate_test
         if function is not None:
-            value = float(function(predict))
+            name = "evaluate" if split == "validation" else "evaluate_test"
+            try:
+                value = float(function(predict))
+            except AutocompressError:  # of predict
+                raise
+            except Exception as error:  # the user's own code: any error of it is an input error
+                raise TaskError(f"{name} raised {_where(error)}") from error
             if not np.isfinite(value):
-                raise TaskError(f"evaluate must return a finite number, got {value}")
+                raise TaskError(f"{name} must return a finite number, got {value}")
             return Score(value=value, low=value, high=value, n_samples=0, split=split)
-        scores = [self.metric.per_sample(predict(x), y) for x, y in self.split(split)]
+        scores = []
+        for inputs, targets in self.split(split):
+            outputs = predict(inputs)
+            if np.isnan(outputs).any():
+                raise CandidateError("the outputs of the file are not numbers (NaN)")
+            scores.append(self._per_sample(outputs, targets, split))
         return self.metric.score(np.concatenate(scores), split)
 
     @cached_property
@@ -214,18 +240,30 @@ class Task:
                 f"a classification returns logits (N, classes), got {self.output_shape}; "
                 "use Task(..., kind='other') with a metric and a loss of your own"
             )
+        try:
+            copy.deepcopy(self.model)
+        except Exception as error:  # the user's own code: any error of it is an input error
+            raise TaskError(f"the model cannot be copied: {_first_line(error)}") from error
         if self.trainable:
-            inputs, _ = next(self.train_batches())
+            inputs, targets = next(self.train_batches())
             self._check_shape(inputs, "train")
-        if self.evaluate is None:
-            self._check_shape(torch.from_numpy(self.split("validation")[0][0]), "validation")
-        if self.test is not None:
-            self._check_shape(torch.from_numpy(self.split("test")[0][0]), "test")
+            self._check_loss(inputs, targets)
+        splits: tuple[Split, ...] = ("validation", "test")
+        for split, source in zip(splits, (self.val, self.test), strict=True):
+            if source is None:
+                continue
+            inputs, targets = map(torch.from_numpy, self.split(split)[0])
+            self._check_shape(inputs, split)
+            if (self.evaluate if split == "validation" else self.evaluate_test) is None:
+                with torch.no_grad(), evaluating(self.model):
+                    outputs = self.model(inputs[:2])
+                self._per_sample(outputs.numpy(), targets[:2].numpy(), split)
 
     @cached_property
     def model_sha256(self) -> str:
         """Hash of the model's class names, parameters and buffers."""
-        digest = hashlib.sha256(str(self.model).encode())
+        structure = re.sub(r"\b0x[0-9a-f]+", "", str(self.model))  # addresses change from run to run
+        digest = hashlib.sha256(structure.encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
@@ -239,7 +277,8 @@ class Task:
             for arrays in self.split(split) if source is not None else ():  # type: ignore[arg-type]
                 for array in arrays:
                     digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(str(len(self.train) if hasattr(self.train, "__len__") else "?").encode())
+        size = length(self.train)
+        digest.update(("?" if size is None else str(size)).encode())
         return digest.hexdigest()
 
     def _check_labels(self, targets: Tensor, split: str) -> None:
@@ -251,6 +290,28 @@ class Task:
                 f"{split} data: labels must be from 0 to {self.n_outputs - 1} (the model has "
                 f"{self.n_outputs} outputs), got {low if low < 0 else high}"
             )
+
+    def _check_loss(self, inputs: Tensor, targets: Tensor) -> None:
+        try:
+            with torch.no_grad(), evaluating(self.model):
+                loss = self.loss(self.model(inputs[:2]), targets[:2])
+        except Exception as error:  # the user's own code: any error of it is an input error
+            raise TaskError(f"the loss of a training batch raised {_where(error)}") from error
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise TaskError(f"the loss must be one number, got {tuple(getattr(loss, 'shape', ())) or type(loss)}")
+
+    def _per_sample(self, outputs: Array, targets: Array, split: str) -> Array:
+        try:
+            scores = np.asarray(self.metric.per_sample(outputs, targets), dtype=np.float64)
+        except Exception as error:  # the user's own code: any error of it is an input error
+            raise TaskError(f"{split} data: the metric {self.metric.name} raised {_where(error)}") from error
+        if scores.shape != (len(outputs),) or not np.isfinite(scores).all():
+            what = f"the shape {scores.shape}" if scores.shape != (len(outputs),) else "NaN or infinity"
+            raise TaskError(
+                f"{split} data: the metric {self.metric.name} must return one finite score per sample, "
+                f"shape ({len(outputs)},), got {what}"
+            )
+        return scores
 
     def _check_shape(self, inputs: Tensor, split: str) -> None:
         expected, got = tuple(self.example_input.shape[1:]), tuple(inputs.shape[1:])
@@ -276,7 +337,7 @@ def load_task(reference: str) -> Task:
             value = value()
         except TaskError:
             raise
-        except Exception as error:  # the user's own code: any error of it is an input error
+        except (Exception, SystemExit) as error:  # the user's own code: any error of it is an input error
             raise TaskError(f"{reference}: {name}() raised {_where(error)}") from error
     if not isinstance(value, Task):
         raise TaskError(f"{reference}: must be a Task or a function that returns one, got {type(value).__name__}")
@@ -287,6 +348,8 @@ def _import(source: str, reference: str) -> Any:
     path = Path(source)
     try:
         if path.suffix != ".py":
+            if os.getcwd() not in sys.path:
+                sys.path.insert(0, os.getcwd())
             return importlib.import_module(source)
         if not path.exists():
             raise TaskError(f"{reference}: there is no file {source}")
@@ -299,16 +362,18 @@ def _import(source: str, reference: str) -> Any:
         return module
     except TaskError:
         raise
-    except Exception as error:  # the user's own code: any error of it is an input error
+    except (Exception, SystemExit) as error:  # the user's own code: any error of it is an input error
         raise TaskError(f"{reference}: importing it raised {_where(error)}") from error
 
 
 def _where(error: BaseException) -> str:
     """The error's type and text with the innermost line of the user's code."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
+    place, frame = "", error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if not file.startswith(("<", _HERE)) and "site-packages" not in file and not file.startswith(sys.base_prefix):
+            place = f" ({Path(file).name}, line {frame.tb_lineno})"
         frame = frame.tb_next
-    place = f" ({Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno})" if frame else ""
     return f"{type(error).__name__}: {_first_line(error)}{place}"
 
 
@@ -316,17 +381,60 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["(no message)"])[0]
 
 
+def length(source: Any) -> int | None:
+    """Number of batches (of samples in a Dataset), or None where it is not known."""
+    try:
+        return len(source)
+    except TypeError:
+        return None
+
+
 def _batches(source: Any, batch_size: int, *, shuffle: bool, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-    if isinstance(source, torch.utils.data.Dataset):
-        source = torch.utils.data.DataLoader(source, batch_size, shuffle=shuffle)
+    batches = _iterator(source, batch_size, shuffle=shuffle, split=split)
     empty = True
-    for batch in source:
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            break
+        except Exception as error:  # the user's own code: any error of it is an input error
+            raise TaskError(f"{split} data: reading it raised {_where(error)}") from error
         if not isinstance(batch, Sequence) or len(batch) != 2 or not all(isinstance(b, Tensor) for b in batch):
-            raise TaskError(f"{split} data: every batch must be (inputs, targets), two tensors, got {type(batch).__name__}")
+            raise TaskError(
+                f"{split} data: every batch must be (inputs, targets), two tensors, got {_kind(batch)}"
+            )
+        if len(batch[0]) != len(batch[1]):
+            raise TaskError(f"{split} data: a batch has {len(batch[0])} inputs but {len(batch[1])} targets")
+        if len(batch[0]) == 0:
+            continue
         empty = False
         yield batch[0], batch[1]
     if empty:
         raise TaskError(f"{split} data: is empty; it must yield one or more (inputs, targets) batches")
+
+
+def _iterator(source: Any, batch_size: int, *, shuffle: bool, split: str) -> Iterator[Any]:
+    data = torch.utils.data
+    if isinstance(source, data.Dataset) and length(source) != 0:
+        ordered = isinstance(source, data.IterableDataset) or not shuffle
+        source = data.DataLoader(source, batch_size, shuffle=not ordered)
+    try:
+        iterator: Iterator[Any] = iter(source)
+    except TypeError:
+        raise TaskError(
+            f"{split} data: must be a Dataset or yield (inputs, targets) batches, got {type(source).__name__}"
+        ) from None
+    if iterator is source:
+        raise TaskError(
+            f"{split} data: can be read only once ({type(source).__name__}); give a DataLoader, a Dataset or a list"
+        )
+    return iterator
+
+
+def _kind(batch: object) -> str:
+    if isinstance(batch, Sequence) and not isinstance(batch, str):
+        return f"{type(batch).__name__} of {', '.join(type(b).__name__ for b in batch[:4]) or 'nothing'}"
+    return type(batch).__name__
 
 
 def seed_everything(seed: int) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from autocompress.candidate import Candidate, MultiExit, Workshop, outputs_of
 from autocompress.errors import CandidateError, TaskError
-from autocompress.task import seed_everything
+from autocompress.task import length, seed_everything
 
 _CACHE_BYTES = 512 * 2**20
 
@@ -69,14 +69,15 @@ class TeacherLogits:
     def __call__(self, inputs: Tensor, autocast: AbstractContextManager[Any]) -> Tensor:
         """Logits (N, ...) in float32."""
         key = hashlib.blake2b(inputs.contiguous().numpy(), digest_size=16).digest()
-        if key not in self._kept:
-            with autocast:
-                logits = outputs_of(self.teacher, inputs)[-1].float()
-            self._kept[key] = logits
-            self._bytes += logits.numel() * 4
-            while self._bytes > _CACHE_BYTES:
-                self._bytes -= self._kept.popitem(last=False)[1].numel() * 4
-        return self._kept[key]
+        if key in self._kept:
+            return self._kept[key]
+        with autocast:
+            logits = outputs_of(self.teacher, inputs)[-1].float()
+        self._kept[key] = logits
+        self._bytes += logits.numel() * 4
+        while self._bytes > _CACHE_BYTES:
+            self._bytes -= self._kept.popitem(last=False)[1].numel() * 4
+        return logits
 
 
 def fit(
@@ -106,7 +107,8 @@ def fit(
     optimizer = _optimizer(model, schedule, parameters)
     rates = [group["lr"] for group in optimizer.param_groups]
     total = max(1, schedule.epochs * n_batches)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total + 1, pct_start=0.2)
+    warm_up = min(1.0, max(0.2, 2 / (total + 1)))  # at least one step: OneCycleLR divides by their number
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total + 1, pct_start=warm_up)
     objective = _Objective(model, workshop, distillation)
     mean, step, started = math.nan, 0, time.monotonic()
     for epoch in range(schedule.epochs):
@@ -114,7 +116,7 @@ def fit(
         total_loss, count = 0.0, 0
         if not isinstance(model, torch.fx.GraphModule):
             model.train()
-        for inputs, targets in task.train_batches():
+        for inputs, targets in _several(task.train_batches()):
             loss = objective(inputs, targets)
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -139,25 +141,31 @@ def fit(
 def reestimate_batchnorm(model: nn.Module, workshop: Workshop, n_batches: int = 16) -> bool:
     """Set the running statistics of all BatchNorm layers to plain averages over some training batches.
 
+    Everything else stays in evaluation mode: dropout would change the variances.
+
     Returns:
         Whether the model has such layers.
     """
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kind = nn.modules.batchnorm._BatchNorm
+    layers = [m for m in model.modules() if isinstance(m, kind) and m.track_running_stats]
     if not layers or not workshop.task.trainable:
         return False
     momenta = [layer.momentum for layer in layers]
+    model.eval()
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None
+        layer.train()
     seed_everything(workshop.seed)
-    model.train()
-    for i, (inputs, _) in enumerate(workshop.task.train_batches()):
-        model(inputs)
-        if i + 1 == n_batches:
-            break
-    model.eval()
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    try:
+        for i, (inputs, _) in enumerate(_several(workshop.task.train_batches())):
+            model(inputs)
+            if i + 1 == n_batches:
+                break
+    finally:
+        model.eval()
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
     return True
 
 
@@ -186,7 +194,9 @@ class _Objective:
         self.task = workshop.task
         self.distillation = distillation
         self.teacher = workshop.memo.setdefault("teacher_logits", TeacherLogits(workshop.teacher))
-        self.places = [place.name for place in workshop.anatomy.places][-3:]
+        self.places = [place.name for place in workshop.anatomy.places if _has(workshop.teacher, place.name)][-3:]
+        if distillation.feature_weight and not self.places:
+            raise CandidateError("feature_weight: network and teacher have no place in common to compare; set it to 0")
         self.channel_axes = {p.name: -1 if p.layout == "nlc" else 1 for p in workshop.anatomy.places}
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -198,14 +208,13 @@ class _Objective:
 
     def _with_features(self, inputs: Tensor, targets: Tensor) -> Tensor:
         backbone = self.model.backbone if isinstance(self.model, MultiExit) else self.model
-        with torch.no_grad(), _features(self.teacher.teacher, self.places) as theirs:
-            logits = self.teacher.teacher(inputs)
+        with _features(self.teacher.teacher, self.places) as theirs:
+            logits = outputs_of(self.teacher.teacher, inputs)[-1].float()
         with _features(backbone, self.places) as mine:
             loss = self._of_outputs(self._run(inputs), targets, logits)
         terms = [
             functional.mse_loss(_attention(mine[p], axis), _attention(theirs[p], axis))
             for p in self.places
-            if p in mine and p in theirs
             for axis in (self.channel_axes[p],)
         ]
         return loss + self.distillation.feature_weight * sum(terms, torch.zeros(()))
@@ -290,14 +299,26 @@ def _optimizer(
 def _length(workshop: Workshop) -> int:
     """Batches in an epoch; counted once where the loader does not say."""
     if "n_batches" not in workshop.memo:
-        source, size = workshop.task.train, workshop.task.batch_size
-        if isinstance(source, torch.utils.data.Dataset):
-            workshop.memo["n_batches"] = math.ceil(len(source) / size)  # type: ignore[arg-type]
-        elif hasattr(source, "__len__"):
-            workshop.memo["n_batches"] = len(source)
-        else:
-            workshop.memo["n_batches"] = sum(1 for _ in workshop.task.train_batches())
+        n = length(workshop.task.train)
+        if n is None:
+            n = sum(1 for _ in workshop.task.train_batches())
+        elif isinstance(workshop.task.train, torch.utils.data.Dataset):
+            n = math.ceil(n / workshop.task.batch_size)
+        workshop.memo["n_batches"] = n
     return int(workshop.memo["n_batches"])
+
+
+def _several(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Leave out a lone last sample, on which BatchNorm cannot be trained."""
+    largest = 0
+    for inputs, targets in batches:
+        largest = max(largest, len(inputs))
+        if len(inputs) > 1 or largest == 1:
+            yield inputs, targets
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    return any(name == other for other, _ in model.named_modules())
 
 
 def _message(title: str, step: int, total: int, loss: float, started: float) -> str:

@@ -2,9 +2,10 @@
 
 Usage: python hardware_profiles/fit_public_data.py FOLDER_WITH_ncnn_layers.csv [OUTPUT_FOLDER]
 
-Source: Tencent/ncnn (BSD-3-Clause), benchmark/README.md (latencies) and benchmark/models/*.param (layer shapes),
-as the tables ncnn_latency.csv and ncnn_layers.csv. Minimum latency of the newest run of each board and thread count.
-The error in a profile is that of leaving one network out.
+Source: Tencent/ncnn (BSD-3-Clause), benchmark/README.md (latencies) and benchmark/models/*.param (layer
+shapes), as the tables ncnn_latency.csv and ncnn_layers.csv. Of each network the minimum latency of its newest
+row on the board and thread count. The error in a profile is that of leaving one network out; a board whose
+90th percentile of it is above MAX_P90_ERROR gets no profile.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _KINDS = {
 _EXCLUDED = {"vision_transformer"}
 _RIDGE = 0.05
 _CHANNEL_BLOCK = 4
+MAX_P90_ERROR = 0.55
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ def _newest_points(rows: list[Row], board: Board, works: dict[str, Workload]) ->
         if not matches or row["threads"] != str(board.threads) or row["network"] not in works:
             continue
         ms = float(row["latency_min_ms"] or row["latency_ms"])
-        newest[row["network"]] = max(newest.get(row["network"], ("", 0.0)), (row["measured_before"], ms))
+        date, best_ms = newest.get(row["network"], ("", 0.0))
+        if row["measured_before"] > date or (row["measured_before"] == date and ms < best_ms):
+            newest[row["network"]] = (row["measured_before"], ms)
     points = [(name, works[name], ms) for name, (_, ms) in sorted(newest.items())]
     return points, max((date for date, _ in newest.values()), default="")
 
@@ -171,9 +175,9 @@ def _build(board: Board, points: Points, date: str, errors: dict[str, float]) ->
                 kind="measured",
                 source=(
                     "Fitted by hardware_profiles/fit_public_data.py to Tencent/ncnn (BSD-3-Clause) "
-                    f"benchmark/README.md, {len(points) - n_int8} float and {n_int8} int8 networks of 112 to 416 "
-                    f"pixels.{half} ONNX Runtime was not measured on this board: use ratios between "
-                    "candidates, not absolute times."
+                    f"benchmark/README.md, {len(points) - n_int8} float and {n_int8} int8 networks of 112 to "
+                    f"416 pixels.{half} ONNX Runtime was not measured on this board: use ratios between "
+                    "candidates, not absolute times. int8_arithmetic was not tested on the board."
                 ),
             ).model_dump(),
         },
@@ -207,11 +211,14 @@ def main(arguments: list[str]) -> int:
         points, date = _newest_points(rows, board, works)
         errors = _leave_one_out(board, points, date)
         profile = _build(board, points, date, errors)
-        profile.save(target / f"{board.name}.yaml")
         calibration = profile.calibration
         assert calibration is not None
+        shipped = calibration.p90_error <= MAX_P90_ERROR
+        if shipped:
+            profile.save(target / f"{board.name}.yaml")
+        label = board.name if shipped else f"{board.name} (NOT WRITTEN)"
         sys.stdout.write(
-            f"{board.name}: {calibration.points} networks, median error {calibration.median_error:.1%}, "
+            f"{label}: {calibration.points} networks, median error {calibration.median_error:.1%}, "
             f"p90 {calibration.p90_error:.1%}; {calibration.split}\n"
         )
     return 0

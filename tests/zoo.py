@@ -93,7 +93,10 @@ class TinyMobileNetV2(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one qkv projection, written as in timm."""
+    """Multi-head self-attention with one qkv projection, written as in timm.
+
+    With `fused` the shapes are fixed numbers, so that no head can be removed; without, they follow the weights.
+    """
 
     def __init__(self, dim: int, heads: int, fused: bool) -> None:
         super().__init__()
@@ -104,13 +107,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(n, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        heads = self.num_heads if self.fused else -1
+        qkv = self.qkv(x).reshape(n, tokens, 3, heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         if self.fused:
             x = F.scaled_dot_product_attention(q, k, v)
         else:
             x = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-        return self.proj(x.transpose(1, 2).reshape(n, tokens, dim))
+        x = x.transpose(1, 2)
+        return self.proj(x.reshape(n, tokens, dim) if self.fused else x.flatten(2))
 
 
 class Mlp(nn.Module):

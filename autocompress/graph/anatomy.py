@@ -165,16 +165,20 @@ def _places(model: nn.Module, visits: Mapping[str, Visit]) -> tuple[Place, ...]:
     leaves = {n: v for n, v in visits.items() if isinstance(modules[n], WEIGHTED)}
     total = sum(v.macs for v in leaves.values()) or 1
     found: dict[float, Place] = {}
-    names = list(_blocks(model)) or [n for n, v in visits.items() if n and len(v.shape) >= 2]
-    for name in names:
-        visit = visits.get(name)
-        if visit is None or visit.calls != 1 or len(visit.shape) not in (2, 3):
-            continue
-        fraction = sum(v.macs for v in leaves.values() if v.order <= visit.order) / total
-        layout = _layout(modules[name], visit.shape)
-        channels = visit.shape[-1] if layout == "nlc" else visit.shape[0]
-        if _EARLIEST <= fraction <= _LATEST:
-            found[round(fraction, 6)] = Place(name, fraction, channels, layout)
+    for names in (list(_blocks(model)), [n for n in visits if n]):
+        for name in names:
+            visit = visits.get(name)
+            if visit is None or visit.calls != 1 or len(visit.shape) not in (2, 3):
+                continue
+            before = {n: v for n, v in leaves.items() if v.order <= visit.order}
+            fraction = sum(v.macs for v in before.values()) / total
+            if _EARLIEST <= fraction <= _LATEST:
+                last = modules[max(before, key=lambda n: before[n].order)]
+                layout = _layout(last, visit.shape)
+                channels = visit.shape[-1] if layout == "nlc" else visit.shape[0]
+                found[round(fraction, 6)] = Place(name, fraction, channels, layout)
+        if found:
+            break
     return tuple(found[key] for key in sorted(found))
 
 
@@ -190,7 +194,8 @@ def _blocks(module: nn.Module, prefix: str = "") -> Iterator[str]:
             yield from _blocks(child, f"{path}.")
 
 
-def _layout(module: nn.Module, shape: tuple[int, ...]) -> str:
+def _layout(last: nn.Module, shape: tuple[int, ...]) -> str:
+    """Layout of an output from its shape and from the last layer with weights that ran before it."""
     if len(shape) == 3:
         return "nchw"
-    return "ncl" if any(isinstance(m, (nn.Conv1d, nn.BatchNorm1d)) for m in module.modules()) else "nlc"
+    return "ncl" if isinstance(last, nn.Conv1d) and last.out_channels == shape[0] else "nlc"

@@ -48,12 +48,26 @@ class ChannelGroup:
         """What a pruning ratio counts: heads, else channels."""
         return self.n_heads or self.n_channels
 
+    def channels(self, units: Sequence[int]) -> list[int]:
+        """Channels that go with some units: those of whole heads, or the same one of every part."""
+        if self.n_heads:
+            width = self.n_channels // self.n_heads
+            return sorted(head * width + i for head in units for i in range(width))
+        width = self.n_channels // self.n_parts
+        return sorted(part * width + unit for part in range(self.n_parts) for unit in units)
 
-def channels_to_keep(n_channels: int, ratio: float, round_to: int) -> int:
-    """Number of channels that stay: a multiple of `round_to`, never none, never more than there are."""
+
+def channels_to_keep(n_channels: int, ratio: float, round_to: int, n_parts: int = 1) -> int:
+    """Number of channels that stay, never none, never more than there are.
+
+    A multiple of `n_parts`, so that all parts stay equal, and of `round_to` where both fit into the group.
+    """
     if ratio <= 0 or n_channels <= round_to:
         return n_channels
-    return min(n_channels, max(round_to, round(n_channels * (1 - ratio) / round_to) * round_to))
+    step = math.lcm(round_to, n_parts)
+    if step >= n_channels:
+        step = n_parts
+    return min(n_channels, max(step, round(n_channels * (1 - ratio) / step) * step))
 
 
 class ChannelPruner:
@@ -75,7 +89,8 @@ class ChannelPruner:
         with _quiet(), evaluating(model):
             self._graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
             ignored = [model.get_submodule(name) for name in protected]
-            self.groups = [self._describe(g) for g in self._graph.get_all_groups(ignored_layers=ignored)]
+            groups = [self._describe(g) for g in self._graph.get_all_groups(ignored_layers=ignored)]
+        self.groups = sorted(groups, key=lambda g: self._rank.get(g.name, len(self._rank)))
 
     def importance(self, group: ChannelGroup, criterion: Any) -> Tensor | None:
         """Importance of each unit of the group, shape (n_units / n_parts,), or None where it has no meaning."""
@@ -92,15 +107,9 @@ class ChannelPruner:
         """Remove units (channels of one part, or heads) from every member of the group."""
         if not units:
             return
-        if group.n_heads:
-            width = group.n_channels // group.n_heads
-            channels = [head * width + i for head in units for i in range(width)]
-        else:
-            width = group.n_channels // group.n_parts
-            channels = [part * width + unit for part in range(group.n_parts) for unit in units]
         root = group.members[0].dep
         with _quiet():
-            self._graph.get_pruning_group(root.target.module, root.handler, sorted(channels)).prune()
+            self._graph.get_pruning_group(root.target.module, root.handler, group.channels(units)).prune()
         if group.n_heads:
             _set_heads(self.model.get_submodule(group.heads_of), group.n_heads, len(units), group.n_channels)
 
@@ -255,9 +264,29 @@ def criterion(name: str) -> Any:
         "l1": lambda: tp.importance.MagnitudeImportance(p=1),
         "l2": lambda: tp.importance.MagnitudeImportance(p=2),
         "lamp": lambda: tp.importance.LAMPImportance(),
-        "fpgm": lambda: tp.importance.FPGMImportance(),
+        "fpgm": lambda: _geometric_median,
         "taylor": lambda: tp.importance.GroupTaylorImportance(),
         "bn_scale": lambda: tp.importance.BNScaleImportance(),
         "random": lambda: tp.importance.RandomImportance(),
     }
     return table[name]()
+
+
+@torch.no_grad()
+def _geometric_median(members: Any) -> Tensor | None:
+    """FPGM (arXiv 1811.00250): a filter close to all the others is the one that can be replaced by them.
+
+    Torch-Pruning's own compares squared weights, which lose their sign, and fails on grouped convolutions.
+    """
+    scores: list[Tensor] = []
+    for i, (dep, idxs) in enumerate(members):
+        module, root = dep.target.module, members[i].root_idxs
+        if dep.handler not in (tp.prune_conv_out_channels, tp.prune_linear_out_channels):
+            continue
+        weight = module.weight.transpose(0, 1) if getattr(module, "transposed", False) else module.weight
+        filters = weight[idxs].flatten(1)
+        distances = torch.cdist(filters, filters).sum(1)
+        if distances.sum() > 0 and None not in root:
+            score = distances.new_zeros(len(members[0].idxs))
+            scores.append(score.index_add(0, torch.tensor(root), distances / distances.mean()))
+    return torch.stack(scores).mean(0) if scores else None

@@ -46,9 +46,37 @@ class Exported:
 def export(model: nn.Module, example: Tensor, output_names: Sequence[str]) -> Exported:
     """Export with a free batch dimension, or a fixed batch of one where the network does not allow it.
 
+    The exporter merges equal tensors and drops zero biases, which a graph that is to be trained or rebound must
+    keep: a copy with random parameters is exported and the real ones are put back. Where parameters were folded
+    into other constants, so that this fails, the model itself is exported.
+
     Raises:
         CandidateError: the network cannot be exported at all.
     """
+    exported = _export(_randomised(model), example, output_names)
+    proto = rebind(exported.proto, model)
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(example[:1].shape, generator=generator)
+    if disagreement(proto, model, sample) > TOLERANCE:
+        return _export(model, example, output_names)
+    with torch.no_grad():
+        real = model.state_dict()
+        for name, tensor in exported.program.state_dict.items():
+            tensor.copy_(real[name])
+    return Exported(proto, exported.program, exported.dynamic_batch)
+
+
+def _randomised(model: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            if parameter.is_floating_point():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return copied
+
+
+def _export(model: nn.Module, example: Tensor, output_names: Sequence[str]) -> Exported:
     errors = []
     for dynamic in (True, False):
         batch = example[:1].repeat(2, *(1 for _ in example.shape[1:])) if dynamic else example[:1]

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from autocompress.device import HOST, Calibration, DeviceProfile, Provenance
 from autocompress.errors import DeviceError
 from autocompress.latency.linear import LinearFit, fit, relative_errors
 from autocompress.workload import Workload
+
+if TYPE_CHECKING:
+    import onnx
 
 Progress = Callable[[float, str], None]
 """Called with the share done (0 to 1) and a few words on the current step."""
@@ -146,7 +150,7 @@ def int8_saturates() -> bool:
 def _measure_plan(
     threads: int, budget_s: float, report: Progress
 ) -> tuple[list[tuple[Workload, float]], float]:
-    """Measure every micro-model; returns workloads with ms at the machine's best speed and the reference's ms."""
+    """Measure every micro-model; returns workloads with ms at full speed, and the reference net's ms."""
     import onnx
 
     from autocompress.latency.micro_models import plan
@@ -180,7 +184,7 @@ def _measure_plan(
 
 
 def _effective_cache_bytes(measured: Sequence[tuple[Workload, float]], block: int) -> int:
-    """Pick the cache size that explains the fitted nets best: what is left of a shared cache cannot be read off."""
+    """Pick the size that explains the fitted nets best: a share of a common cache cannot be read off."""
 
     def loss(cache: int) -> float:
         errors = np.abs(relative_errors(_profile(fit(measured, block, cache), 1, (), block, cache), measured))
@@ -234,7 +238,7 @@ _EXIT_LEVELS = 2
 
 
 def _exit_net(nested: bool) -> bytes:
-    """Return a net of three convolutions; if `nested`, two early-exit tests that never leave lie between them."""
+    """Return three convolutions in a row; if `nested`, with two exit tests that never leave between them."""
     from onnx import TensorProto, helper
 
     shape = [1, 16, 8, 8]
@@ -249,13 +253,13 @@ def _exit_net(nested: bool) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _exit_level(level: int, source: str, nested: bool) -> tuple[list[object], str]:
+def _exit_level(level: int, source: str, nested: bool) -> tuple[list[onnx.NodeProto], str]:
     """Nodes of one convolution and what follows it, and the name of their result."""
     from onnx import helper, numpy_helper
 
     weight, out = f"weight_{level}", f"conv_{level}"
     values = numpy_helper.from_array(np.full((16, 16, 3, 3), 0.01, np.float32), weight)
-    nodes: list[object] = [
+    nodes: list[onnx.NodeProto] = [
         helper.make_node("Constant", [], [weight], value=values),
         helper.make_node("Conv", [source, weight], [out], pads=[1] * 4),
     ]
@@ -267,8 +271,8 @@ def _exit_level(level: int, source: str, nested: bool) -> tuple[list[object], st
     return [*nodes, *_exit_test(level, out, rest, result)], f"result_{level}"
 
 
-def _exit_test(level: int, source: str, rest: list[object], result: str) -> list[object]:
-    """The test as deployed files have it: Softmax, ReduceMax, Greater, If."""
+def _exit_test(level: int, source: str, rest: list[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
+    """Return the test as deployed files have it: Softmax, ReduceMax, Greater, If."""
     from onnx import TensorProto, helper
 
     final = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)

@@ -80,7 +80,7 @@ def cost_key(op: Op, block: int) -> str:
 
 
 def features(op: Op, block: int) -> tuple[float, ...]:
-    """Work of an op in the order of the fields of `OpCost`; constants count as input where nothing is multiplied."""
+    """Work of an op in the order of `OpCost`; constants of ops other than products count as input."""
     product = op.kind in _PRODUCTS
     return (
         1.0,
@@ -93,7 +93,7 @@ def features(op: Op, block: int) -> tuple[float, ...]:
 
 
 def megabytes_beyond(workload: Workload, cache_bytes: int | None) -> float:
-    """Megabytes by which the net's weights and peak activations exceed the cache; 0 if its size is unknown."""
+    """Megabytes by which weights and peak activations exceed the cache; 0 if its size is unknown."""
     if cache_bytes is None:
         return 0.0
     return max(0, workload.weight_bytes + workload.peak_activation_bytes - cache_bytes) / 1e6
@@ -182,8 +182,8 @@ def fit(
 ) -> LinearFit:
     """Fit the coefficients to measured latencies (ms) by non-negative least squares on relative errors.
 
-    Points that stay far off are weighted down (a few rounds of re-weighting), and a small `ridge` penalty shares
-    a cost among terms that always occur together. Ops of kind "if" are not fitted.
+    Points that stay far off are weighted down (a few rounds of re-weighting), and a small `ridge` penalty
+    shares a cost among terms that always occur together. Ops of kind "if" are not fitted.
 
     Raises:
         DeviceError: no points, or a latency that is not a positive number.

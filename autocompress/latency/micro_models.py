@@ -1,17 +1,19 @@
 """The small nets that calibration times: built with onnx.helper from a fixed plan, fp32 and QDQ int8.
 
-Each net is a chain or a block of layers as they occur in deployed models, because kernels in a chain (fused, with
-blocked channel order and warm caches) cost something else than alone.
+Each net is a chain or a block of layers as they occur in deployed models, because kernels in a chain (fused,
+with blocked channel order and warm caches) cost something else than alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 _OPSET = 21
 _IR_VERSION = 10
@@ -23,8 +25,8 @@ class NetBuilder:
     def __init__(self, shape: tuple[int, ...], int8: bool = False, seed: int = 0) -> None:
         self.int8 = int8
         self._rng = np.random.default_rng(seed)
-        self._nodes: list[object] = []
-        self._weights: list[object] = []
+        self._nodes: list[NodeProto] = []
+        self._weights: list[TensorProto] = []
         self._input_shape = shape
         self._count = 0
         self.shapes: dict[str, tuple[int, ...]] = {"input": shape}
@@ -34,12 +36,12 @@ class NetBuilder:
         self._count += 1
         return f"{stem}_{self._count}"
 
-    def _constant(self, stem: str, values: npt.NDArray[np.generic]) -> str:
+    def _constant(self, stem: str, values: npt.NDArray[Any] | np.generic) -> str:
         name = self._name(stem)
-        self._weights.append(numpy_helper.from_array(values, name))
+        self._weights.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
-    def _node(self, op_type: str, inputs: list[str], shape: tuple[int, ...], **attributes: object) -> str:
+    def _node(self, op_type: str, inputs: list[str], shape: tuple[int, ...], **attributes: Any) -> str:
         name = self._name(op_type.lower())
         self._nodes.append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
         self.shapes[name] = shape
@@ -98,8 +100,8 @@ class NetBuilder:
         )
         return self.unary("Relu", out) if relu else out
 
-    def unary(self, op_type: str, tensor: str, **attributes: object) -> str:
-        """Operator with one input that keeps the shape; ReLU directly after its producer, others through Q/DQ."""
+    def unary(self, op_type: str, tensor: str, **attributes: Any) -> str:
+        """Operator with one input that keeps the shape; all but ReLU read through Q/DQ."""
         source = tensor if op_type == "Relu" else self._read(tensor)
         return self._node(op_type, [source], self.shapes[tensor], **attributes)
 
@@ -164,7 +166,7 @@ class NetBuilder:
         )
 
     def build(self, output: str) -> bytes:
-        """Return the model's bytes; in an int8 net the output goes through Q/DQ, or its kernel would be fp32."""
+        """Return the model's bytes; an int8 net's output passes Q/DQ, or its last kernel would be fp32."""
         output = self._read(output)
         graph = helper.make_graph(
             self._nodes,
@@ -287,18 +289,18 @@ def _random_nets(rng: np.random.Generator, int8: bool) -> Iterator[Callable[[], 
         size = int(rng.choice([8, 16, 32]))
         width = _width(rng, 8, 2048 // size)
         widths = tuple(min(512, width * 2**k) for k in range(int(rng.integers(2, 5))))
-        yield lambda a=widths, s=size: _residual(a, s, int8)
+        yield partial(_residual, widths, size, int8)
     for _ in range(22):
         size, expand = int(rng.choice([8, 16, 32])), int(rng.choice([1, 3, 6]))
         start = _width(rng, 8, 48)
         widths = tuple(start + 8 * (k // 2) * int(rng.integers(1, 4)) for k in range(int(rng.integers(3, 8))))
         kernel = int(rng.choice([3, 3, 3, 5]))
-        yield lambda a=widths, e=expand, s=size, k=kernel: _inverted(a, e, s, int8, k)
+        yield partial(_inverted, widths, expand, size, int8, kernel)
     for _ in range(16):
         heads, tokens = int(rng.choice([2, 3, 4, 6])), int(rng.choice([16, 49, 64, 100]))
         width = heads * int(rng.choice([8, 16, 24, 32, 48]))
         depth, ratio = int(rng.integers(1, 3)), int(rng.choice([1, 2, 4]))
-        yield lambda t=tokens, w=width, h=heads, d=depth, r=ratio: _transformer(t, w, h, d, int8, r)
+        yield partial(_transformer, tokens, width, heads, depth, int8, ratio)
 
 
 def _grids(rng: np.random.Generator, int8: bool) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -307,19 +309,19 @@ def _grids(rng: np.random.Generator, int8: bool) -> Iterator[tuple[str, Callable
             for _ in range(4):
                 cin, cout = _width(rng, 8, high), _width(rng, 8, high)
                 stem = bool(rng.integers(0, 2))
-                make = lambda c=cin, o=cout, s=size, k=kernel, m=stem: _chain(c, o, s, k, 3, int8, m)  # noqa: E731
+                make = partial(_chain, cin, cout, size, kernel, 3, int8, stem)
                 yield f"chain{kernel}x{kernel}", make
     for rows, width in ((1, 64), (1, 256), (1, 512), (16, 128), (64, 64), (64, 192), (64, 384), (100, 100)):
-        yield "mlp", lambda r=rows, w=width: _mlp(r, w, 3, int8)
+        yield "mlp", partial(_mlp, rows, width, 3, int8)
     for op_type in ("Add", "Mul", "LayerNormalization", "Softmax", "Gelu", "Sigmoid", "Transpose", "MatMul"):
         for shape in ((1, 16, 64), (1, 64, 192), (1, 64, 768), (1, 256, 256)):
-            yield op_type.lower(), lambda o=op_type, s=shape: _repeat(o, s, 4, int8)
+            yield op_type.lower(), partial(_repeat, op_type, shape, 4, int8)
     for width, size in ((8, 16), (16, 32), (48, 32), (64, 16)):
-        yield "pool", lambda w=width, s=size: _pooled(w, s, int8)
+        yield "pool", partial(_pooled, width, size, int8)
     for width, size, length in ((256, 8, 4), (256, 4, 8), (512, 4, 4), (512, 2, 6), (384, 8, 3), (320, 8, 4)):
-        yield "large", lambda w=width, s=size, n=length: _chain(w, w, s, 3, n, int8, True)
+        yield "large", partial(_chain, width, width, size, 3, length, int8, True)
     for width in (48, 64, 100, 192):
-        yield "patches", lambda w=width: _patches(w, int8)
+        yield "patches", partial(_patches, width, int8)
 
 
 def plan() -> list[MicroModel]:

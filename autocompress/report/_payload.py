@@ -25,6 +25,7 @@ def payload(study: Study) -> dict[str, Any]:
         versus = compare(e, base, percent)
         row |= {"versus": versus.text(), "basis": versus.basis()} if versus else {}
         trials.append(_without_empty(row))
+    plotted = figures(study)
     data = {
         "metric": study.settings.metric,
         "percent": percent,
@@ -33,7 +34,8 @@ def payload(study: Study) -> dict[str, Any]:
         "commands": _commands(study),
         "layers": [list(key) for key in layers],
         "trials": trials,
-        "figures": figures(study),
+        "hovers": _take_hovers(plotted),
+        "figures": plotted,
     }
     cleaned: dict[str, Any] = _finite(data)
     return cleaned
@@ -51,6 +53,16 @@ def figures(study: Study) -> dict[str, Any]:
     if study.final:
         made["fronttest"] = plots.front_figure(study, "test")
     return {name: json.loads(figure.to_json()) for name, figure in made.items()}
+
+
+def _take_hovers(plotted: dict[str, Any]) -> dict[str, str]:
+    """Move the hover texts that the views of the front share out of them, by trial: each is carried once."""
+    hovers: dict[str, str] = {}
+    for name in ("front", "fronttest", "front3d"):
+        for trace in plotted.get(name, {"data": []})["data"]:
+            texts = trace.pop("hovertext", None) or []
+            hovers |= {str(n): text for n, text in zip(trace.get("customdata") or [], texts, strict=True)}
+    return hovers
 
 
 def provenance(study: Study) -> list[tuple[str, str]]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
+from autocompress.constraints import QUANTITIES, Constraint, at_least, at_most, max_accuracy_drop
+from autocompress.errors import ConstraintError
 from autocompress.results import Evaluation, LatencySource, Score, Split
 from autocompress.study import Study
-
-Axis = Literal["accuracy", "latency_ms", "size_bytes"]
 
 
 def is_percentage(study: Study) -> bool:
@@ -119,44 +118,39 @@ def _ratio(ratio: float, better: str, worse: str) -> str:
 
 @dataclass(frozen=True)
 class Limit:
-    """A constraint with a fixed number: a line in the plots."""
+    """A constraint of the study with its absolute limit: a line in the plots."""
 
-    axis: Axis
-    at_most: bool
-    value: float
+    constraint: Constraint
     text: str
-
-    def met_by(self, evaluation: Evaluation) -> bool:
-        """Whether a completed evaluation meets the limit, on the split and source that the search uses."""
-        accuracy, latency, size = evaluation.objectives()
-        value = {"accuracy": accuracy, "latency_ms": latency, "size_bytes": size}[self.axis]
-        return value <= self.value if self.at_most else value >= self.value
+    """As the user gave it."""
 
 
-_LIMIT = re.compile(r"^\s*(\w+)\s*(<=|>=|<|>)\s*([0-9][0-9_.eE+-]*)\s*(%|[kMG]?i?B|ms|us|s)?\s*$")
-_UNITS = {"%": 0.01, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "ms": 1.0, "us": 1e-3, "s": 1e3}
-_BINARY_UNITS = {"kiB": 2**10, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_LIMIT = re.compile(
+    r"(accuracy|latency_ms|size_bytes) (at most|at least) ([\d.eE+-]+)( of the fp32 baseline)?"
+)
+_DROP = re.compile(r"accuracy drop at most ([\d.eE+-]+)")
 
 
 def limits(study: Study) -> list[Limit]:
-    """Return the constraints that are plain limits; relative ones are left to the text of the report."""
-    return [limit for text in study.settings.constraints if (limit := _limit(text, study)) is not None]
+    """Return the constraints as absolute limits, but for those that cannot be resolved."""
+    found = ((text.strip(), _parse(text.strip())) for text in study.settings.constraints)
+    base = reference(study)
+    return [
+        Limit(constraint.resolve(base) if base else constraint, text)
+        for text, constraint in found
+        if constraint is not None and (base or not constraint.relative_to_baseline)
+    ]
 
 
-def _limit(text: str, study: Study) -> Limit | None:
-    match = _LIMIT.match(text)
-    if match is None:
-        return None
-    name, sign, number, unit = match.groups()
+def _parse(text: str) -> Constraint | None:
+    """Read what `str(constraint)` wrote."""
     try:
-        value = float(number) * (_UNITS | _BINARY_UNITS).get(unit, 1.0)
-    except ValueError:
+        if match := _DROP.fullmatch(text):
+            return max_accuracy_drop(float(match[1]))
+        if match := _LIMIT.fullmatch(text):
+            make = at_most if match[2] == "at most" else at_least
+            quantity = next(q for q in QUANTITIES if q == match[1])
+            return make(quantity, float(match[3]), relative_to_baseline=bool(match[4]))
+    except (ValueError, ConstraintError):
         return None
-    axis: Axis | None = None
-    if name in ("accuracy", "metric", study.settings.metric):
-        axis = "accuracy"
-    elif name.startswith("latency"):
-        axis = "latency_ms"
-    elif name.startswith("size"):
-        axis = "size_bytes"
-    return None if axis is None else Limit(axis, "<" in sign, value, text.strip())
+    return None

@@ -69,7 +69,8 @@ def front_figure(study: Study, split: Split = "validation") -> go.Figure:
     _add_limits(figure, study, percent)
     unit = "%, " if percent else ""
     latencies = [e.latency_ms or 0.0 for group in groups for e in group]
-    latencies += [limit.value for limit in limits(study) if limit.axis == "latency_ms"]
+    constraints = [limit.constraint for limit in limits(study)]
+    latencies += [c.limit for c in constraints if c.quantity == "latency_ms"]
     figure.update_layout(
         _layout(
             xaxis=_log_axis(latencies, 1.35) | {"title": {"text": _latency_title(study)}},
@@ -166,7 +167,11 @@ def budget_figure(study: Study) -> go.Figure:
     trials = [e for e in study.evaluations if e.seconds]
     for phase in phases if trials else ():
         colour = PHASES.get(phase, GREY)
-        bar = {"name": escape(phase), "marker": {"color": colour, "line": {"width": 0}}, "legendgroup": phase}
+        bar = {
+            "name": escape(phase),
+            "marker": {"color": colour, "line": {"width": 0}},
+            "legendgroup": escape(phase),
+        }
         seconds = [e.seconds.get(phase, 0.0) for e in trials]
         figure.add_bar(
             x=[e.trial for e in trials],
@@ -210,7 +215,7 @@ def progress_figure(study: Study) -> go.Figure:
         marker={"size": 5},
         customdata=trials,
         hovertemplate="after trial %{customdata}: hypervolume %{y:.4g}<extra></extra>",
-        name=words,
+        name=escape(words),
     )
     timed = any(e.seconds for e in study.evaluations)
     figure.update_layout(
@@ -377,12 +382,13 @@ def _add_limits(figure: go.Figure, study: Study, percent: bool) -> None:
     for limit in limits(study):
         line = {"dash": "dot", "color": PURPLE, "width": 1.5}
         text: dict[str, Any] = {"text": escape(limit.text), "showarrow": False, "font": {"color": PURPLE}}
-        if limit.axis == "accuracy":
-            y = limit.value * (100 if percent else 1)
+        quantity, value = limit.constraint.quantity, limit.constraint.limit
+        if quantity == "accuracy":
+            y = value * (100 if percent else 1)
             figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=y, y1=y, line=line)
             figure.add_annotation(xref="paper", x=1, xanchor="right", y=y, yanchor="top", **text)
-        elif limit.axis == "latency_ms" and limit.value > 0:
-            x = limit.value
+        elif quantity == "latency_ms":
+            x = value
             figure.add_shape(type="line", yref="paper", y0=0, y1=1, x0=x, x1=x, line=line)
             right = all(x >= v for trace in figure.data for v in trace.x)
             side = {"xanchor": "right" if right else "left", "xshift": -3 if right else 3}
@@ -395,7 +401,7 @@ def _latency_title(study: Study) -> str:
 
 
 def _hovers(study: Study, group: Iterable[Evaluation]) -> list[str]:
-    """Return what is known of each trial in a few lines; user text is escaped since plotly reads HTML tags."""
+    """Return what is known of each trial, in lines; user text is escaped since plotly reads HTML tags."""
     base, percent = reference(study), is_percentage(study)
     return [_hover(e, base, percent) for e in group]
 

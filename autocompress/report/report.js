@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const byTrial = new Map(data.trials.map((t) => [t.trial, t]));
 const $ = (id) => document.getElementById(id);
 const drawn = new Set();
-let plotly = null, chosen = null, returnTo = null, visible = null, order = { key: "trial", up: true };
+let plotly = null, chosen = null, returnTo = null, visible = null, dimming = 0, order = { key: "trial", up: true };
 
 // ---- elements and words -------------------------------------------------------------------------------------
 function el(name, attributes, ...children) {
@@ -111,12 +111,15 @@ function applyFilters() {
   };
   visible = active ? new Set(data.trials.filter(keep).map((t) => t.trial)) : null;
   refreshTable();
-  for (const name of drawn) dim(name);
+  clearTimeout(dimming);
+  dimming = setTimeout(() => drawn.forEach(dim), 200);
 }
 function dim(name) {
+  // One call per plot: each restyle redraws it.
   const plot = $(`plot-${name}`), figure = data.figures[name];
-  if (!plotly || name === "progress") return;
+  if (!plotly || name === "progress" || plot.hidden) return;
   const shown = (n) => visible === null || visible.has(n);
+  const faint = [], numbers = [], bars = [];
   figure.data.forEach((trace, i) => {
     if (!trace.customdata) return;
     if (trace.type === "scatter3d") {
@@ -126,9 +129,12 @@ function dim(name) {
     }
     const usual = trace.marker && trace.marker.opacity;
     const opacity = trace.customdata.map((n, j) => (Array.isArray(usual) ? usual[j] : 1) * (shown(n) ? 1 : 0.12));
-    const bars = trace.error_y ? { "error_y.color": visible === null ? trace.error_y.color : "rgba(136,136,136,0.3)" } : {};
-    plotly.restyle(plot, { "marker.opacity": [opacity], ...bars }, [i]);
+    faint.push(opacity);
+    numbers.push(i);
+    bars.push(!trace.error_y ? null : visible === null ? trace.error_y.color : "rgba(136,136,136,0.3)");
   });
+  if (!numbers.length) return;
+  plotly.restyle(plot, { "marker.opacity": faint, ...(bars.some(Boolean) ? { "error_y.color": bars } : {}) }, numbers);
 }
 const values = (v) => Array.isArray(v) ? v : [];
 
@@ -365,6 +371,7 @@ function show(name) {
     $(`plot-${button.dataset.show}`).hidden = button.dataset.show !== name;
   }
   draw(name);
+  if (drawn.has(name)) dim(name);
   settle();
 }
 function listen() {
@@ -400,7 +407,13 @@ async function start() {
     return;
   }
   unpackArrays(data.figures);
-  for (const name of ["front", "measured", "progress", "budget"]) draw(name);
+  for (const trace of ["front", "fronttest", "front3d"].flatMap((name) => (data.figures[name] || { data: [] }).data)) {
+    if (trace.customdata) trace.hovertext = trace.customdata.map((n) => data.hovers[n]);
+  }
+  for (const name of ["front", "measured", "progress", "budget"]) {
+    draw(name);
+    await new Promise((done) => setTimeout(done));
+  }
 }
 start();
 })();

@@ -8,6 +8,7 @@ from statistics import median
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.constraints import met_by
 from autocompress.report._words import (
     accuracy_text,
     compare,
@@ -135,8 +136,8 @@ def _front(study: Study) -> list[str]:
         trials = ", ".join(str(e.trial) for e in winners[:8]) + (", ..." if len(winners) > 8 else "")
         verb = "is" if len(winners) == 1 else "are"
         sentences.append(
-            f"{front}; {len(winners)} of them (trial {trials}) {verb} at least as accurate (validation), fast "
-            f"and small as every baseline ({names})."
+            f"{front}; {len(winners)} of them (trial {trials}) {verb} at least as accurate (validation), "
+            f"fast and small as every baseline ({names})."
         )
     else:
         sentences.append(
@@ -145,7 +146,7 @@ def _front(study: Study) -> list[str]:
         )
     fixed = limits(study)
     if fixed and candidates:
-        met = sum(all(limit.met_by(e) for limit in fixed) for e in candidates)
+        met = sum(met_by(e, (limit.constraint for limit in fixed)) for e in candidates)
         listed = "; ".join(limit.text for limit in fixed)
         sentences.append(f"{met} of the front's {plural(len(candidates), 'candidate')} meet {listed}.")
     return sentences

@@ -1,8 +1,8 @@
 """ONNX Runtime on the CPU: quiet sessions, runs, and a timing protocol that survives a busy machine.
 
-The protocol: candidates and a fixed reference net run round-robin in one process, so that changes of the clock
-hit all of them; with one thread the thread's CPU time counts, not the wall clock; the smallest value of two
-passes is the latency, and it is `trusted` if the two passes agree.
+The protocol: candidates and a fixed reference net run round-robin in one process, so that changes of the
+clock hit all of them; with one thread the thread's CPU time counts, not the wall clock; the smallest value of
+two passes is the latency, and it is `trusted` if the two passes agree.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def example_feed(session: onnxruntime.InferenceSession, seed: int = 0) -> dict[s
 
 @functools.cache
 def reference_model() -> bytes:
-    """Return the fixed reference net, always the same bytes: four 3x3 convolutions on 32 channels at 16x16."""
+    """Return the fixed reference net, four 3x3 convolutions on 32 channels at 16x16, as bytes."""
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
@@ -199,8 +199,8 @@ def measure(
         threads: 1 counts CPU time of the calling thread, more counts wall time.
         protocol: `THOROUGH` or `FAST`.
         reference_ms: latency of the reference net on this machine at full speed
-            (`DeviceProfile.reference_ms`); if given, latencies are scaled by it, which cancels a clock that is
-            lower today.
+            (`DeviceProfile.reference_ms`); if given, latencies are scaled by it, which cancels a clock that
+            is lower today.
 
     Raises:
         MeasurementError: the clock of the thread does not advance.

@@ -37,7 +37,7 @@ class EarlyExit(Stage):
     """Channels of the convolution of the head."""
 
     phase: ClassVar[Phase] = Phase.STRUCTURE
-    conflicts: ClassVar[frozenset[str]] = frozenset()
+    precedes: ClassVar[frozenset[str]] = frozenset({"prune"})
     references: ClassVar[tuple[str, ...]] = ("Teerapittayanon et al., BranchyNet, ICPR 2016, arXiv 1709.01686",)
 
     def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
@@ -50,14 +50,13 @@ class EarlyExit(Stage):
 
         from autocompress.candidate import ExitHead, MultiExit
 
-        if candidate.removed:
-            raise CandidateError("early_exit must come before prune, so that the exits' inputs are pruned with it")
-        torch.manual_seed(workshop.seed)
         hidden = self.hidden if self.head == "conv" else 0
-        heads = {
-            place.name: ExitHead(place.channels, workshop.task.n_outputs, place.layout, hidden)
-            for place in self._choose(workshop)
-        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(workshop.seed)
+            heads = {
+                place.name: ExitHead(place.channels, workshop.task.n_outputs, place.layout, hidden)
+                for place in self._choose(workshop)
+            }
         note = f"early_exit: heads at {', '.join(heads)}"
         return candidate.evolve(note, model=MultiExit(candidate.copy_model(), heads).eval())
 

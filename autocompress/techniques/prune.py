@@ -69,16 +69,20 @@ class Prune(Stage):
         ratios = {
             f"{prefix}{name}": lookup(self.ratio, name, stage, 0.0) for name, stage in anatomy.groups.items()
         }
+        import torch
+
         model = candidate.copy_model()
-        removed = prune_channels(
-            model,
-            workshop.task.example_input[:1],
-            ratios,
-            importance=self.importance,
-            round_to=self.round_to,
-            order=[f"{prefix}{name}" for name in anatomy.layers],
-            prepare=lambda m: _gradients(m, workshop) if self.importance == "taylor" else None,
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(workshop.seed)  # for importance "random"
+            removed = prune_channels(
+                model,
+                workshop.task.example_input[:1],
+                ratios,
+                importance=self.importance,
+                round_to=self.round_to,
+                order=[f"{prefix}{name}" for name in anatomy.layers],
+                prepare=lambda m: _gradients(m, workshop) if self.importance == "taylor" else None,
+            )
         total = sum(map(len, removed.values()))
         note = f"prune: {total} channels of {len(removed)} groups removed" if total else "prune: nothing removed"
         return candidate.evolve(note, model=model, removed=removed)
@@ -113,34 +117,49 @@ def prune_channels(
         prepare: called with the model before the importances are taken, for criteria that need gradients.
 
     Returns:
-        For each group that lost something, the indices of what it lost.
+        For each group that lost something, the indices of the channels (attention: heads) it lost.
 
     Raises:
-        CandidateError: the network does not run any more.
+        CandidateError: Torch-Pruning cannot follow the network, or it does not run any more.
     """
+    if not any(ratio > 0 for ratio in ratios.values()):
+        return {}
     protected = channels.output_layers(model, example)
     if callable(prepare):
         prepare(model)
-    pruner = channels.ChannelPruner(model, example, protected, order)
-    criterion = channels.criterion(importance)
-    plan: list[tuple[channels.ChannelGroup, tuple[int, ...]]] = []
-    for group in pruner.groups:
-        ratio = ratios.get(group.name, 0.0)
-        step = 1 if group.n_heads else round_to
-        keep = channels.channels_to_keep(group.n_units, ratio, step)
-        keep -= keep % group.n_parts
-        scores = pruner.importance(group, criterion) if 0 < keep < group.n_units else None
-        if scores is not None:
-            doomed = scores.argsort(stable=True)[: len(scores) - keep // group.n_parts]
-            plan.append((group, tuple(sorted(doomed.tolist()))))
-    for group, units in plan:
-        pruner.remove(group, units)
-    model.zero_grad(set_to_none=True)
+    doing = "the structure of the network cannot be followed"
     try:
+        pruner = channels.ChannelPruner(model, example, protected, order)
+        doing = f"importance {importance!r} cannot be computed"
+        plan = [(group, _doomed(pruner, group, ratios, importance, round_to)) for group in pruner.groups]
+        doing = "channels cannot be removed"
+        for group, units in plan:
+            pruner.remove(group, units)
+        doing = "the pruned network does not run"
         channels.outputs_shape(model, example)
-    except Exception as error:  # a graph that Torch-Pruning mapped wrongly fails in the user's own code
-        raise CandidateError(f"prune: the pruned network does not run: {type(error).__name__}: {error}") from error
-    return {group.name: units for group, units in plan if units}
+    except Exception as error:  # Torch-Pruning, and the user's code after it, raise anything
+        raise CandidateError(f"prune: {doing}: {type(error).__name__}: {error}") from error
+    model.zero_grad(set_to_none=True)
+    lost = {g.name: units if g.n_heads else tuple(g.channels(units)) for g, units in plan if units}
+    return lost
+
+
+def _doomed(
+    pruner: channels.ChannelPruner,
+    group: channels.ChannelGroup,
+    ratios: dict[str, float],
+    importance: Importance,
+    round_to: int,
+) -> tuple[int, ...]:
+    """The units of a group (channels of one part, or heads) to be removed."""
+    step = 1 if group.n_heads else round_to
+    keep = channels.channels_to_keep(group.n_units, ratios.get(group.name, 0.0), step, group.n_parts)
+    if keep >= group.n_units:
+        return ()
+    scores = pruner.importance(group, channels.criterion(importance))
+    if scores is None:
+        return ()
+    return tuple(sorted(scores.argsort(stable=True)[: len(scores) - keep // group.n_parts].tolist()))
 
 
 def _gradients(model: nn.Module, workshop: Workshop) -> None:
@@ -154,7 +173,7 @@ def _gradients(model: nn.Module, workshop: Workshop) -> None:
     with evaluating(model):
         for i, (inputs, targets) in enumerate(workshop.task.train_batches()):
             outputs = model(inputs)
-            last = outputs[-1] if isinstance(outputs, tuple) else outputs
-            workshop.task.loss(last, targets).backward()  # type: ignore[no-untyped-call]
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            sum(workshop.task.loss(o, targets) for o in outputs).backward()  # type: ignore[union-attr]
             if i == 3:
                 break

@@ -34,7 +34,13 @@ def predict(twin: Twin, x: np.ndarray) -> list[np.ndarray]:
 
 
 def agreement(a: list[np.ndarray], b: list[np.ndarray]) -> float:
-    return min(float((x.argmax(-1) == y.argmax(-1)).mean()) for x, y in zip(a, b, strict=True))
+    """Share of equal decisions; these nets are untrained, and where two logits nearly tie does not count."""
+    shares = []
+    for x, y in zip(a, b, strict=True):
+        best = np.sort(x, axis=-1)
+        clear = best[:, -1] - best[:, -2] > 0.01 * x.std()
+        shares.append(float((x.argmax(-1) == y.argmax(-1))[clear].mean()))
+    return min(shares)
 
 
 def train(twin: Twin, name: str, steps: int, batch: int = 48) -> list[float]:
@@ -67,21 +73,22 @@ def train(twin: Twin, name: str, steps: int, batch: int = 48) -> list[float]:
 @pytest.mark.parametrize(("bits", "reduce_range"), [(8, False), (8, True), (4, False)])
 def test_the_twin_computes_what_the_file_computes(name: str, bits: int, reduce_range: bool) -> None:
     twin, _, file = make(name, bits, reduce_range)
-    x = data(name)
+    x = data(name, 1024)
     assert twin.skipped == ()
-    assert agreement(predict(twin, x), run(file, x)) >= 0.98
+    assert agreement(predict(twin, x), run(file, x)) >= 0.99
     assert distance(predict(twin, x), run(file, x)) < 0.02
 
 
 @pytest.mark.parametrize("name", ["resnet", "exits", "mobilenet", "vit", "shared"])
 def test_training_helps_and_reaches_the_file(name: str) -> None:
     twin, plan, ptq = make(name, 4)
-    x, original = data(name), run(export(name)[0].model_proto, data(name))
+    x = data(name, 1024)
+    original = run(export(name)[0].model_proto, x)
     losses = train(twin, name, 40)
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     file = write_qdq(twin.extract()[0], plan, *twin.extract()[1:])
     onnx.checker.check_model(file)
-    assert agreement(predict(twin, x), run(file, x)) >= 0.98
+    assert agreement(predict(twin, x), run(file, x)) >= 0.99
     assert distance(predict(twin, x), run(file, x)) < 0.02
     assert distance(original, run(file, x)) < distance(original, run(ptq, x))
     assert optimized_op_counts(file) == optimized_op_counts(ptq)

@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from autocompress.errors import RecipeError
-from autocompress.recipe import Recipe, technique_names
+from autocompress.recipe import Recipe
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.study import Settings, Study, write_evaluation, write_final
 
@@ -36,7 +35,7 @@ def settings(**changes: Any) -> Settings:
             "calibration": {"points": 60, "median_error": 0.04, "p90_error": 0.11, "date": "2026-11-20"},
         },
         "space": {"stages": [{"technique": "prune"}, {"technique": "ptq"}]},
-        "constraints": ("latency_ms <= 3.0", "accuracy >= 0.90"),
+        "constraints": ("latency_ms at most 3", "accuracy at least 0.9"),
         "sampler": "nsga2",
         "seed": 7,
         "outline": {"groups": {}, "layers": {}, "places": []},
@@ -73,17 +72,18 @@ def layers(rng: random.Random, n: int, keep: float) -> tuple[LayerSummary, ...]:
     return tuple(made)
 
 
-def recipe(rng: random.Random, ratio: float) -> Recipe:
-    """A pruning and quantisation recipe where these techniques are installed, else the empty one."""
+def recipe(rng: random.Random, ratio: float, exiting: bool) -> Recipe:
+    """Pruning, sometimes exits, distillation and quantisation."""
     stages: list[dict[str, Any]] = []
-    if "prune" in technique_names():
-        stages.append({"technique": "prune", "ratios": {"default": round(ratio, 2)}})
-    if "ptq" in technique_names():
-        stages.append({"technique": "ptq"})
-    try:
-        return Recipe.parse({"stages": stages})
-    except RecipeError:
-        return Recipe()
+    if exiting:
+        stages.append({"technique": "early_exit", "count": 2})
+    ratios = {f"stage{i}": round(ratio * rng.uniform(0.8, 1.0), 2) for i in (1, 2, 3)}
+    stages.append({"technique": "prune", "ratio": ratios})
+    stages.append({"technique": "distill", "epochs": rng.randint(1, 4), "temperature": rng.randint(1, 8)})
+    stages.append({"technique": "ptq", "weight_bits": {"default": 8, "stage3": rng.choice([4, 8])}})
+    if exiting:
+        stages.append({"technique": "exit_threshold", "thresholds": [0.9, 0.99]})
+    return Recipe.parse({"stages": stages})
 
 
 def baseline(trial: int, label: str) -> Evaluation:
@@ -111,10 +111,11 @@ def baseline(trial: int, label: str) -> Evaluation:
 def candidate(trial: int, seed: int = 0, n_layers: int = 21) -> Evaluation:
     rng = random.Random(seed * 100_003 + trial)
     keep, luck = rng.uniform(0.12, 1.0), rng.random()
-    made = recipe(rng, 1 - keep)
+    exiting = rng.random() < 0.4
+    made = recipe(rng, 1 - keep, exiting)
     common: dict[str, Any] = {
         "trial": trial,
-        "label": f"prune {1 - keep:.0%} l2, int8 per layer, distil T={rng.randint(1, 8)}",
+        "label": made.summary(),
         "recipe": made,
         "recipe_digest": made.digest(),
         "finished_at": (START + timedelta(seconds=90 * trial)).isoformat(),
@@ -122,7 +123,12 @@ def candidate(trial: int, seed: int = 0, n_layers: int = 21) -> Evaluation:
         "size_bytes": int(1_180_000 * keep * rng.uniform(0.15, 0.35)),
     }
     if luck < 0.15:
-        reason = rng.choice(["predicted latency 3.4 ms is above 3.0 ms", "needs 620 kB of 512 kB"])
+        reason = rng.choice(
+            [
+                "latency_ms must be at most 3, predicted 3.4",
+                "size_bytes must be at most 512000 (flash of the device), exported 620000",
+            ]
+        )
         return Evaluation(**common, state="rejected", reason=reason, seconds={"structure": 0.8})
     if luck < 0.20:
         reason = "training diverged: the loss is not finite"
@@ -131,7 +137,7 @@ def candidate(trial: int, seed: int = 0, n_layers: int = 21) -> Evaluation:
     accuracy = 0.936 - 0.09 * (1 - keep) ** 2.2 - abs(rng.gauss(0, 0.012))
     exits: tuple[ExitSummary, ...] = ()
     latency = common["predicted_latency_ms"]
-    if rng.random() < 0.4:
+    if exiting:
         exits = (
             ExitSummary(place="stage2", threshold=0.9, rate=0.55, latency_ms=latency * 0.7, accuracy=0.95),
             ExitSummary(place="stage3", threshold=0.99, rate=0.0, latency_ms=latency * 1.1, accuracy=-1),

@@ -103,6 +103,12 @@ def test_layers_and_exits_are_the_study_s(page: Page, finished_study: Study) -> 
             assert packed[3] == (None if out.accuracy < 0 else out.accuracy)
 
 
+def test_every_plotted_point_has_its_hover_text(page: Page, finished_study: Study) -> None:
+    complete = {str(e.trial) for e in finished_study.evaluations if e.state == "complete"}
+    assert set(page.data["hovers"]) == complete
+    assert all(text.startswith(f"<b>trial {n}</b>") for n, text in page.data["hovers"].items())
+
+
 def test_headline_baselines_and_front_are_readable_without_script(page: Page, finished_study: Study) -> None:
     for sentence in headline(finished_study):
         assert sentence in page.words
@@ -129,8 +135,8 @@ def test_provenance_and_commands_are_there(page: Page, finished_study: Study) ->
 
 
 def test_reasons_are_counted(page: Page, finished_study: Study) -> None:
-    rejected = [e for e in finished_study.evaluations if e.reason.startswith("predicted latency")]
-    assert re.search(rf"rejected\s*{len(rejected)}\s*predicted latency 3.4 ms is above 3.0 ms", page.words)
+    rejected = [e for e in finished_study.evaluations if e.reason.startswith("latency_ms")]
+    assert re.search(rf"rejected\s*{len(rejected)}\s*latency_ms must be at most 3, predicted 3.4", page.words)
 
 
 def test_nothing_is_loaded_from_the_network(page: Page, hostile: Page) -> None:

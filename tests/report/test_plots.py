@@ -70,7 +70,7 @@ def test_hollow_symbols_are_predictions(finished_study: Study, running_study: St
 def test_constraints_are_lines_with_their_text(finished_study: Study) -> None:
     layout = plots.front_figure(finished_study).layout
     assert len(layout.shapes) == 2
-    assert {a.text for a in layout.annotations} == {"latency_ms &lt;= 3.0", "accuracy &gt;= 0.90"}
+    assert {a.text for a in layout.annotations} == {"latency_ms at most 3", "accuracy at least 0.9"}
 
 
 def test_prediction_error_has_one_point_per_measured_trial(finished_study: Study) -> None:

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from synthetic import baseline, candidate, make_study, score
 
+from autocompress.constraints import at_least, at_most, max_accuracy_drop
 from autocompress.report._words import compare, limits, ms_text, size_text
 from autocompress.report.table import front_rows, front_table, headline
 from autocompress.results import Evaluation
@@ -82,7 +83,7 @@ def test_measured_and_predicted_are_never_compared() -> None:
     versus = compare(measured, base, True)
     assert versus is not None and versus.source == "predicted" and versus.speedup == pytest.approx(4.0)
     versus = compare(
-        point.model_copy(update={"predicted_latency_ms": None, **{"measured_latency_ms": 1}}), base, True
+        point.model_copy(update={"predicted_latency_ms": None, "measured_latency_ms": 1}), base, True
     )
     assert versus is not None and versus.speedup is None and "faster" not in versus.text()
 
@@ -164,15 +165,26 @@ def test_sizes_are_decimal(size: int, text: str) -> None:
     assert size_text(size) == text
 
 
-def test_only_plain_limits_become_lines(tmp_path: Path) -> None:
-    texts = (
-        "latency_ms <= 3",
-        "size_bytes <= 300 kB",
-        "accuracy >= 90 %",
-        "accuracy >= fp32 - 0.01",
-        "x <= 1e",
-    )
+def test_constraints_are_read_back_and_resolved(tmp_path: Path) -> None:
+    given = [
+        at_most("latency_ms", 3),
+        at_most("size_bytes", 0.5, relative_to_baseline=True),
+        at_least("accuracy", 0.9),
+        max_accuracy_drop(0.01),
+    ]
+    texts = (*map(str, given), "latency_ms at most 1e", "accuracy at most -1", "energy at most 3")
     study = make_study(tmp_path / "s", 1, final=False, constraints=texts)
-    found = [(limit.axis, limit.at_most, limit.value) for limit in limits(study)]
-    expected = [("latency_ms", True, 3.0), ("size_bytes", True, 3e5), ("accuracy", False, pytest.approx(0.9))]
-    assert found == expected
+    base = study.evaluation(0)
+    assert [limit.constraint for limit in limits(study)] == [c.resolve(base) for c in given]
+    assert [limit.text for limit in limits(study)] == list(map(str, given))
+    empty = make_study(tmp_path / "empty", 0, constraints=texts)
+    assert [limit.constraint for limit in limits(empty)] == [given[0], given[2]]
+
+
+def test_headline_counts_the_candidates_that_meet_the_constraints(finished_study: Study) -> None:
+    points = [e for e in finished_study.front if e.kind == "candidate"]
+    met = sum(e.objectives()[0] >= 0.9 and e.objectives()[1] <= 3.0 for e in points)
+    expected = (
+        f"{met} of the front's {len(points)} candidates meet latency_ms at most 3; accuracy at least 0.9."
+    )
+    assert expected in headline(finished_study)

@@ -1,0 +1,405 @@
+"""The command line. Heavy imports live inside the commands, so that help and checks of files answer at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autocompress.errors import AutocompressError, InputError
+
+if TYPE_CHECKING:
+    from autocompress.constraints import Constraint
+    from autocompress.device import DeviceProfile
+    from autocompress.task import Task
+
+app = typer.Typer(
+    name="autocompress",
+    help="From a trained PyTorch model and a device name to a Pareto front of files you can ship.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+TaskArgument = Annotated[str, typer.Argument(help="module.py:name of a Task, or of a function that returns one.")]
+StudyArgument = Annotated[Path, typer.Argument(help="Folder of a study (--out of a search).")]
+DeviceOption = Annotated[str, typer.Option(help="Name or path of a device profile; 'host' is this machine.")]
+SpaceOption = Annotated[str, typer.Option(help="Name of a shipped search space, or path of a YAML file.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything that is random.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+MaxLatency = Annotated[float | None, typer.Option(help="Latency at most, in milliseconds.")]
+MaxSize = Annotated[float | None, typer.Option(help="Size of the file at most, in bytes.")]
+MinAccuracy = Annotated[float | None, typer.Option(help="Accuracy at least (validation split).")]
+MaxDrop = Annotated[float | None, typer.Option(help="Accuracy at most so far below fp32; 0.01 is one point.")]
+MinSpeedup = Annotated[float | None, typer.Option(help="At least so many times faster than fp32.")]
+MinCompression = Annotated[float | None, typer.Option(help="At least so many times smaller than fp32.")]
+
+
+def main() -> None:
+    """Run the command line; input errors end with one sentence and exit code 2, others of ours with 1."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        _fail(error, 2)
+    except AutocompressError as error:
+        _fail(error, 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; nothing that was finished is lost", 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing that was finished is lost, run the same command again to go on", 130)
+
+
+def _fail(error: object, code: int) -> None:
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(code)
+
+
+@app.command()
+def search(
+    task: TaskArgument,
+    out: Annotated[Path, typer.Option(help="Folder of the study; the same one again resumes.")],
+    device: DeviceOption = "host",
+    space: SpaceOption = "cnn",
+    trials: Annotated[int | None, typer.Option(help="Candidates to evaluate; rejected ones are free.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Hours of search, over all sessions.")] = None,
+    max_latency_ms: MaxLatency = None,
+    max_size_bytes: MaxSize = None,
+    min_accuracy: MinAccuracy = None,
+    max_accuracy_drop: MaxDrop = None,
+    min_speedup: MinSpeedup = None,
+    min_compression: MinCompression = None,
+    sampler: Annotated[str, typer.Option(help="tpe, nsga2, gp or random.")] = "tpe",
+    seed: SeedOption = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads for training; all processors by default.")] = None,
+) -> None:
+    """Search for the Pareto front; run it again with the same --out to resume."""
+    from autocompress.controller.plan import Budget
+    from autocompress.space import SearchSpace
+
+    limits = _constraints(
+        max_latency_ms, max_size_bytes, min_accuracy, max_accuracy_drop, min_speedup, min_compression
+    )
+    budget = Budget(trials, hours)
+    search_space = SearchSpace.load(space)
+    profile = _device(device)
+    from autocompress.controller import search as run
+    from autocompress.report.live import Live
+
+    loaded = _task(task, threads)
+    with Live() as live:
+        study = run(
+            loaded,
+            profile,
+            search_space,
+            budget=budget,
+            out=out,
+            constraints=limits,
+            sampler=sampler,
+            seed=seed,
+            reference=task,
+            reporter=live,
+        )
+    _print_study(study)
+    typer.echo(f"\nlook at it:  autocompress show {out} --html report.html\nship one:    autocompress export {out} --pick knee")
+
+
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="A task (module.py:name), or a recipe, space or device as YAML.")],
+    space: SpaceOption = "cnn",
+    device: DeviceOption = "host",
+    max_latency_ms: MaxLatency = None,
+    max_size_bytes: MaxSize = None,
+    min_accuracy: MinAccuracy = None,
+    max_accuracy_drop: MaxDrop = None,
+    min_speedup: MinSpeedup = None,
+    min_compression: MinCompression = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Dry run: what can be compressed here, whether the constraints can be met, how long a trial takes."""
+    if Path(target).suffix in (".yaml", ".yml"):
+        typer.echo(_check_file(Path(target)))
+        return
+    from autocompress.space import SearchSpace
+
+    limits = _constraints(
+        max_latency_ms, max_size_bytes, min_accuracy, max_accuracy_drop, min_speedup, min_compression
+    )
+    search_space, profile = SearchSpace.load(space), _device(device)
+    from autocompress.dry_run import dry_run
+
+    report = dry_run(_task(target, None), profile, search_space, limits)
+    typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
+
+
+@app.command()
+def show(
+    study: StudyArgument,
+    html: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write all trials to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The front of a study as a table, as JSON, or as a report that explains it."""
+    from autocompress.study import Study
+
+    opened = Study.open(study)
+    if as_json:
+        typer.echo(json.dumps(opened.to_dict(), indent=1))
+    if html is not None:
+        from autocompress.report.html import write_html
+
+        write_html(opened, html)
+        typer.echo(f"wrote {html}", err=as_json)
+    if csv is not None:
+        opened.frame().to_csv(csv)
+        typer.echo(f"wrote {csv}", err=as_json)
+    if html is None and csv is None and not as_json:
+        _print_study(opened)
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    pick: Annotated[str | None, typer.Option(help="knee, fastest, smallest or most-accurate.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Any complete trial by its number.")] = None,
+    max_latency_ms: MaxLatency = None,
+    max_size_bytes: MaxSize = None,
+    min_accuracy: MinAccuracy = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; next to the study by default.")] = None,
+) -> None:
+    """Hand over one point: model.onnx, recipe.yaml and a card with its figures and conditions."""
+    from autocompress.export import PICKS, export_point
+    from autocompress.study import Study
+
+    if pick is not None and pick not in PICKS:
+        raise InputError(f"--pick must be one of {', '.join(PICKS)}, got {pick!r}")
+    opened = Study.open(study)
+    if trial is not None:
+        point = opened.evaluation(trial)
+    else:
+        point = opened.front.select(
+            pick,  # type: ignore[arg-type]
+            max_latency_ms=max_latency_ms,
+            max_size_bytes=max_size_bytes,
+            min_accuracy=min_accuracy,
+        )
+    folder = export_point(opened, point, out or opened.path / f"export-trial-{point.trial}")
+    typer.echo(f"trial {point.trial}: {point.label}\nwrote {folder}/model.onnx, recipe.yaml, card.md, card.json")
+
+
+@app.command()
+def apply(
+    recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
+    task: TaskArgument,
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    device: DeviceOption = "host",
+    seed: SeedOption = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads for training; all processors by default.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Repeat a recipe on this or another checkpoint."""
+    from autocompress.recipe import Recipe
+
+    parsed, profile = Recipe.load(recipe), _device(device)
+    from autocompress.replay import apply as run
+    from autocompress.report.live import Live
+
+    with Live() as live:
+        result = run(parsed, _task(task, threads), profile, out=out, seed=seed, progress=live.status)
+    if as_json:
+        typer.echo(json.dumps(result.as_row(), indent=1))
+        return
+    score = result.score
+    assert score is not None
+    typer.echo(
+        f"wrote {out}: {result.size_bytes:,} bytes, {result.label}\n"
+        f"accuracy {score.value:.4f} ({score.split}, 95 % interval {score.low:.4f} to {score.high:.4f}), "
+        f"latency {result.latency_ms:.3f} ms ({result.latency_source}, {profile.name}), parity {result.parity:.1%}"
+    )
+
+
+@app.command()
+def measure(
+    model: Annotated[Path, typer.Argument(help="Any ONNX file.")],
+    device: DeviceOption = "host",
+    threads: Annotated[int | None, typer.Option(help="Threads; those of the profile by default.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time an ONNX file on this machine, each exit of it on its own, and compare with the prediction."""
+    from autocompress.stopwatch import time_file
+
+    profile = _device(device)
+    report = time_file(model, profile, threads)
+    typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
+
+
+devices_app = typer.Typer(help="Device profiles: list them, look at one, calibrate this machine.", rich_markup_mode=None)
+app.add_typer(devices_app, name="devices", invoke_without_command=True)
+
+
+@devices_app.callback(invoke_without_command=True)
+def devices(context: typer.Context) -> None:
+    """List the profiles when no subcommand is given."""
+    if context.invoked_subcommand is None:
+        devices_list()
+
+
+@devices_app.command("list")
+def devices_list(as_json: JsonOption = False) -> None:
+    """Names of all profiles with their expected error."""
+    from autocompress.device import DeviceProfile, list_profiles
+
+    profiles = [DeviceProfile.load(name) for name in list_profiles()]
+    if as_json:
+        rows = [p.model_dump(mode="json", exclude={"latency"}) for p in profiles]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    from autocompress.report.devices import devices_table
+
+    _print(devices_table(profiles))
+
+
+@devices_app.command("show")
+def devices_show(name: Annotated[str, typer.Argument(help="Name or path.")], as_json: JsonOption = False) -> None:
+    """Everything a profile says."""
+    from autocompress.device import DeviceProfile
+
+    profile = DeviceProfile.load(name)
+    if as_json:
+        typer.echo(profile.model_dump_json(indent=1))
+        return
+    from autocompress.report.devices import device_text
+
+    typer.echo(device_text(profile))
+
+
+@devices_app.command("calibrate")
+def devices_calibrate(
+    name: Annotated[str, typer.Argument(help="Name of the profile to write; 'host' is used by default.")] = "host",
+    threads: Annotated[int, typer.Option(help="Threads of one inference.")] = 1,
+    seconds: Annotated[float, typer.Option(help="Time to spend.")] = 60.0,
+) -> None:
+    """Measure this machine and write its profile."""
+    profile, path = _calibrate(name, threads, seconds)
+    calibration = profile.calibration
+    assert calibration is not None
+    typer.echo(
+        f"wrote {path}\n{calibration.points} graphs measured, median error on {calibration.held_out} held-out "
+        f"ones {calibration.median_error:.1%}, int8 arithmetic {profile.int8_arithmetic}"
+    )
+
+
+def _calibrate(name: str, threads: int, seconds: float) -> tuple[DeviceProfile, Path]:
+    from autocompress.device import user_profiles_folder
+    from autocompress.latency.calibrate import calibrate_host
+    from autocompress.report.live import Live
+
+    with Live() as live:
+        profile = calibrate_host(threads, seconds, lambda share, text: live.status(f"calibrating: {share:.0%}, {text}"))
+    profile = profile.model_copy(update={"name": name})
+    return profile, profile.save(user_profiles_folder() / f"{name}.yaml")
+
+
+def _device(name: str) -> DeviceProfile:
+    """Load a profile; this machine is calibrated the first time it is asked for."""
+    from autocompress.device import HOST, DeviceProfile, list_profiles
+
+    if name == HOST and HOST not in list_profiles():
+        typer.echo("this machine has no profile yet: calibrating it once, about a minute", err=True)
+        return _calibrate(HOST, 1, 60.0)[0]
+    return DeviceProfile.load(name)
+
+
+def _task(reference: str, threads: int | None) -> Task:
+    import torch
+
+    from autocompress.task import load_task
+
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"--threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+    return load_task(reference)
+
+
+def _constraints(
+    max_latency_ms: float | None,
+    max_size_bytes: float | None,
+    min_accuracy: float | None,
+    max_accuracy_drop: float | None,
+    min_speedup: float | None,
+    min_compression: float | None,
+) -> list[Constraint]:
+    from autocompress.constraints import at_least, at_most, max_accuracy_drop as drop
+
+    for name, factor in (("--min-speedup", min_speedup), ("--min-compression", min_compression)):
+        if factor is not None and factor <= 0:
+            raise InputError(f"{name} must be above 0, got {factor}")
+    found = [
+        at_most("latency_ms", max_latency_ms) if max_latency_ms is not None else None,
+        at_most("size_bytes", max_size_bytes) if max_size_bytes is not None else None,
+        at_least("accuracy", min_accuracy) if min_accuracy is not None else None,
+        drop(max_accuracy_drop) if max_accuracy_drop is not None else None,
+        at_most("latency_ms", 1 / min_speedup, relative_to_baseline=True) if min_speedup else None,
+        at_most("size_bytes", 1 / min_compression, relative_to_baseline=True) if min_compression else None,
+    ]
+    return [c for c in found if c is not None]
+
+
+def _check_file(path: Path) -> str:
+    """Check a YAML file of ours without loading torch."""
+    from autocompress._files import read_yaml
+    from autocompress.device import DeviceProfile
+    from autocompress.recipe import Recipe
+    from autocompress.space import SearchSpace
+
+    data = read_yaml(path, InputError)
+    if isinstance(data, dict) and "latency" in data:
+        DeviceProfile.parse(data, str(path))
+        return f"{path}: a valid device profile"
+    if _has_domains(data):
+        SearchSpace.parse(data, str(path))
+        return f"{path}: a valid search space"
+    recipe = Recipe.parse(data, str(path))
+    return f"{path}: a valid recipe: {recipe.summary()}"
+
+
+def _has_domains(data: Any) -> bool:
+    stages = data.get("stages") if isinstance(data, dict) else None
+    if not isinstance(stages, list):
+        return False
+    marks = {"one_of", "optional"}
+    values = [v for s in stages if isinstance(s, dict) for v in s.values() if isinstance(v, dict)]
+    domain = any({"choice", "low", "high", "per"} & set(v) for v in values)
+    return domain or any(marks & set(s) for s in stages if isinstance(s, dict))
+
+
+def _print_study(study: Any) -> None:
+    from autocompress.report.table import front_table, headline
+
+    _print(front_table(study))
+    for sentence in headline(study):
+        typer.echo(sentence)
+
+
+def _print(renderable: Any) -> None:
+    with _console() as console:
+        console.print(renderable)
+
+
+@contextmanager
+def _console() -> Iterator[Any]:
+    from rich.console import Console
+
+    yield Console(width=None if sys.stdout.isatty() else 160)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""What a search would find here, before it starts: parts, space, feasibility, which knobs pay, time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autocompress.constraints import Constraint
+from autocompress.controller.plan import Plan
+from autocompress.device import DeviceProfile
+from autocompress.errors import ConstraintError
+from autocompress.evaluate import Evaluator, Forecast
+from autocompress.recipe import Recipe
+from autocompress.results import Evaluation
+from autocompress.space import SearchSpace
+from autocompress.task import Task
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The findings of `autocompress check`."""
+
+    task: str
+    device: str
+    n_params: int
+    macs: int
+    accuracy: float
+    latency_ms: float
+    size_bytes: int
+    groups: dict[str, int]
+    unprunable: dict[str, str]
+    layers: dict[str, str]
+    places: dict[str, float]
+    n_knobs: int
+    n_recipes: float
+    left_out: tuple[str, ...]
+    knobs: dict[str, float]
+    """Predicted speed-up of a technique on its own."""
+    strongest_ms: float | None
+    strongest_bytes: int | None
+    constraints: tuple[str, ...]
+    infeasible: str
+    seconds_per_epoch: float | None
+    seconds_per_trial: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        data = asdict(self)
+        data["n_recipes"] = self.n_recipes if math.isfinite(self.n_recipes) else "continuous"
+        return data
+
+    def to_text(self) -> str:
+        """For the terminal."""
+        size = f"{self.n_recipes:.3g}" if math.isfinite(self.n_recipes) else "a continuum of"
+        widths = ", ".join(f"{name} ({n})" for name, n in self.groups.items())
+        lines = [
+            f"{self.task} on {self.device}: {self.n_params:,} parameters, {self.macs:,} MACs; the fp32 file has "
+            f"accuracy {self.accuracy:.4f} (validation), {self.latency_ms:.3f} ms (predicted), "
+            f"{self.size_bytes:,} bytes",
+            f"\nprunable groups ({len(self.groups)}): {widths or 'none'}",
+            *(f"  cannot be pruned: {name}: {reason}" for name, reason in self.unprunable.items()),
+            f"quantisable layers ({len(self.layers)}): {', '.join(self.layers) or 'none'}",
+            "exit places: "
+            + (", ".join(f"{name} ({share:.0%} of the MACs)" for name, share in self.places.items()) or "none"),
+            f"\nsearch space: {self.n_knobs} knobs, {size} recipes",
+            *(f"  {note}" for note in self.left_out),
+            "\nwhat pays on this device (predicted, one technique at a time):",
+            *(f"  {name:<16} {factor:.2f}x {_verdict(factor)}" for name, factor in self.knobs.items()),
+        ]
+        if self.strongest_ms is not None:
+            lines.append(f"  strongest recipe of the space: {self.strongest_ms:.3f} ms, {self.strongest_bytes:,} bytes")
+        lines.append(f"\nconstraints: {', '.join(self.constraints) or 'none'}")
+        lines.append(f"  {self.infeasible or 'can be met as far as latency and size go (predicted)'}")
+        if self.seconds_per_trial is not None:
+            lines.append(
+                f"\ntime: about {self.seconds_per_epoch:.0f} s an epoch at full width, at most "
+                f"{self.seconds_per_trial:.0f} s a trial, {3600 / self.seconds_per_trial:.0f} or more trials an hour"
+            )
+        return "\n".join(lines)
+
+
+def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: Iterable[Constraint]) -> DryRun:
+    """Look at everything that a search would use; nothing is trained, nothing is written.
+
+    Raises:
+        InputError: something given is wrong.
+    """
+    task.validate()
+    evaluator = Evaluator(task, device)
+    plan = Plan.make(evaluator, space, constraints, device)
+    anatomy, outline = evaluator.anatomy, evaluator.anatomy.outline
+    base = evaluator.evaluate(Recipe())[0].evaluation
+    infeasible, strongest = _feasible(plan, base)
+    epoch_s = _epoch_seconds(task)
+    epochs = max((int(s.fixed.get("epochs", 3)) for slot in plan.space.slots for s in slot.alternatives), default=0)
+    assert base.validation is not None and base.predicted_latency_ms is not None and base.size_bytes is not None
+    return DryRun(
+        task=task.name,
+        device=device.name,
+        n_params=anatomy.n_params,
+        macs=anatomy.macs,
+        accuracy=base.validation.value,
+        latency_ms=base.predicted_latency_ms,
+        size_bytes=base.size_bytes,
+        groups=dict(anatomy.widths),
+        unprunable=dict(anatomy.unprunable),
+        layers=dict(anatomy.layers),
+        places={p.name: p.fraction for p in anatomy.places},
+        n_knobs=len(plan.space.knobs(outline)),
+        n_recipes=plan.space.size(outline),
+        left_out=plan.space.notes,
+        knobs=_knobs(evaluator, base.predicted_latency_ms),
+        strongest_ms=strongest.best_case_ms if strongest else None,
+        strongest_bytes=strongest.size_bytes if strongest else None,
+        constraints=tuple(map(str, plan.constraints)),
+        infeasible=infeasible,
+        seconds_per_epoch=epoch_s,
+        seconds_per_trial=epoch_s * epochs if epoch_s is not None and epochs else None,
+    )
+
+
+def _feasible(plan: Plan, base: Evaluation) -> tuple[str, Forecast | None]:
+    try:
+        return "", plan.check_feasible(plan.resolve(base))
+    except ConstraintError as error:
+        return str(error), None
+
+
+def _knobs(evaluator: Evaluator, base_ms: float) -> dict[str, float]:
+    """Predicted speed-up of each technique alone."""
+    trials: dict[str, list[dict[str, Any]]] = {
+        "int8": [{"technique": "ptq", "weight_bits": 8}],
+        "int4 weights": [{"technique": "ptq", "weight_bits": 4}],
+        "fp16 weights": [{"technique": "ptq", "weight_bits": 16, "activation_bits": 32}],
+    }
+    if evaluator.anatomy.groups:
+        trials["pruning 50 %"] = [{"technique": "prune", "ratio": 0.5}]
+        trials["pruning 50 % + int8"] = [*trials["pruning 50 %"], *trials["int8"]]
+    return {
+        name: base_ms / evaluator.forecast(Recipe.parse({"stages": stages})).worst_case_ms
+        for name, stages in trials.items()
+    }
+
+
+def _epoch_seconds(task: Task, n_batches: int = 4) -> float | None:
+    """Time of one epoch of training the full network, from a few steps of a copy."""
+    import copy
+
+    import torch
+
+    if not task.trainable:
+        return None
+    model = copy.deepcopy(task.model).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    times = []
+    for i, (inputs, targets) in enumerate(task.train_batches()):
+        started = time.monotonic()
+        with torch.autocast("cpu", task.autocast or torch.bfloat16, enabled=task.autocast is not None):
+            loss = task.loss(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        times.append(time.monotonic() - started)
+        if i + 1 == n_batches:
+            break
+    length = len(task.train) if hasattr(task.train, "__len__") else None
+    if length is None:
+        return None
+    if isinstance(task.train, torch.utils.data.Dataset):
+        length = math.ceil(length / task.batch_size)
+    return min(times) * length
+
+
+def _verdict(factor: float) -> str:
+    if factor < 0.97:
+        return "slower: does not pay here"
+    return "no gain in speed" if factor < 1.05 else "faster"

@@ -1,0 +1,99 @@
+"""Honest timing of any ONNX file on this machine, beside what the profile predicts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autocompress.device import DeviceProfile
+from autocompress.errors import AutocompressError, DeviceError, InputError
+from autocompress.graph.exits import threshold_name
+from autocompress.latency import linear
+from autocompress.runtimes import onnxruntime as ort
+from autocompress.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class PathTiming:
+    """One way through the file."""
+
+    path: str
+    latency_ms: float
+    p50_ms: float
+    p95_ms: float
+    n: int
+    trusted: bool
+
+
+@dataclass(frozen=True)
+class FileTiming:
+    """What was measured, and under which conditions."""
+
+    model: str
+    device: str
+    threads: int
+    size_bytes: int
+    predicted_latency_ms: float | None
+    paths: tuple[PathTiming, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "latency_source": "measured", "latency_ms": self.paths[-1].latency_ms}
+
+    def to_text(self) -> str:
+        """A few lines for the terminal."""
+        clock = "CPU time of the thread" if self.threads == 1 else "wall time"
+        lines = [f"{self.model}: {self.size_bytes:,} bytes, batch 1, {self.threads} thread(s), measured here"]
+        for p in self.paths:
+            doubt = "" if p.trusted else "  (the two passes differ by more than 5 %: the machine is busy)"
+            lines.append(
+                f"  {p.path:<12} {p.latency_ms:.4f} ms ({clock}, smallest of {p.n})   "
+                f"wall p50 {p.p50_ms:.4f}, p95 {p.p95_ms:.4f} ms{doubt}"
+            )
+        if self.predicted_latency_ms is not None:
+            lines.append(f"  predicted    {self.predicted_latency_ms:.4f} ms (profile {self.device}, longest path)")
+        return "\n".join(lines)
+
+
+def time_file(path: Path, device: DeviceProfile, threads: int | None = None) -> FileTiming:
+    """Time a file with the thorough protocol; each early exit of our own files is timed on its own.
+
+    Raises:
+        DeviceError: the profile is not this machine.
+        InputError: the file does not exist or ONNX Runtime refuses it.
+    """
+    if not device.is_this_machine:
+        raise DeviceError(f"measure runs on this machine: use --device host, got {device.name}")
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    threads = threads or device.threads
+    try:
+        session = ort.session(path, threads)
+        feed = ort.example_feed(session)
+    except (AutocompressError, KeyError) as error:
+        raise InputError(f"{path}: {error}") from None
+    overridable = {value.name for value in session.get_overridable_initializers()}
+    n_exits = sum(threshold_name(i) in overridable for i in range(len(overridable)))
+    names = [f"exit {i}" for i in range(n_exits)] + ["whole file"]
+    jobs = []
+    for out in range(n_exits + 1):
+        forced = {threshold_name(i): np.array(-1.0 if i == out else 2.0, np.float32) for i in range(n_exits)}
+        jobs.append((session, {**feed, **forced}))
+    timings = ort.measure(jobs, threads=threads)
+    paths = tuple(
+        PathTiming(name, t.latency_ms, t.p50_ms, t.p95_ms, t.n, t.trusted)
+        for name, t in zip(names, timings, strict=True)
+    )
+    return FileTiming(str(path), device.name, threads, path.stat().st_size, _predicted(path, device, threads), paths)
+
+
+def _predicted(path: Path, device: DeviceProfile, threads: int) -> float | None:
+    if threads != device.threads:
+        return None
+    try:
+        return linear.predict(device, Workload.from_onnx(path)).latency_ms
+    except AutocompressError:
+        return None

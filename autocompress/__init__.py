@@ -18,7 +18,7 @@ _HOMES = {
     "at_least": "autocompress.constraints",
     "at_most": "autocompress.constraints",
     "ParetoFront": "autocompress.results",
-    "Study": "autocompress.results",
+    "Study": "autocompress.study",
     "search": "autocompress.controller",
     "apply": "autocompress.replay",
 }

@@ -188,11 +188,7 @@ class Fusion:
                 self.absorbed[k] = self.net.nodes[k].input[0]
 
     def _inputs_are_int8(self, node: onnx.NodeProto) -> bool:
-        count = (
-            1
-            if node.op_type in {"Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool", "Softmax"}
-            else 2
-        )
+        count = 1 if node.op_type in {"Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool", "Softmax"} else 2
         names = list(node.input) if node.op_type == "Concat" else list(node.input)[:count]
         return any(name not in self.net.static for name in names) and all(map(self._reads_as_int8, names))
 
@@ -255,10 +251,7 @@ class Fusion:
         index = self.net.only_user(name)
         if index is None or self.net.nodes[index].op_type not in {"Mul", "Div"}:
             return
-        if any(
-            other in self.net.static and self.net.elements(other) == 1
-            for other in self.net.nodes[index].input
-        ):
+        if any(other in self.net.static and self.net.elements(other) == 1 for other in self.net.nodes[index].input):
             self.absorbed[index] = name
 
     def _fuse_conv(self, index: int, node: onnx.NodeProto) -> None:

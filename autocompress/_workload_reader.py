@@ -50,9 +50,7 @@ _CONVS = {"Conv", "ConvTranspose"}
 _BLOCKED_PRODUCERS = {"Conv", "MaxPool", "AveragePool"}
 
 
-def read_workload(
-    model_or_path: onnx.ModelProto | str | Path, outputs: Sequence[str] | None, batch: int
-) -> Workload:
+def read_workload(model_or_path: onnx.ModelProto | str | Path, outputs: Sequence[str] | None, batch: int) -> Workload:
     """See `Workload.from_onnx`."""
     if isinstance(model_or_path, onnx.ModelProto):
         model = model_or_path
@@ -119,9 +117,7 @@ def _flatten(source: onnx.GraphProto, target: onnx.GraphProto) -> int:
         branch = max(branches, key=_count_nodes)
         n_ifs += 1 + _flatten(branch, target)
         for inner, outer in zip(branch.output, node.output, strict=True):
-            target.node.append(
-                onnx.helper.make_node("Identity", [inner.name], [outer], name=f"{node.name}:out")
-            )
+            target.node.append(onnx.helper.make_node("Identity", [inner.name], [outer], name=f"{node.name}:out"))
     return n_ifs
 
 
@@ -145,9 +141,7 @@ def _restrict(graph: onnx.GraphProto, outputs: Sequence[str]) -> None:
     missing = [name for name in outputs if name not in known]
     if missing or not outputs:
         have = ", ".join(value.name for value in graph.output)
-        raise InputError(
-            f"the graph has no tensor {missing[0] if missing else ''!r}; its outputs are: {have}."
-        )
+        raise InputError(f"the graph has no tensor {missing[0] if missing else ''!r}; its outputs are: {have}.")
     needed: set[str] = set()
     stack = list(outputs)
     while stack:
@@ -330,9 +324,7 @@ class _Counter:
                 self.blocked.add(output)
         bytes_in = sum(self.size.get(root, 0) for root in roots)
         name = node.name or next(iter(node.output), "")
-        self.ops.append(
-            Op(kind, dtype, name, macs, bytes_in, written, weights, cin, cout, kernel, groups, out_hw)
-        )
+        self.ops.append(Op(kind, dtype, name, macs, bytes_in, written, weights, cin, cout, kernel, groups, out_hw))
         self.touched.append((roots, [name for name in node.output if name]))
 
     def _peak(self) -> int:

@@ -83,9 +83,7 @@ def search(
     from autocompress.controller.plan import Budget
     from autocompress.space import SearchSpace
 
-    limits = _constraints(
-        max_latency_ms, max_size_bytes, min_accuracy, max_accuracy_drop, min_speedup, min_compression
-    )
+    limits = _constraints(max_latency_ms, max_size_bytes, min_accuracy, max_accuracy_drop, min_speedup, min_compression)
     budget = Budget(trials, hours)
     search_space = SearchSpace.load(space)
     profile = _device(device)
@@ -107,7 +105,9 @@ def search(
             reporter=live,
         )
     _print_study(study)
-    typer.echo(f"\nlook at it:  autocompress show {out} --html report.html\nship one:    autocompress export {out} --pick knee")
+    typer.echo(
+        f"\nlook at it:  autocompress show {out} --html report.html\nship one:    autocompress export {out} --pick knee"
+    )
 
 
 @app.command()
@@ -129,9 +129,7 @@ def check(
         return
     from autocompress.space import SearchSpace
 
-    limits = _constraints(
-        max_latency_ms, max_size_bytes, min_accuracy, max_accuracy_drop, min_speedup, min_compression
-    )
+    limits = _constraints(max_latency_ms, max_size_bytes, min_accuracy, max_accuracy_drop, min_speedup, min_compression)
     search_space, profile = SearchSpace.load(space), _device(device)
     from autocompress.dry_run import dry_run
 
@@ -240,7 +238,9 @@ def measure(
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
 
 
-devices_app = typer.Typer(help="Device profiles: list them, look at one, calibrate this machine.", rich_markup_mode=None)
+devices_app = typer.Typer(
+    help="Device profiles: list them, look at one, calibrate this machine.", rich_markup_mode=None
+)
 app.add_typer(devices_app, name="devices", invoke_without_command=True)
 
 
@@ -337,7 +337,8 @@ def _constraints(
     min_speedup: float | None,
     min_compression: float | None,
 ) -> list[Constraint]:
-    from autocompress.constraints import at_least, at_most, max_accuracy_drop as drop
+    from autocompress.constraints import at_least, at_most
+    from autocompress.constraints import max_accuracy_drop as drop
 
     for name, factor in (("--min-speedup", min_speedup), ("--min-compression", min_compression)):
         if factor is not None and factor <= 0:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from autocompress.errors import ConstraintError
-from autocompress.results import Evaluation
+
+if TYPE_CHECKING:
+    from autocompress.results import Evaluation
 
 Quantity = Literal["accuracy", "latency_ms", "size_bytes"]
 QUANTITIES: tuple[Quantity, ...] = ("accuracy", "latency_ms", "size_bytes")
@@ -58,10 +60,7 @@ class Constraint:
 
     def violation(self, value: float) -> float:
         """How far `value` is beyond the limit: above 0 it is broken. Logarithmic for latency and size."""
-        if self.quantity == "accuracy":
-            gap = self.limit - value
-        else:
-            gap = math.log(value / self.limit)
+        gap = self.limit - value if self.quantity == "accuracy" else math.log(value / self.limit)
         return gap if (self.sense == "at least") == (self.quantity == "accuracy") else -gap
 
     def broken_by(self, value: float, what: str) -> str:

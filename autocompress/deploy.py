@@ -22,6 +22,7 @@ from autocompress.graph.quantizable import QuantPlan, QuantSpec, plan, quantizab
 from autocompress.latency import linear
 from autocompress.quantization import Quantize
 from autocompress.recipe import Recipe
+from autocompress.runtimes import onnxruntime as ort
 from autocompress.training import Distillation, Schedule, fit
 from autocompress.workload import Workload
 
@@ -116,7 +117,11 @@ class Deployer:
         )
 
     def finish(
-        self, deployment: Deployment, thresholds: Sequence[float], recipe: Recipe, provenance: Mapping[str, Any]
+        self,
+        deployment: Deployment,
+        thresholds: Sequence[float],
+        recipe: Recipe,
+        provenance: Mapping[str, Any],
     ) -> bytes:
         """The bytes of the file: exits nested, recipe and provenance in its metadata."""
         proto = onnx.ModelProto()
@@ -215,12 +220,12 @@ class Deployer:
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:
         """Share of samples with the same prediction (classification), else 1 minus the relative error."""
         batches = self.workshop.task.calibration_batches(_PARITY_SAMPLES, self.workshop.seed)
-        session = export.ort.session(graph.SerializeToString())
+        session = ort.session(graph.SerializeToString())
         same, count = 0.0, 0
         for batch in batches:
             pieces = np.split(batch, len(batch)) if isinstance(session.get_inputs()[0].shape[0], int) else [batch]
             for piece in pieces:
-                theirs = export.ort.run(session, {export.INPUT: piece})[-1]
+                theirs = ort.run(session, {export.INPUT: piece})[-1]
                 ours = outputs_of(model, torch.from_numpy(piece))[-1].numpy()
                 if self.workshop.task.kind == "classification":
                     same += float((theirs.argmax(-1) == ours.argmax(-1)).sum())

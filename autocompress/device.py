@@ -229,9 +229,7 @@ def _find(name_or_path: str | Path) -> Path:
     if looks_like_path:
         if path.is_file():
             return path
-        raise DeviceError(
-            f"device profile file {text!r} does not exist; give a name or an existing YAML file."
-        )
+        raise DeviceError(f"device profile file {text!r} does not exist; give a name or an existing YAML file.")
     for folder in (user_profiles_folder(), shipped_profiles_folder()):
         candidate = folder / f"{text}.yaml"
         if text and candidate.is_file():
@@ -245,9 +243,7 @@ def _find(name_or_path: str | Path) -> Path:
         )
     close = difflib.get_close_matches(text.lower(), [*names, HOST], n=1, cutoff=0.5)
     hint = f" did you mean {close[0]!r}?" if close else ""
-    raise DeviceError(
-        f"unknown device {text!r};{hint} known devices: {known}; a path to a YAML file works too."
-    )
+    raise DeviceError(f"unknown device {text!r};{hint} known devices: {known}; a path to a YAML file works too.")
 
 
 _FIELDS_OF: dict[str, type[BaseModel]] = {

@@ -15,9 +15,7 @@ Value = float | int | str | bool
 class Suggester(Protocol):
     """What a domain asks for values; `optuna.Trial` is one."""
 
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = ..., log: bool = ...
-    ) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = ..., log: bool = ...) -> float:
         """Return a float between `low` and `high`."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:

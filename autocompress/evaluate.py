@@ -79,6 +79,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        """Count the time spent inside."""
         started = time.monotonic()
         try:
             yield
@@ -300,9 +301,7 @@ class Evaluator:
 
     def _layers(self, candidate: Candidate, cost: Cost) -> tuple[LayerSummary, ...]:
         if not self._base_ms:
-            self._base_ms = self.deployer.cost(
-                self.deployer.build(Candidate(self.task.model), final=False)
-            ).layer_ms
+            self._base_ms = self.deployer.cost(self.deployer.build(Candidate(self.task.model), final=False)).layer_ms
         stage = candidate.quantization
         summaries = []
         for name, before in self.anatomy.channels.items():
@@ -335,7 +334,7 @@ class Evaluator:
         }
 
 
-class predictor:  # noqa: N801 - a function with a memory: `predict(batch)`
+class predictor:
     """Runs a file on batches; samples one by one where it takes no larger batch, and then notes their exits."""
 
     def __init__(self, session: Any) -> None:
@@ -459,4 +458,13 @@ def _keep_state(path: Path, state: dict[str, torch.Tensor]) -> None:
         entry.unlink(missing_ok=True)
 
 
-__all__ = ["Clock", "Evaluator", "Forecast", "Outcome", "CandidateError", "measure_paths", "predictor", "sweep"]
+__all__ = [
+    "Clock",
+    "Evaluator",
+    "Forecast",
+    "Outcome",
+    "CandidateError",
+    "measure_paths",
+    "predictor",
+    "sweep",
+]

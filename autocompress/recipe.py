@@ -174,7 +174,10 @@ class Recipe(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without the fields that are at their defaults."""
         stages = [
-            {"technique": s.technique, **s.model_dump(mode="json", exclude_defaults=True, exclude={"technique"})}
+            {
+                "technique": s.technique,
+                **s.model_dump(mode="json", exclude_defaults=True, exclude={"technique"}),
+            }
             for s in self.stages
         ]
         return {"version": self.version, "stages": stages}
@@ -272,8 +275,7 @@ def check_version(data: Mapping[str, Any], source: str, error: type[InputError],
     version = data.get("version", supported)
     if version != supported:
         raise error(
-            f"{source}: version must be {supported}, got {version!r}; "
-            "it was written by another version of autocompress"
+            f"{source}: version must be {supported}, got {version!r}; it was written by another version of autocompress"
         )
 
 

@@ -187,9 +187,7 @@ class ParetoFront:
         unique: dict[tuple[float, float, float], Evaluation] = {}
         for evaluation in sorted(complete, key=lambda e: e.trial):
             unique.setdefault(evaluation.objectives(), evaluation)
-        return cls(
-            e for values, e in unique.items() if not any(dominates(other, values) for other in unique)
-        )
+        return cls(e for values, e in unique.items() if not any(dominates(other, values) for other in unique))
 
     def __iter__(self) -> Iterator[Evaluation]:
         return iter(self.points)
@@ -291,7 +289,7 @@ def _hypervolume(costs: list[np.ndarray], worst: np.ndarray) -> float:
     ordered = sorted(costs, key=lambda c: c[-1])
     edges = [*(c[-1] for c in ordered), worst[-1]]
     return sum(
-        (edges[i + 1] - edges[i]) * _hypervolume([c[:-1] for c in ordered[: i + 1]], worst[:-1])
+        float(edges[i + 1] - edges[i]) * _hypervolume([c[:-1] for c in ordered[: i + 1]], worst[:-1])
         for i in range(len(ordered))
         if edges[i + 1] > edges[i]
     )

@@ -23,6 +23,8 @@ from autocompress.recipe import Phase, Recipe, Stage, check_version, parse_stage
 
 _SHIPPED = (Path(__file__).parent / "search_spaces", Path(__file__).parent.parent / "search_spaces")
 _SWITCH = ("off", "on")
+_TABLES = ("ratio", "weight_bits", "activation_bits")
+"""Fields that take a value per layer or stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class StageSpace:
     technique: str
     fixed: Mapping[str, Any]
     domains: Mapping[str, Scoped]
-    optional: bool = False
+    tables: Mapping[str, Mapping[str, Scoped]] = field(default_factory=dict)
+    """Table fields of which single entries have a domain; the entries with a value are in `fixed`."""
 
     def knobs(self, outline: Outline) -> Iterator[tuple[str, Domain]]:
         """Names and domains of everything that is drawn for this stage."""
@@ -62,6 +65,9 @@ class StageSpace:
             else:
                 for part in outline.parts(name, scoped.per):
                     yield f"{key}[{part}]", scoped.domain
+        for name, entries in self.tables.items():
+            for part, scoped in entries.items():
+                yield f"{self.technique}.{name}[{part}]", scoped.domain
 
     def build(self, values: Mapping[str, Value], outline: Outline) -> Stage:
         """Build the stage from one value per knob."""
@@ -72,6 +78,9 @@ class StageSpace:
                 settings[name] = values[key]
             else:
                 settings[name] = {p: values[f"{key}[{p}]"] for p in outline.parts(name, scoped.per)}
+        for name, entries in self.tables.items():
+            drawn = {part: values[f"{self.technique}.{name}[{part}]"] for part in entries}
+            settings[name] = {**self.fixed.get(name, {}), **drawn}
         return parse_stage(settings, self.technique)
 
 
@@ -266,17 +275,22 @@ def _drop_unmet(stages: Sequence[Stage]) -> list[Stage]:
 
 def _dump(space: StageSpace) -> dict[str, Any]:
     item: dict[str, Any] = {"technique": space.technique, **space.fixed}
-    for name, scoped in space.domains.items():
-        domain = scoped.domain
-        if isinstance(domain, Choice):
-            item[name] = {"choice": list(domain.values)}
-        else:
-            item[name] = {"low": domain.low, "high": domain.high}
-            item[name] |= {"step": domain.step} if domain.step else {}
-            item[name] |= {"log": True} if domain.log else {}
-        if scoped.per != "model":
-            item[name]["per"] = scoped.per
+    item |= {name: _dump_domain(scoped) for name, scoped in space.domains.items()}
+    for name, entries in space.tables.items():
+        item[name] = {**space.fixed.get(name, {}), **{part: _dump_domain(s) for part, s in entries.items()}}
     return item
+
+
+def _dump_domain(scoped: Scoped) -> dict[str, Any]:
+    domain = scoped.domain
+    data: dict[str, Any]
+    if isinstance(domain, Choice):
+        data = {"choice": list(domain.values)}
+    else:
+        data = {"low": domain.low, "high": domain.high}
+        data |= {"step": domain.step} if domain.step else {}
+        data |= {"log": True} if domain.log else {}
+    return data if scoped.per == "model" else {**data, "per": scoped.per}
 
 
 def _parse_slot(item: object, path: str) -> Slot:
@@ -295,7 +309,9 @@ def _parse_slot(item: object, path: str) -> Slot:
     alternatives = tuple(_parse_stage_space(e, f"{path}") for e in entries)
     phases = {technique(a.technique).phase for a in alternatives}
     if len(phases) > 1:
-        raise SpaceError(f"{path}.one_of: its stages must be of one phase, got {', '.join(sorted(p.name.lower() for p in phases))}")
+        raise SpaceError(
+            f"{path}.one_of: its stages must be of one phase, got {', '.join(sorted(p.name.lower() for p in phases))}"
+        )
     return Slot("+".join(a.technique for a in alternatives), alternatives, optional)
 
 
@@ -309,22 +325,36 @@ def _parse_stage_space(entry: object, path: str) -> StageSpace:
         raise SpaceError(f"{path}: {error}") from None
     fixed: dict[str, Any] = {}
     domains: dict[str, Scoped] = {}
+    tables: dict[str, dict[str, Scoped]] = {}
     for key, value in entry.items():
         if key == "technique":
             continue
         if key not in cls.model_fields:
             raise SpaceError(f"{path}.{key}: unknown key{suggestion(str(key), list(cls.model_fields))}")
-        if isinstance(value, Mapping) and ({"choice", "low", "high", "per"} & set(value)):
-            try:
-                scoped = parse_domain(dict(value))
-            except (ValueError, TypeError) as error:
-                raise SpaceError(f"{path}.{key}: {error}") from None
-            if scoped.per != "model" and key not in ("ratio", "weight_bits", "activation_bits"):
-                raise SpaceError(f"{path}.{key}: per: {scoped.per} is for ratio, weight_bits and activation_bits")
-            domains[key] = scoped
-        else:
+        if not isinstance(value, Mapping):
             fixed[key] = value
-    return StageSpace(name, fixed, domains)
+        elif _is_domain(value):
+            domains[key] = _parse_scoped(value, f"{path}.{key}")
+            if domains[key].per != "model" and key not in _TABLES:
+                raise SpaceError(f"{path}.{key}: per: {domains[key].per} is for {', '.join(_TABLES)}")
+        else:
+            drawn = {p: _parse_scoped(v, f"{path}.{key}.{p}") for p, v in value.items() if isinstance(v, Mapping)}
+            fixed[key] = {part: v for part, v in value.items() if part not in drawn}
+            tables |= {key: drawn} if drawn else {}
+            if any(scoped.per != "model" for scoped in drawn.values()):
+                raise SpaceError(f"{path}.{key}: an entry of a table is one part already; leave out its 'per'")
+    return StageSpace(name, fixed, domains, tables)
+
+
+def _is_domain(value: Mapping[str, Any]) -> bool:
+    return bool({"choice", "low", "high", "per"} & set(value))
+
+
+def _parse_scoped(value: Mapping[str, Any], path: str) -> Scoped:
+    try:
+        return parse_domain(dict(value))
+    except (ValueError, TypeError) as error:
+        raise SpaceError(f"{path}: {error}") from None
 
 
 def _unusable(space: StageSpace, device: DeviceProfile, outline: Outline, trainable: bool) -> str:

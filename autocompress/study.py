@@ -9,7 +9,7 @@ final.json        written at the end: front and baselines, measured on the devic
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autocompress._files import write_atomically, write_json
+from autocompress.constraints import Constraint, met_by
 from autocompress.errors import RecipeError, StudyError
 from autocompress.recipe import check_version, explain
 from autocompress.results import Evaluation, ParetoFront
@@ -43,7 +44,7 @@ class Settings(BaseModel):
     device: dict[str, Any]
     """The whole device profile."""
     space: dict[str, Any]
-    constraints: tuple[str, ...]
+    constraints: tuple[Constraint, ...]
     sampler: str
     seed: int
     outline: dict[str, Any]
@@ -112,8 +113,22 @@ class Study:
         return tuple(e for e in self.evaluations if e.kind == "candidate")
 
     @cached_property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The constraints of the study with absolute limits; none as long as the fp32 baseline is missing."""
+        base = next((b for b in self.baselines if b.label == "fp32" and b.state == "complete"), None)
+        return tuple(c.resolve(base) for c in self.settings.constraints) if base else ()
+
+    @property
+    def constraints_met(self) -> bool:
+        """Whether the points of the front keep all constraints."""
+        return all(met_by(point, self.constraints) for point in self.front)
+
+    @cached_property
     def front(self) -> ParetoFront:
-        """The points that no other one dominates, on the validation split.
+        """The points that no other one dominates, on the validation split, among those that keep the constraints.
+
+        When none keeps them it is the front of all points, and `constraints_met` is false: a search never ends
+        with nothing.
 
         After the end of a search all of them are measured where the device is this machine, so that measured
         and predicted latencies are never compared with each other.
@@ -121,7 +136,7 @@ class Study:
         complete = [e for e in self.evaluations if e.state == "complete"]
         if self.final and any(e.measured_latency_ms is not None for e in complete):
             complete = [e for e in complete if e.measured_latency_ms is not None]
-        return ParetoFront.of(complete)
+        return front_of(complete, self.constraints)
 
     def evaluation(self, trial: int) -> Evaluation:
         """The evaluation of one trial.
@@ -163,7 +178,8 @@ class Study:
             "task": self.settings.task_name,
             "metric": self.settings.metric,
             "device": self.settings.device["name"],
-            "constraints": list(self.settings.constraints),
+            "constraints": list(map(str, self.settings.constraints)),
+            "constraints_met": self.constraints_met,
             "n_trials": len(self.evaluations),
             "n_complete": sum(e.state == "complete" for e in self.evaluations),
             "n_rejected": sum(e.state == "rejected" for e in self.evaluations),
@@ -172,6 +188,11 @@ class Study:
             "baselines": [e.as_row() for e in self.baselines],
             "front": self.front.rows(),
         }
+
+
+def front_of(complete: Sequence[Evaluation], constraints: Sequence[Constraint]) -> ParetoFront:
+    """The front among the points that keep the constraints, or among all where none does."""
+    return ParetoFront.of([e for e in complete if met_by(e, constraints)] or complete)
 
 
 def trial_folder(study: Path, trial: int) -> Path:

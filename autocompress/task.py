@@ -400,9 +400,7 @@ def _batches(source: Any, batch_size: int, *, shuffle: bool, split: str) -> Iter
         except Exception as error:  # the user's own code: any error of it is an input error
             raise TaskError(f"{split} data: reading it raised {_where(error)}") from error
         if not isinstance(batch, Sequence) or len(batch) != 2 or not all(isinstance(b, Tensor) for b in batch):
-            raise TaskError(
-                f"{split} data: every batch must be (inputs, targets), two tensors, got {_kind(batch)}"
-            )
+            raise TaskError(f"{split} data: every batch must be (inputs, targets), two tensors, got {_kind(batch)}")
         if len(batch[0]) != len(batch[1]):
             raise TaskError(f"{split} data: a batch has {len(batch[0])} inputs but {len(batch[1])} targets")
         if len(batch[0]) == 0:
@@ -446,7 +444,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-class evaluating:  # noqa: N801 - reads as a verb: `with evaluating(model)`
+class evaluating:
     """Put a module into evaluation mode for a while, every submodule back as it was afterwards."""
 
     def __init__(self, module: nn.Module) -> None:

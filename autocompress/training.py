@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
@@ -61,18 +62,19 @@ class Distillation:
 class TeacherLogits:
     """The teacher's answers, kept by the content of the batch: candidates trained with one seed share them."""
 
-    def __init__(self, teacher: nn.Module) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: nn.Module, channels_last: bool = False) -> None:
+        self.teacher = to_layout(copy.deepcopy(teacher), channels_last)
+        self._channels_last = channels_last
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._bytes = 0
 
     def __call__(self, inputs: Tensor, autocast: AbstractContextManager[Any]) -> Tensor:
         """Logits (N, ...) in float32."""
-        key = hashlib.blake2b(inputs.contiguous().numpy(), digest_size=16).digest()
+        key = hashlib.blake2b(inputs.contiguous().numpy().data, digest_size=16).digest()
         if key in self._kept:
             return self._kept[key]
         with autocast:
-            logits = outputs_of(self.teacher, inputs)[-1].float()
+            logits = outputs_of(self.teacher, _like(inputs, self._channels_last))[-1].float()
         self._kept[key] = logits
         self._bytes += logits.numel() * 4
         while self._bytes > _CACHE_BYTES:
@@ -120,9 +122,7 @@ def fit(
             loss = objective(inputs, targets)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise CandidateError(
-                    f"{title}: the loss became {value} in epoch {epoch + 1}; lower its learning_rate"
-                )
+                raise CandidateError(f"{title}: the loss became {value} in epoch {epoch + 1}; lower its learning_rate")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
@@ -173,17 +173,39 @@ def train_candidate(
     candidate: Candidate, workshop: Workshop, schedule: Schedule, distillation: Distillation
 ) -> nn.Module:
     """Return a trained copy of the candidate's model; with no epochs only BatchNorm is re-estimated."""
-    model = candidate.copy_model()
-    if workshop.task.channels_last and workshop.task.example_input.dim() == 4:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = to_layout(candidate.copy_model(), _channels_last(workshop))
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     if schedule.epochs == 0:
         reestimate_batchnorm(model, workshop)
     else:
         fit(model, workshop, schedule, distillation)
-    result: nn.Module = model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    return to_layout(model, False).eval()
+
+
+def to_layout(model: nn.Module, channels_last: bool) -> nn.Module:
+    """Put the weights of convolutions into the faster memory format, in place, or back into the plain one."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    result: nn.Module = model.to(memory_format=layout)  # type: ignore[call-overload]
     return result
+
+
+def _like(inputs: Tensor, channels_last: bool) -> Tensor:
+    if channels_last and inputs.dim() == 4:
+        return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs
+
+
+def _teacher_of(workshop: Workshop) -> TeacherLogits:
+    """The teacher, made once for all candidates, so that they share its answers."""
+    if "teacher_logits" not in workshop.memo:
+        workshop.memo["teacher_logits"] = TeacherLogits(workshop.teacher, _channels_last(workshop))
+    kept: TeacherLogits = workshop.memo["teacher_logits"]
+    return kept
+
+
+def _channels_last(workshop: Workshop) -> bool:
+    return workshop.task.channels_last and workshop.task.example_input.dim() == 4
 
 
 class _Objective:
@@ -193,7 +215,7 @@ class _Objective:
         self.model = model
         self.task = workshop.task
         self.distillation = distillation
-        self.teacher = workshop.memo.setdefault("teacher_logits", TeacherLogits(workshop.teacher))
+        self.teacher = _teacher_of(workshop)
         self.places = [place.name for place in workshop.anatomy.places if _has(workshop.teacher, place.name)][-3:]
         if distillation.feature_weight and not self.places:
             raise CandidateError("feature_weight: network and teacher have no place in common to compare; set it to 0")
@@ -225,10 +247,8 @@ class _Objective:
         return torch.autocast("cpu", self.task.autocast)
 
     def _run(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        if self.task.channels_last and inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            outputs = self.model(inputs)
+            outputs = self.model(_like(inputs, self.task.channels_last))
         outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
         return tuple(o.float() for o in outputs)
 

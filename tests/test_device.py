@@ -120,9 +120,7 @@ def test_the_users_own_profile_is_found_by_name(
     _write(folder, data | {"name": "my-board"}, "my-board")
     assert "my-board" in list_profiles()
     assert DeviceProfile.load("my-board").name == "my-board"
-    with pytest.raises(
-        DeviceError, match=r"unknown device 'my-bord'; did you mean 'my-board'\?.*known devices:"
-    ):
+    with pytest.raises(DeviceError, match=r"unknown device 'my-bord'; did you mean 'my-board'\?.*known devices:"):
         DeviceProfile.load("my-bord")
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from autocompress.constraints import Constraint, met_by
+from autocompress.constraints import Constraint
 from autocompress.controller.finish import finish
 from autocompress.controller.journal import exclusive
 from autocompress.controller.plan import Budget, Plan, now
@@ -14,7 +14,7 @@ from autocompress.controller.reporter import Reporter, Silent
 from autocompress.controller.samplers import check_name
 from autocompress.controller.store import Store
 from autocompress.device import DeviceProfile
-from autocompress.errors import CandidateError, ConstraintError, StudyError
+from autocompress.errors import CandidateError, StudyError
 from autocompress.evaluate import Evaluator, Forecast
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation
@@ -209,16 +209,3 @@ class _Driver:
 
 
 _REPEATED = "gives the same file as trial"
-
-
-def feasible(study: Study, constraints: Sequence[Constraint]) -> list[Evaluation]:
-    """Complete evaluations that keep the constraints.
-
-    Raises:
-        ConstraintError: the study has no fp32 baseline to resolve relative constraints by.
-    """
-    base = next((b for b in study.baselines if b.label == "fp32"), None)
-    if base is None:
-        raise ConstraintError("the study has no fp32 baseline yet")
-    limits = [c.resolve(base) for c in constraints]
-    return [e for e in study.evaluations if e.state == "complete" and met_by(e, limits)]

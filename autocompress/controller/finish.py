@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from autocompress.constraints import met_by
 from autocompress.controller.plan import now, versions
 from autocompress.controller.reporter import Reporter
 from autocompress.evaluate import Evaluator, measure_paths
-from autocompress.results import Evaluation, ParetoFront
+from autocompress.results import Evaluation
 from autocompress.runtimes import onnxruntime as ort
-from autocompress.study import Study, write_final
+from autocompress.study import Study, front_of, write_final
 
 _SLACK = 1.25
 """Points that are this factor slower than predicted to be on the front are measured too."""
@@ -26,8 +27,17 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
     (folder / "final.json").unlink(missing_ok=True)
     study = Study.open(folder)
     complete = [e for e in study.evaluations if e.state == "complete" and e.artifact]
-    contenders = [e for e in complete if e.kind == "baseline" or _near_front(e, complete)]
-    conditions: dict[str, Any] = {"finished_at": now(), "versions": versions(), "load_average": os.getloadavg()}
+    allowed = [e for e in complete if met_by(e, study.constraints)]
+    contenders = [
+        e
+        for e in complete
+        if e.kind == "baseline" or _near_front(e, complete) or (e in allowed and _near_front(e, allowed))
+    ]
+    conditions: dict[str, Any] = {
+        "finished_at": now(),
+        "versions": versions(),
+        "load_average": os.getloadavg(),
+    }
     if evaluator.device.is_this_machine:
         protocol = ort.FAST if len(contenders) > _MANY else ort.THOROUGH
         reporter.status(f"measuring {len(contenders)} files on this machine")
@@ -40,7 +50,7 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
             "runs": protocol.runs,
             "passes": protocol.passes,
         }
-    front = {e.trial for e in ParetoFront.of(contenders)}
+    front = {e.trial for e in front_of(contenders, study.constraints)}
     final = []
     for evaluation in contenders:
         scored = evaluation
@@ -81,7 +91,10 @@ def _with_timing(evaluation: Evaluation, path_ms: Sequence[float], trusted: bool
         expected = sum(e.rate * e.latency_ms for e in exits)
         changes = {"measured_latency_ms": expected, "worst_case_latency_ms": path_ms[-1], "exits": exits}
     if not trusted:
-        changes["notes"] = (*evaluation.notes, "latency: two passes differed by more than 5 %; measure it again")
+        changes["notes"] = (
+            *evaluation.notes,
+            "latency: two passes differed by more than 5 %; measure it again",
+        )
     return evaluation.model_copy(update=changes)
 
 

@@ -58,7 +58,11 @@ class Plan:
 
     @classmethod
     def make(
-        cls, evaluator: Evaluator, space: SearchSpace, constraints: Iterable[Constraint], device: DeviceProfile
+        cls,
+        evaluator: Evaluator,
+        space: SearchSpace,
+        constraints: Iterable[Constraint],
+        device: DeviceProfile,
     ) -> Plan:
         """Restrict the space, and add the limits of the device to the constraints."""
         outline = evaluator.anatomy.outline
@@ -129,7 +133,7 @@ class Plan:
             data_sha256=task.data_sha256,
             device=self.evaluator.device.model_dump(mode="json"),
             space=self.space.to_dict(),
-            constraints=tuple(map(str, self.constraints)),
+            constraints=self.constraints,
             sampler=sampler,
             seed=seed,
             outline=asdict(anatomy.outline),

@@ -1,5 +1,8 @@
-"""Samplers by name. Each proposal is seeded by (seed, trial number): it depends on the history of the study only,
-so that an interrupted search goes on exactly as it would have."""
+"""Samplers by name.
+
+Each proposal is seeded by (seed, trial number): it depends on the history of the study only, so that an interrupted
+search goes on exactly as it would have.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -27,7 +27,7 @@ from autocompress.results import Evaluation
 from autocompress.study import Settings, read_evaluation, read_settings, trial_folder, write_evaluation
 
 _NAME = "autocompress"
-_DIRECTIONS = ["maximize", "minimize", "minimize"]
+_DIRECTIONS: Final = ("maximize", "minimize", "minimize")
 _TRIES = 3
 """How often a trial may kill the process before it counts as failed."""
 

@@ -1,0 +1,1 @@
+"""What is done to networks as graphs: anatomy, pruning, export, quantisation, exits."""

@@ -153,7 +153,7 @@ def _stages(visits: Mapping[str, Visit]) -> dict[str, str]:
         levels.append(level)
     levels.reverse()
     distinct = list(dict.fromkeys(x for x in levels if x > 1)) or [levels[0] if levels else 0]
-    distinct = distinct[: _MAX_STAGES]
+    distinct = distinct[:_MAX_STAGES]
     index = [distinct.index(x) if x in distinct else len(distinct) - 1 for x in levels]
     if len(distinct) == 1 and len(names) >= 6:
         index = [min(2, 3 * i // len(names)) for i in range(len(names))]

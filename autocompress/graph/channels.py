@@ -95,7 +95,7 @@ class ChannelPruner:
     def importance(self, group: ChannelGroup, criterion: Any) -> Tensor | None:
         """Importance of each unit of the group, shape (n_units / n_parts,), or None where it has no meaning."""
         with _quiet():
-            scores = criterion(group.members)
+            scores: Tensor | None = criterion(group.members)
         if scores is None or len(scores) != group.n_channels or not torch.isfinite(scores).all():
             return None
         scores = scores.detach().float()
@@ -127,7 +127,7 @@ class ChannelPruner:
         return ChannelGroup(name, group, len(group[0].idxs), self._parts(group), "", 0)
 
     def _name(self, group: Any) -> str:
-        names = [
+        names: list[str] = [
             self.names[dep.target.module]
             for dep, _ in group
             if dep.target.module in self.names and self._graph.is_out_channel_pruning_fn(dep.handler)
@@ -153,9 +153,7 @@ class ChannelPruner:
         return parts if len(group[0].idxs) % parts == 0 else 1
 
 
-def probe_groups(
-    model: nn.Module, example: Tensor, order: Sequence[str]
-) -> tuple[list[ChannelGroup], dict[str, str]]:
+def probe_groups(model: nn.Module, example: Tensor, order: Sequence[str]) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Try every channel group of a model on a copy: those that can be pruned, and the others with the reason.
 
     A group is prunable when the network still runs and returns the same shape after losing one unit of it.
@@ -166,7 +164,7 @@ def probe_groups(
         groups = ChannelPruner(copy.deepcopy(model), example, protected, order).groups
     except Exception as error:  # Torch-Pruning raises anything on graphs it cannot follow
         return [], {"(whole network)": f"its structure cannot be followed: {_first_line(error)}"}
-    good, bad = [], {name: "output of the network" for name in protected}
+    good, bad = [], dict.fromkeys(protected, "output of the network")
     for index, group in enumerate(groups):
         if group.n_units // group.n_parts < 2:
             bad[group.name] = "it has a single unit"
@@ -191,7 +189,9 @@ def probe_groups(
 def output_layers(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     """Layers whose outputs are the network's own, found by following the graph back from its outputs."""
     copied = copy.deepcopy(model)
-    layers = {m: n for n, m in copied.named_modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))}
+    layers: dict[nn.Module, str] = {
+        m: n for n, m in copied.named_modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))
+    }
     producers: dict[Any, str] = {}
 
     def remember(module: nn.Module, _: Any, output: Tensor) -> None:

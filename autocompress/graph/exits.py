@@ -23,9 +23,7 @@ def threshold_name(index: int) -> str:
     return f"threshold{index}"
 
 
-def to_nested_if(
-    model: onnx.ModelProto, outputs: Sequence[str], thresholds: Sequence[float]
-) -> onnx.ModelProto:
+def to_nested_if(model: onnx.ModelProto, outputs: Sequence[str], thresholds: Sequence[float]) -> onnx.ModelProto:
     """Return a graph that stops at the first exit whose confidence is above its threshold.
 
     Args:
@@ -44,9 +42,7 @@ def to_nested_if(
     for i, value in enumerate(thresholds):
         initializers.append(numpy_helper.from_array(np.array(value, np.float32), threshold_name(i)))
     inputs = [_single_sample(model.graph.input[0])]
-    inputs += [
-        helper.make_tensor_value_info(threshold_name(i), TensorProto.FLOAT, []) for i in range(len(thresholds))
-    ]
+    inputs += [helper.make_tensor_value_info(threshold_name(i), TensorProto.FLOAT, []) for i in range(len(thresholds))]
     results = [
         helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [1, builder.n_classes]),
         helper.make_tensor_value_info(EXIT_INDEX, TensorProto.INT64, []),
@@ -95,7 +91,11 @@ class _Builder:
         then = helper.make_graph(answer, f"exit{i}_taken", [], self._infos(*then_names), [constant])
         rest, rest_initializers = self.stage(i + 1)
         otherwise = helper.make_graph(
-            rest, f"exit{i}_passed", [], self._infos(self.result(i + 1), self.chosen(i + 1)), rest_initializers
+            rest,
+            f"exit{i}_passed",
+            [],
+            self._infos(self.result(i + 1), self.chosen(i + 1)),
+            rest_initializers,
         )
         p = f"exit{i}"
         nodes += [

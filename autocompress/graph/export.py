@@ -95,6 +95,7 @@ def _export(model: nn.Module, example: Tensor, output_names: Sequence[str]) -> E
                 )
             assert program is not None
             proto = copy.deepcopy(program.model_proto)
+            assert program.exported_program is not None
             return Exported(proto, program.exported_program, dynamic)
         except Exception as error:  # the exporter raises anything on code it cannot follow
             errors.append(error)
@@ -114,7 +115,7 @@ def batchnorm_pairs(model: nn.Module, example: Tensor) -> BatchNormPairs:
     except Exception:  # not exportable: `export` will say why; nothing is folded
         return ()
     owners = {
-        spec.arg.name: spec.target.rpartition(".")[0]  # type: ignore[union-attr]
+        spec.arg.name: spec.target.rpartition(".")[0]
         for spec in program.graph_signature.input_specs
         if spec.target is not None
     }

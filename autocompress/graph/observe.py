@@ -90,16 +90,12 @@ class _Tap:
         copy.CopyFrom(model)
         known = {value.name for value in (*copy.graph.output, *copy.graph.input)}
         copy.graph.output.extend(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-            for name in tensors
-            if name not in known
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors if name not in known
         )
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        self._session = ort.InferenceSession(
-            copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = ort.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self._names = [name for name in tensors if name != self._input]
         self._taps_input = self._input in tensors
@@ -157,9 +153,7 @@ def _percentile(counts: Floats, low: float, high: float) -> tuple[float, float]:
 
 
 def _codes(centres: Floats, code: ActivationRange) -> NDArray[np.intp]:
-    codes: NDArray[np.intp] = np.clip(np.rint(centres / code.scale) + code.zero_point, 0, _LEVELS).astype(
-        np.intp
-    )
+    codes: NDArray[np.intp] = np.clip(np.rint(centres / code.scale) + code.zero_point, 0, _LEVELS).astype(np.intp)
     return codes
 
 

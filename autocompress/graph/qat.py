@@ -131,9 +131,7 @@ class Twin:
 
     def scale_parameters(self) -> list[nn.Parameter]:
         """Return the learnable scales; they want a learning rate well below that of the weights."""
-        quantizers = (
-            m for m in self.module.modules() if isinstance(m, ActivationQuantizer | WeightQuantizer)
-        )
+        quantizers = (m for m in self.module.modules() if isinstance(m, ActivationQuantizer | WeightQuantizer))
         return [quantizer.scale for quantizer in quantizers]
 
     def extract(self) -> tuple[onnx.ModelProto, dict[str, ActivationRange], dict[str, WeightQuant]]:
@@ -234,9 +232,7 @@ class _Builder:
         self.parameters = dict(self.module.named_parameters(remove_duplicate=False))
         self.skipped: list[str] = []
         self.bound: dict[str, _Binding] = {}  # by initialiser
-        self.sources: dict[
-            str, tuple[fx.Node, fx.Node, bool]
-        ] = {}  # layer node -> call, get_attr, transposed
+        self.sources: dict[str, tuple[fx.Node, fx.Node, bool]] = {}  # layer node -> call, get_attr, transposed
 
     def build(self) -> Twin:
         self._bind_by_name()
@@ -333,9 +329,7 @@ class _Builder:
                 if any(use != [] for use in uses):
                     self._unbind_equal(parameter)
 
-    def _uses(
-        self, attr: fx.Node, user: fx.Node, parameter: Tensor
-    ) -> list[tuple[onnx.NodeProto, int]] | None:
+    def _uses(self, attr: fx.Node, user: fx.Node, parameter: Tensor) -> list[tuple[onnx.NodeProto, int]] | None:
         """Return where the ONNX nodes of the torch call `user` read `parameter`; None without such nodes.
 
         The list is empty where the exporter left the parameter out, as it does with a bias of zeros.
@@ -430,9 +424,7 @@ class _Builder:
 
 
 def _equal(array: NDArray[Any], parameter: Tensor) -> bool:
-    return tuple(array.shape) == tuple(parameter.shape) and np.array_equal(
-        array, parameter.detach().cpu().numpy()
-    )
+    return tuple(array.shape) == tuple(parameter.shape) and np.array_equal(array, parameter.detach().cpu().numpy())
 
 
 def _constants_of(call: fx.Node) -> Iterator[fx.Node]:

@@ -102,17 +102,13 @@ def _along(scale: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
     return scale.reshape([-1 if k == axis else 1 for k in range(rank)])
 
 
-def _to_integers(
-    weight: NDArray[Any], scale: NDArray[Any], axis: int, low: int, high: int
-) -> NDArray[np.int8]:
+def _to_integers(weight: NDArray[Any], scale: NDArray[Any], axis: int, low: int, high: int) -> NDArray[np.int8]:
     codes = np.clip(np.rint(weight / _along(scale, axis, weight.ndim)), low, high)
     integers: NDArray[np.int8] = codes.astype(np.int8)
     return integers
 
 
-def _weight_scale(
-    weight: NDArray[Any], axis: int, low: int, high: int, *, search: bool
-) -> NDArray[np.float32]:
+def _weight_scale(weight: NDArray[Any], axis: int, low: int, high: int, *, search: bool) -> NDArray[np.float32]:
     others = tuple(k for k in range(weight.ndim) if k != axis)
     largest = np.abs(weight).max(axis=others)
     peak = float(largest.max(initial=0.0))

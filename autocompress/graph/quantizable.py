@@ -166,9 +166,7 @@ class Graph:
             if name and array is None:
                 bounds.append(None)
             else:
-                bounds.append(
-                    default if array is None else float(numpy_helper.to_array(array).reshape(-1)[0])
-                )
+                bounds.append(default if array is None else float(numpy_helper.to_array(array).reshape(-1)[0]))
         return bounds[0], bounds[1]
 
     def rank(self, tensor: str) -> int | None:
@@ -309,15 +307,11 @@ def plan(model: onnx.ModelProto, spec: QuantSpec) -> QuantPlan:
             axis = _weight_axis(node, graph)
             assert axis is not None
             activation = 8 if wants_int8 and _has_int8_kernel(node, graph) else 32
-            layers.append(
-                PlannedLayer(node.output[0], name, node.op_type, node.input[1], axis, bits, activation)
-            )
+            layers.append(PlannedLayer(node.output[0], name, node.op_type, node.input[1], axis, bits, activation))
     order = {node.output[0]: index for index, node in enumerate(graph.nodes)}
     layers.sort(key=lambda layer: order[layer.node])
     placement = _Placement(graph, {layer.node for layer in layers if layer.activation_bits == 8})
-    return QuantPlan(
-        tuple(layers), placement.activations(), spec.reduce_range, tuple(sorted(placement.pools))
-    )
+    return QuantPlan(tuple(layers), placement.activations(), spec.reduce_range, tuple(sorted(placement.pools)))
 
 
 def _check(spec: QuantSpec) -> None:

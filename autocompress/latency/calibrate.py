@@ -43,9 +43,7 @@ _FLAGS = (
 )
 
 
-def calibrate_host(
-    threads: int = 1, budget_s: float = 60.0, progress: Progress | None = None
-) -> DeviceProfile:
+def calibrate_host(threads: int = 1, budget_s: float = 60.0, progress: Progress | None = None) -> DeviceProfile:
     """Time the micro-models on this machine and fit the profile "host".
 
     Args:
@@ -147,9 +145,7 @@ def int8_saturates() -> bool:
     return bool((result != 255 * 127 * inner).any())
 
 
-def _measure_plan(
-    threads: int, budget_s: float, report: Progress
-) -> tuple[list[tuple[Workload, float]], float]:
+def _measure_plan(threads: int, budget_s: float, report: Progress) -> tuple[list[tuple[Workload, float]], float]:
     """Measure every micro-model; returns workloads with ms at full speed, and the reference net's ms."""
     import onnx
 
@@ -202,9 +198,7 @@ def _split(
     return kept, held
 
 
-def _profile(
-    fitted: LinearFit, threads: int, flags: tuple[str, ...], block: int, cache_bytes: int
-) -> DeviceProfile:
+def _profile(fitted: LinearFit, threads: int, flags: tuple[str, ...], block: int, cache_bytes: int) -> DeviceProfile:
     import onnxruntime
 
     name = processor_name()

@@ -189,9 +189,7 @@ def fit(
         DeviceError: no points, or a latency that is not a positive number.
     """
     if not measured or any(not np.isfinite(ms) or ms <= 0 for _, ms in measured):
-        raise DeviceError(
-            "a latency fit needs at least one measured point, each with a positive latency in ms."
-        )
+        raise DeviceError("a latency fit needs at least one measured point, each with a positive latency in ms.")
     keys = sorted({_column(op, channel_block) for work, _ in measured for op in work.ops if op.kind != "if"})
     place = {key: 2 + k * len(_TERMS) for k, key in enumerate(keys)}
     matrix = np.zeros((len(measured), 2 + len(keys) * len(_TERMS)))

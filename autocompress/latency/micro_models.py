@@ -75,9 +75,7 @@ class NetBuilder:
         scale = self._constant("scale", np.full(size, 0.0002, np.float32))
         return self._node("DequantizeLinear", [values, scale], (size,), axis=0)
 
-    def conv(
-        self, tensor: str, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1, relu: bool = True
-    ) -> str:
+    def conv(self, tensor: str, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1, relu: bool = True) -> str:
         """2-D convolution with bias, same padding and optional ReLU."""
         _, cin, height, width = self.shapes[tensor]
         inputs = [
@@ -124,16 +122,12 @@ class NetBuilder:
 
     def reshape(self, tensor: str, shape: tuple[int, ...]) -> str:
         """Reshape to a fixed shape."""
-        return self._node(
-            "Reshape", [self._read(tensor), self._constant("shape", np.array(shape, np.int64))], shape
-        )
+        return self._node("Reshape", [self._read(tensor), self._constant("shape", np.array(shape, np.int64))], shape)
 
     def transpose(self, tensor: str, order: tuple[int, ...]) -> str:
         """Permute the axes."""
         shape = self.shapes[tensor]
-        return self._node(
-            "Transpose", [self._read(tensor)], tuple(shape[axis] for axis in order), perm=list(order)
-        )
+        return self._node("Transpose", [self._read(tensor)], tuple(shape[axis] for axis in order), perm=list(order))
 
     def gemm(self, tensor: str, columns: int) -> str:
         """Fully connected layer with bias on [rows, features]."""
@@ -161,9 +155,7 @@ class NetBuilder:
         size = self.shapes[tensor][-1]
         ones = self._constant("ones", np.ones(size, np.float32))
         zeros = self._constant("zeros", np.zeros(size, np.float32))
-        return self._node(
-            "LayerNormalization", [self._read(tensor), ones, zeros], self.shapes[tensor], axis=-1
-        )
+        return self._node("LayerNormalization", [self._read(tensor), ones, zeros], self.shapes[tensor], axis=-1)
 
     def build(self, output: str) -> bytes:
         """Return the model's bytes; an int8 net's output passes Q/DQ, or its last kernel would be fp32."""
@@ -175,9 +167,7 @@ class NetBuilder:
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, list(self.shapes[output]))],
             self._weights,
         )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
-        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
         return bytes(model.SerializeToString())
 
 

@@ -75,7 +75,7 @@ def provenance(study: Study) -> list[tuple[str, str]]:
         ("study folder", str(study.path)),
         ("created", settings.created_at),
         ("sampler, seed", f"{settings.sampler}, {settings.seed}"),
-        ("constraints", "; ".join(settings.constraints) or "none"),
+        ("constraints", "; ".join(map(str, settings.constraints)) or "none"),
         ("model sha256", settings.model_sha256),
         ("data sha256", settings.data_sha256),
         ("device", " ".join(str(device[k]) for k in ("name", "processor") if device.get(k))),
@@ -132,8 +132,7 @@ def _trial(e: Evaluation) -> dict[str, Any]:
         "params": e.n_params,
         "macs": e.macs,
         "exits": [
-            [x.place, x.threshold, x.rate, None if x.accuracy < 0 else x.accuracy, x.latency_ms]
-            for x in e.exits
+            [x.place, x.threshold, x.rate, None if x.accuracy < 0 else x.accuracy, x.latency_ms] for x in e.exits
         ],
         "notes": list(e.notes),
         "seconds": e.seconds,

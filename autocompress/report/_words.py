@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from autocompress.constraints import QUANTITIES, Constraint, at_least, at_most, max_accuracy_drop
-from autocompress.errors import ConstraintError
+from autocompress.constraints import Constraint
 from autocompress.results import Evaluation, LatencySource, Score, Split
 from autocompress.study import Study
 
@@ -125,32 +123,7 @@ class Limit:
     """As the user gave it."""
 
 
-_LIMIT = re.compile(
-    r"(accuracy|latency_ms|size_bytes) (at most|at least) ([\d.eE+-]+)( of the fp32 baseline)?"
-)
-_DROP = re.compile(r"accuracy drop at most ([\d.eE+-]+)")
-
-
 def limits(study: Study) -> list[Limit]:
-    """Return the constraints as absolute limits, but for those that cannot be resolved."""
-    found = ((text.strip(), _parse(text.strip())) for text in study.settings.constraints)
-    base = reference(study)
-    return [
-        Limit(constraint.resolve(base) if base else constraint, text)
-        for text, constraint in found
-        if constraint is not None and (base or not constraint.relative_to_baseline)
-    ]
-
-
-def _parse(text: str) -> Constraint | None:
-    """Read what `str(constraint)` wrote."""
-    try:
-        if match := _DROP.fullmatch(text):
-            return max_accuracy_drop(float(match[1]))
-        if match := _LIMIT.fullmatch(text):
-            make = at_most if match[2] == "at most" else at_least
-            quantity = next(q for q in QUANTITIES if q == match[1])
-            return make(quantity, float(match[3]), relative_to_baseline=bool(match[4]))
-    except (ValueError, ConstraintError):
-        return None
-    return None
+    """Return the constraints as absolute limits; none as long as the fp32 baseline is missing."""
+    texts = map(str, study.settings.constraints)
+    return [Limit(constraint, text) for constraint, text in zip(study.constraints, texts, strict=False)]

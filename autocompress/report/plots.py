@@ -135,9 +135,7 @@ def measured_figure(study: Study) -> go.Figure:
             hoverinfo="skip",
         )
         line = {"color": GREY, "dash": "dash", "width": 1.5}
-        figure.add_scatter(
-            x=[low, high], y=[low, high], mode="lines", line=line, name="equal", hoverinfo="skip"
-        )
+        figure.add_scatter(x=[low, high], y=[low, high], mode="lines", line=line, name="equal", hoverinfo="skip")
     for name, colour, symbol in (("candidate", BLUE, "circle"), ("baseline", VERMILLION, "diamond")):
         group = [e for e in both if e.kind == name]
         figure.add_scatter(
@@ -245,9 +243,7 @@ def hypervolume_reference(study: Study) -> tuple[tuple[float, float, float] | No
     return (accuracy, latency, float(base.size_bytes)), text
 
 
-def _hypervolumes(
-    study: Study, worst: tuple[float, float, float]
-) -> tuple[list[float], list[float], list[int]]:
+def _hypervolumes(study: Study, worst: tuple[float, float, float]) -> tuple[list[float], list[float], list[int]]:
     front: list[Evaluation] = []
     x, y, trials = [], [], []
     spent, volume = 0.0, 0.0

@@ -157,11 +157,7 @@ def _best_trade(study: Study) -> list[str]:
     if base is None or base.validation is None:
         return []
     allowed = TOLERANCE_POINTS * (0.01 if percent else 0.01 * abs(base.validation.value))
-    near = [
-        e
-        for e in study.front
-        if e.kind == "candidate" and e.objectives()[0] >= base.validation.value - allowed
-    ]
+    near = [e for e in study.front if e.kind == "candidate" and e.objectives()[0] >= base.validation.value - allowed]
     bound = "1 point" if percent else "1 %"
     if not near:
         return [f"No candidate of the front is within {bound} of fp32 (validation)."]
@@ -193,18 +189,14 @@ def _latency(study: Study) -> list[str]:
         return []
     error = (device.get("calibration") or {}).get("p90_error")
     known = f", expected error +-{error:.0%} (90th percentile)" if isinstance(error, (int, float)) else ""
-    return [
-        f"All latencies are predicted for {device['name']}{known}; nothing was measured on the device yet."
-    ]
+    return [f"All latencies are predicted for {device['name']}{known}; nothing was measured on the device yet."]
 
 
 def _warnings(study: Study) -> list[str]:
     base = reference(study)
     sentences = []
     if base is not None:
-        slower = [
-            e for e in study.front if e.kind == "candidate" and e.objectives()[1] >= base.objectives()[1]
-        ]
+        slower = [e for e in study.front if e.kind == "candidate" and e.objectives()[1] >= base.objectives()[1]]
         if slower:
             trials = ", ".join(str(e.trial) for e in slower[:8])
             count = plural(len(slower), "candidate")
@@ -212,7 +204,5 @@ def _warnings(study: Study) -> list[str]:
     off = [e for e in study.front if e.parity is not None and e.parity < 0.99]
     if off:
         trials = ", ".join(f"{e.trial} ({e.parity:.1%})" for e in off[:8])
-        sentences.append(
-            f"The file and its torch model agree on less than 99 % of samples in trial {trials}."
-        )
+        sentences.append(f"The file and its torch model agree on less than 99 % of samples in trial {trials}.")
     return sentences

@@ -221,9 +221,7 @@ def measure(
     except Exception as error:
         raise CandidateError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())}") from None
     if any(min(runner.smallest_ns) <= 0 for runner in runners):
-        raise MeasurementError(
-            "the CPU clock of the thread did not advance during a run; this machine cannot time it."
-        )
+        raise MeasurementError("the CPU clock of the thread did not advance during a run; this machine cannot time it.")
     scale = 1.0 if reference_ms is None else reference_ms * 1e6 / min(runners[-1].smallest_ns)
     return [_timing(runner, runners[-1], threads, scale) for runner in runners[:-1]]
 

@@ -1,0 +1,1 @@
+"""One module per technique; its name is the `technique:` of a stage."""

@@ -51,9 +51,7 @@ class Distill(Stage):
         from autocompress.training import Distillation, Schedule, train_candidate
 
         schedule = Schedule(self.epochs, self.learning_rate, self.optimizer, self.weight_decay)
-        terms = Distillation(
-            self.temperature, self.weight, self.feature_weight, self.relation_weight, self.exit_weight
-        )
+        terms = Distillation(self.temperature, self.weight, self.feature_weight, self.relation_weight, self.exit_weight)
         model = train_candidate(candidate, workshop, schedule, terms)
         done = f"{self.epochs} epochs" if self.epochs else "BatchNorm re-estimated"
         return candidate.evolve(f"distill: {done}", model=model)

@@ -66,9 +66,7 @@ class Prune(Stage):
                 f"{', '.join(dict.fromkeys(anatomy.groups.values()))}; groups: {', '.join(anatomy.groups)}"
             )
         prefix = "backbone." if candidate.exits else ""
-        ratios = {
-            f"{prefix}{name}": lookup(self.ratio, name, stage, 0.0) for name, stage in anatomy.groups.items()
-        }
+        ratios = {f"{prefix}{name}": lookup(self.ratio, name, stage, 0.0) for name, stage in anatomy.groups.items()}
         import torch
 
         model = candidate.copy_model()

@@ -1,0 +1,207 @@
+"""Conformance checks for techniques: what every one of them must do, for their authors to run in a test.
+
+    from autocompress.testing import CHECKS, Case
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    def test_conforms(check):
+        check(Case(MyStage(strength=0.5), workshop, identity=MyStage(strength=0.0)))
+
+Each check raises AssertionError with the rule that was broken.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import yaml
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from autocompress.candidate import Candidate, Workshop, outputs_of
+from autocompress.recipe import Phase, Recipe, Stage
+from autocompress.task import seed_everything
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stage under test."""
+
+    stage: Stage
+    """With settings that change something."""
+    workshop: Workshop
+    """With a small task, best one that trains in less than a second."""
+    identity: Stage | None = None
+    """The same technique with settings that must change nothing; None where there are none."""
+    before: tuple[Stage, ...] = ()
+    """Stages that must be carried out first."""
+
+    @cached_property
+    def start(self) -> Candidate:
+        """The candidate that the stage gets."""
+        candidate = Candidate(self.workshop.task.model)
+        for stage in self.before:
+            candidate = stage.apply(candidate, self.workshop)
+        return candidate
+
+    def run(self, stage: Stage | None = None) -> Candidate:
+        """Apply the stage (or another one); like the evaluator, seed before training only."""
+        if self.stage.phase is Phase.TRAINING:
+            seed_everything(self.workshop.seed)
+        return (stage or self.stage).apply(self.start, self.workshop)
+
+    def outputs(self, candidate: Candidate) -> tuple[Tensor, ...]:
+        """Run a candidate on the task's example input: one tensor per exit."""
+        return outputs_of(candidate.model, self.workshop.task.example_input)
+
+    @property
+    def recipe(self) -> Recipe:
+        """A recipe with the stage and those it needs."""
+        return Recipe(stages=(*self.before, self.stage))
+
+
+def survives_yaml(case: Case) -> None:
+    """Check that a recipe with the stage is the same after writing and reading it."""
+    again = Recipe.parse(yaml.safe_load(case.recipe.to_yaml()))
+    _require(again == case.recipe, "the recipe is another one after a round trip through YAML")
+    _require(type(again.stages[-1]) is type(case.stage), "the stage has another class after a round trip")
+
+
+def has_a_stable_digest(case: Case) -> None:
+    """Check that the digest depends on the settings, and on nothing else."""
+    again = Recipe.parse(yaml.safe_load(case.recipe.to_yaml()))
+    full = case.stage.model_validate(case.stage.model_dump())
+    spelled_out = Recipe(stages=(*case.before, full))
+    _require(again.digest() == case.recipe.digest(), "equal recipes have different digests")
+    _require(spelled_out.digest() == case.recipe.digest(), "settings given at their defaults change the digest")
+    if case.identity is not None and case.identity != case.stage:
+        other = Recipe(stages=(*case.before, case.identity))
+        _require(other.digest() != case.recipe.digest(), "different settings have one digest")
+
+
+def leaves_its_input_alone(case: Case) -> None:
+    """Check that neither the given candidate nor the user's model is changed."""
+    models = {"the candidate": case.start.model, "the task's model": case.workshop.task.model}
+    before = {name: _state(model) for name, model in models.items()}
+    outputs, fields = (
+        case.outputs(case.start),
+        (case.start.quantization, case.start.thresholds, case.start.notes),
+    )
+    result = case.run()
+    for name, model in models.items():
+        _require(_same(before[name], _state(model)), f"{name} was changed")
+    _require(_equal(outputs, case.outputs(case.start)), "the candidate's outputs were changed")
+    now = (case.start.quantization, case.start.thresholds, case.start.notes)
+    _require(fields == now and result is not case.start, "the candidate's fields were changed")
+
+
+def keeps_the_output(case: Case) -> None:
+    """Check that the network's own output keeps its shape and is finite."""
+    expected = case.outputs(case.start)[-1]
+    got = case.outputs(case.run())[-1]
+    _require(
+        got.shape == expected.shape,
+        f"the output has the shape {tuple(got.shape)}, not {tuple(expected.shape)}",
+    )
+    _require(bool(torch.isfinite(got).all()), "the output is not finite")
+
+
+def repeats(case: Case) -> None:
+    """Check that the same seed gives the same result, whatever was drawn at random before."""
+    first = case.run()
+    torch.rand(7)
+    second = case.run()
+    _require(_same(_state(first.model), _state(second.model)), "a second run gives other weights")
+    _require(first.notes == second.notes and first.removed == second.removed, "a second run reports something else")
+
+
+def does_nothing_at_zero_strength(case: Case) -> None:
+    """Check that the network's own output stays as it is with the identity settings."""
+    if case.identity is None:
+        return
+    expected, got = case.outputs(case.start)[-1], case.outputs(case.run(case.identity))[-1]
+    _require(torch.equal(expected, got), "the settings that should change nothing change the output")
+
+
+def reports(case: Case) -> None:
+    """Check that it leaves a note on what it did, or sets what is carried out later."""
+    start, result = case.start, case.run()
+    noted = result.notes[: len(start.notes)] == start.notes and len(result.notes) > len(start.notes)
+    declared = (result.quantization, result.thresholds) != (start.quantization, start.thresholds)
+    _require(noted or declared, "it adds no note and sets nothing: say what was done, or that nothing was")
+    changed = not _same(_state(start.model), _state(result.model))
+    _require(noted or not changed, "it changes the model without a note")
+
+
+def has_valid_fields(case: Case) -> None:
+    """Check that defaults are valid, unknown keys are refused, and the name is that of the module."""
+    cls = type(case.stage)
+    required = {name for name, field in cls.model_fields.items() if field.is_required()}
+    defaults = cls.model_validate({name: getattr(case.stage, name) for name in required})
+    _require(cls.model_validate(defaults.model_dump()) == defaults, "the default of a field is not valid for it")
+    _require(isinstance(cls.phase, Phase), "it has no phase")
+    _require(cls.__module__.rpartition(".")[2] == case.stage.technique, "`technique` is not the module's name")
+    for attempt in (
+        lambda: cls.model_validate({**defaults.model_dump(), "no_such_setting": 1}),
+        lambda: setattr(case.stage, "technique", "other"),
+    ):
+        _require(_refused(attempt), "unknown keys, or changes of a stage, are not refused")
+    _require(bool(case.stage.summary()) and "\n" not in case.stage.summary(), "its summary is not one line")
+
+
+def is_documented(case: Case) -> None:
+    """Check that module, class and `apply` have docstrings, and that papers are named."""
+    cls = type(case.stage)
+    for what, text in (
+        ("the module", sys.modules[cls.__module__].__doc__),
+        ("the class", cls.__dict__.get("__doc__")),
+        ("apply", cls.apply.__doc__),
+    ):
+        _require(bool(inspect.cleandoc(text or "")), f"{what} has no docstring")
+    _require(bool(cls.references) or cls.phase is Phase.RUNTIME, "it names no paper in `references`")
+    for reference in cls.references:
+        _require(bool(re.search(r"\b(19|20)\d\d\b|arXiv \d{4}\.\d{4,5}", reference)), f"no year in {reference!r}")
+
+
+CHECKS: tuple[Callable[[Case], None], ...] = (
+    survives_yaml,
+    has_a_stable_digest,
+    leaves_its_input_alone,
+    keeps_the_output,
+    repeats,
+    does_nothing_at_zero_strength,
+    reports,
+    has_valid_fields,
+    is_documented,
+)
+"""All of them; each takes a `Case`."""
+
+
+def _require(condition: bool, rule: str) -> None:
+    if not condition:
+        raise AssertionError(rule)
+
+
+def _refused(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except ValidationError:
+        return True
+    return False
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def _equal(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from zoo import ZOO, synthetic_classification
+
+from autocompress.candidate import Workshop
+from autocompress.graph.anatomy import dissect
+from autocompress.task import Task
+
+torch.set_num_threads(1)
+
+
+def make_task(name: str, n: int = 128, **settings: object) -> Task:
+    """A task on a net of the zoo, untrained, with synthetic data."""
+    model, example = ZOO[name]()
+    train = TensorDataset(*synthetic_classification(example, n=n))
+    val = TensorDataset(*synthetic_classification(example, n=n, seed=1))
+    given = {"example_input": example, "train": train, "val": val, "name": name, **settings}
+    return Task.classification(model, **given)
+
+
+def make_workshop(name: str, **settings: object) -> Workshop:
+    task = make_task(name, **settings)
+    return Workshop(task, dissect(task))
+
+
+@pytest.fixture(scope="session")
+def trained_task() -> Task:
+    """A small residual net that has learnt its task: about 98 % of 256 validation samples."""
+    task = make_task("resnet", n=256)
+    torch.manual_seed(0)
+    inputs, labels = synthetic_classification(task.example_input, n=256)
+    optimizer = torch.optim.SGD(task.model.parameters(), lr=0.05, momentum=0.9)
+    task.model.train()
+    for _ in range(4):
+        for i in torch.randperm(256).split(32):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(task.model(inputs[i]), labels[i]).backward()
+            optimizer.step()
+    task.model.eval()
+    return task
+
+
+@pytest.fixture
+def trained_workshop(trained_task: Task) -> Workshop:
+    """A workshop of its own for every test; the task is shared."""
+    return Workshop(trained_task, dissect(trained_task))
+
+
+@pytest.fixture(scope="session")
+def workshop_of() -> Callable[[str], Workshop]:
+    """Workshops on untrained nets of the zoo, made once each; do not change what is in them."""
+    made: dict[str, Workshop] = {}
+
+    def get(name: str) -> Workshop:
+        if name not in made:
+            made[name] = make_workshop(name)
+        return made[name]
+
+    return get

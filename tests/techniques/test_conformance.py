@@ -1,0 +1,110 @@
+"""Every technique keeps the rules of `autocompress.testing`; the rules catch techniques that break them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import pytest
+import torch
+
+from autocompress import testing
+from autocompress.candidate import Candidate, Workshop
+from autocompress.recipe import Phase, Stage, parse_stage, technique_names
+from autocompress.testing import CHECKS, Case
+
+EXIT = {"technique": "early_exit", "count": 2, "hidden": 8}
+SETTINGS: dict[str, tuple[dict[str, object], dict[str, object] | None, tuple[dict[str, object], ...]]] = {
+    "prune": ({"ratio": 0.5, "round_to": 2, "importance": "random"}, {"ratio": 0.0}, ()),
+    "early_exit": ({"count": 2, "hidden": 8}, {"count": 1, "head": "linear"}, ()),
+    "distill": ({"epochs": 1, "feature_weight": 1.0, "relation_weight": 1.0}, None, ()),
+    "ptq": ({"weight_bits": {"stage1": 8, "stage2": 4}}, {"weight_bits": 32}, ()),
+    "qat": ({"weight_bits": 4}, {"weight_bits": 32}, ()),
+    "exit_threshold": ({"thresholds": [0.8, 0.9]}, {"thresholds": [1.1, 1.1]}, (EXIT,)),
+}
+
+
+def case(name: str, workshop: Workshop) -> Case:
+    settings, identity, before = SETTINGS[name]
+    return Case(
+        parse_stage({"technique": name, **settings}, name),
+        workshop,
+        identity=None if identity is None else parse_stage({"technique": name, **identity}, name),
+        before=tuple(parse_stage(stage, "before") for stage in before),
+    )
+
+
+def test_every_technique_is_tested() -> None:
+    assert set(SETTINGS) == set(technique_names())
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_technique_conforms(
+    name: str, check: Callable[[Case], None], workshop_of: Callable[[str], Workshop]
+) -> None:
+    check(case(name, workshop_of("resnet")))
+
+
+class Broken(Stage):
+    """Breaks a rule."""
+
+    technique: Literal["test_conformance"] = "test_conformance"
+    how: str = "none"
+    phase: ClassVar[Phase] = Phase.STRUCTURE
+    references: ClassVar[tuple[str, ...]] = ("Nobody et al., 2020",)
+
+    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+        """Do it wrongly."""
+        if self.how == "in place":
+            next(candidate.model.parameters()).data.add_(1)
+            return candidate.evolve("done")
+        model = candidate.copy_model()
+        if self.how == "random":
+            next(model.parameters()).data.add_(
+                torch.randn(1, generator=torch.Generator().manual_seed(id(model)))
+            )
+        elif self.how == "nan":
+            next(model.parameters()).data.fill_(float("nan"))
+        elif self.how in ("silent", "change"):
+            next(model.parameters()).data.add_(1)
+        return candidate.evolve("" if self.how == "silent" else "done", model=model)
+
+
+@pytest.mark.parametrize(
+    ("how", "check"),
+    [
+        ("in place", testing.leaves_its_input_alone),
+        ("nan", testing.keeps_the_output),
+        ("random", testing.repeats),
+        ("silent", testing.reports),
+    ],
+)
+def test_check_refuses_what_breaks_it(
+    how: str, check: Callable[[Case], None], workshop_of: Callable[[str], Workshop]
+) -> None:
+    own = copy.deepcopy(workshop_of("resnet"))
+    check(Case(Broken(), own))
+    with pytest.raises(AssertionError):
+        check(Case(Broken(how=how), own))
+
+
+def test_identity_check_refuses_a_change(workshop_of: Callable[[str], Workshop]) -> None:
+    workshop = workshop_of("resnet")
+    testing.does_nothing_at_zero_strength(Case(Broken(), workshop, identity=Broken()))
+    with pytest.raises(AssertionError, match="change the output"):
+        testing.does_nothing_at_zero_strength(Case(Broken(), workshop, identity=Broken(how="change")))
+
+
+class Undocumented(Stage):
+    technique: Literal["something_else"] = "something_else"
+    phase: ClassVar[Phase] = Phase.STRUCTURE
+
+
+def test_documentation_and_field_checks_refuse_a_bare_stage(workshop_of: Callable[[str], Workshop]) -> None:
+    bare = Case(Undocumented(), workshop_of("resnet"))
+    with pytest.raises(AssertionError, match="docstring"):
+        testing.is_documented(bare)
+    with pytest.raises(AssertionError, match="module's name"):
+        testing.has_valid_fields(bare)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from autocompress.constraints import Constraint, at_least, at_most, max_accuracy_drop, met_by
+from autocompress.errors import ConstraintError
+from autocompress.recipe import Recipe
+from autocompress.results import Evaluation, Score
+
+
+def evaluation(accuracy: float, latency_ms: float, size_bytes: int) -> Evaluation:
+    score = Score(value=accuracy, low=accuracy, high=accuracy, n_samples=100, split="validation")
+    return Evaluation(
+        trial=0,
+        recipe=Recipe(),
+        recipe_digest=Recipe().digest(),
+        state="complete",
+        validation=score,
+        predicted_latency_ms=latency_ms,
+        size_bytes=size_bytes,
+    )
+
+
+BASE = evaluation(0.9, 4.0, 1000)
+
+
+def test_violation_is_positive_only_when_broken() -> None:
+    assert at_most("latency_ms", 2).violation(4) == pytest.approx(math.log(2))
+    assert at_most("latency_ms", 2).violation(1) == pytest.approx(-math.log(2))
+    assert at_least("latency_ms", 2).violation(1) == pytest.approx(math.log(2))
+    assert at_least("accuracy", 0.9).violation(0.8) == pytest.approx(0.1)
+    assert at_most("accuracy", 0.9).violation(0.8) == pytest.approx(-0.1)
+
+
+def test_relative_limits_are_resolved_against_the_baseline() -> None:
+    drop = max_accuracy_drop(0.02).resolve(BASE)
+    assert (drop.quantity, drop.sense, drop.limit) == ("accuracy", "at least", pytest.approx(0.88))
+    faster = at_most("latency_ms", 0.25, relative_to_baseline=True).resolve(BASE)
+    assert (faster.sense, faster.limit, faster.relative_to_baseline) == ("at most", 1.0, False)
+    assert at_most("size_bytes", 0.1, relative_to_baseline=True).resolve(BASE).limit == pytest.approx(100)
+    absolute = at_most("size_bytes", 5)
+    assert absolute.resolve(BASE) is absolute
+    assert faster.resolve(BASE) is faster
+
+
+def test_texts_say_the_rule_and_its_origin() -> None:
+    assert str(at_most("latency_ms", 2.5)) == "latency_ms at most 2.5"
+    assert str(at_most("size_bytes", 0.5, relative_to_baseline=True)) == "size_bytes at most 0.5 of the fp32 baseline"
+    assert str(max_accuracy_drop(0.01)) == "accuracy drop at most 0.01"
+    text = max_accuracy_drop(0.01).resolve(BASE).broken_by(0.8, "validation")
+    assert text == "accuracy must be at least 0.89 (accuracy drop at most 0.01), validation 0.8"
+
+
+def test_met_by_needs_all_of_them() -> None:
+    assert met_by(BASE, [at_most("latency_ms", 4), at_least("accuracy", 0.9), at_most("size_bytes", 1000)])
+    assert not met_by(BASE, [at_most("latency_ms", 4), at_least("accuracy", 0.91)])
+    assert met_by(BASE, [])
+
+
+BAD: list[tuple[tuple[Any, ...], str]] = [
+    (("latency", "at most", 1.0), "no quantity 'latency'; known: accuracy, latency_ms, size_bytes"),
+    (("latency_ms", "below", 1.0), "the sense must be 'at most' or 'at least', got 'below'"),
+    (("latency_ms", "at most", 0.0), "latency_ms at most 0: the limit must be above 0"),
+    (("latency_ms", "at most", -1.0), "the limit must be a number of at least 0, got -1.0"),
+    (("latency_ms", "at most", math.nan), "the limit must be a number of at least 0, got nan"),
+    (("latency_ms", "at most", math.inf), "the limit must be a number of at least 0, got inf"),
+    (("latency_ms", "at most", "40"), "the limit must be a number of at least 0, got '40'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_impossible_constraint_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ConstraintError) as caught:
+        Constraint(*arguments)
+    assert message in str(caught.value)

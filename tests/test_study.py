@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from autocompress.errors import StudyError
+from autocompress.recipe import Recipe
+from autocompress.results import Evaluation, Score
+from autocompress.study import (
+    Settings,
+    Study,
+    read_evaluation,
+    read_settings,
+    trial_folder,
+    write_evaluation,
+    write_final,
+)
+
+SETTINGS = Settings(
+    task="my_task.py:task",
+    task_name="my task",
+    metric="accuracy",
+    model_sha256="ab" * 32,
+    data_sha256="cd" * 32,
+    device={"name": "host", "threads": 1},
+    space={"stages": [{"technique": "ptq"}]},
+    constraints=("latency_ms at most 2",),
+    sampler="tpe",
+    seed=0,
+    outline={"groups": {}},
+    unprunable={},
+    versions={"torch": "2"},
+    created_at="2026-11-22T00:00:00+00:00",
+)
+
+
+def evaluation(trial: int, accuracy: float, latency_ms: float, size_bytes: int, **changes: object) -> Evaluation:
+    recipe = Recipe.parse({"stages": [{"technique": "prune", "ratio": 0.01 * trial}, {"technique": "ptq"}]})
+    score = Score(value=accuracy, low=accuracy, high=accuracy, n_samples=100, split="validation")
+    values = {
+        "trial": trial,
+        "recipe": recipe,
+        "recipe_digest": recipe.digest(),
+        "state": "complete",
+        "validation": score,
+        "predicted_latency_ms": latency_ms,
+        "size_bytes": size_bytes,
+    }
+    return Evaluation.model_validate(values | changes)
+
+
+TRIALS = (
+    evaluation(0, 0.90, 4.0, 1000, kind="baseline", label="fp32"),
+    evaluation(1, 0.88, 2.0, 250, kind="baseline", label="int8"),
+    evaluation(2, 0.91, 1.5, 240),
+    evaluation(3, 0.80, 1.0, 100),
+    evaluation(4, 0.10, 9.0, 9000),
+    evaluation(5, 0.50, 0.1, 10, state="rejected", reason="too slow"),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "study"
+    path.mkdir()
+    (path / "study.json").write_text(SETTINGS.model_dump_json())
+    for e in TRIALS:
+        write_evaluation(path, e)
+    return path
+
+
+def test_open_reads_back_what_was_written(folder: Path) -> None:
+    study = Study.open(folder)
+    assert study.evaluations == TRIALS and study.settings == SETTINGS and not study.final
+    assert [e.label for e in study.baselines] == ["fp32", "int8"]
+    assert [e.trial for e in study.candidates] == [2, 3, 4, 5]
+    assert [e.trial for e in study.front] == [3, 2]
+    assert [e.trial for e in study.beats_all_baselines()] == [2]
+    assert read_evaluation(folder, 3) == TRIALS[3] and read_evaluation(folder, 77) is None
+
+
+def test_final_figures_replace_the_first_ones(folder: Path) -> None:
+    finals = [e.model_copy(update={"measured_latency_ms": 1.1 * e.predicted_latency_ms}) for e in TRIALS[:3]]  # type: ignore[operator]
+    write_final(folder, finals, {"threads": 1})
+    study = Study.open(folder)
+    assert study.final and study.evaluation(2).measured_latency_ms == pytest.approx(1.65)
+    assert [e.trial for e in study.front] == [2]  # trial 3 is faster, but as a prediction only
+
+
+def test_frame_and_dictionary_agree(folder: Path) -> None:
+    study = Study.open(folder)
+    frame, data = study.frame(), study.to_dict()
+    assert list(frame.index) == [0, 1, 2, 3, 4, 5] and frame["on_front"].sum() == len(data["front"]) == 2
+    assert (data["n_trials"], data["n_complete"], data["n_rejected"], data["n_failed"]) == (6, 5, 1, 0)
+    assert data["n_beating_all_baselines"] == 1
+    json.dumps(data, allow_nan=False)
+
+
+def test_missing_trial_is_named(folder: Path) -> None:
+    with pytest.raises(StudyError, match="there is no trial 99; it has 6 of them"):
+        Study.open(folder).evaluation(99)
+
+
+def test_a_study_without_trials_opens(folder: Path) -> None:
+    shutil.rmtree(folder / "trials")
+    study = Study.open(folder)
+    assert study.evaluations == () and len(study.front) == 0 and study.beats_all_baselines() == []
+
+
+def damage(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+
+
+OLD = SETTINGS.model_dump_json().replace('"version":1', '"version":9').encode()
+EXTRA = SETTINGS.model_dump_json().replace('"seed":0', '"seed":0,"sed":1').encode()
+TRIAL = "trials/000003/evaluation.json"
+FUTURE = TRIALS[3].model_dump_json().replace('"technique":"ptq"', '"technique":"ptqx"').encode()
+FINAL2 = b'{"version": 2, "points": []}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("study.json", OLD, "study.json: version must be 1, got 9; it was written by another version of autocompress"),
+        ("study.json", EXTRA, "study.json: sed: unknown key (did you mean 'seed'?)"),
+        ("study.json", b'{"version": 1', "study.json: cannot be read"),
+        ("study.json", b"\xff\xfe", "study.json: cannot be read"),
+        ("study.json", b"[]", "study.json: damaged: it must hold a JSON object, got list"),
+        (TRIAL, b"", "000003/evaluation.json: damaged: Invalid JSON"),
+        (TRIAL, b"\xff\xfe", "000003/evaluation.json: damaged"),
+        (TRIAL, b'{"trial": 3}', "000003/evaluation.json: damaged: Field required; delete this trial's folder"),
+        (TRIAL, FUTURE, "000003/evaluation.json: its recipe cannot be read: stages.1: unknown technique 'ptqx'"),
+        ("final.json", b"{}", "final.json: damaged ('points'); delete it and run the search again to finish"),
+        ("final.json", b"[1]", "final.json: damaged"),
+        ("final.json", FINAL2, "final.json: version must be 1, got 2; it was written by another version"),
+        ("final.json", b'{"points": [{}]}', "final.json: damaged: Field required; delete it and run the search"),
+    ],
+)
+def test_damaged_or_foreign_folder_is_one_clear_error(folder: Path, name: str, content: bytes, message: str) -> None:
+    Study.open(folder)
+    damage(folder, name, content)
+    with pytest.raises(StudyError) as caught:
+        Study.open(folder)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(StudyError, match=r"not a study folder \(it has no study.json\); give the --out"):
+            read_settings(path)
+
+
+def test_differences_name_the_inputs_that_changed() -> None:
+    assert SETTINGS.differences(SETTINGS) == []
+    assert SETTINGS.differences(SETTINGS.model_copy(update={"created_at": "later", "task": "x.py"})) == []
+    other = SETTINGS.model_copy(update={"seed": 1, "device": {"name": "pi", "threads": 1}})
+    assert SETTINGS.differences(other) == ["seed: the study has 0, now 1", "device: the study has host, now pi"]
+    changed = SETTINGS.model_copy(update={"device": {"name": "host", "threads": 2}})
+    assert SETTINGS.differences(changed) == ["device: the profile of host has changed since"]
+    longer = SETTINGS.model_copy(update={"space": {"stages": [{"technique": "prune", "ratio": 0.123456789}] * 5}})
+    assert len(SETTINGS.differences(longer)[0]) < 180
+
+
+def test_trial_folders_sort_as_their_numbers(folder: Path) -> None:
+    names = [trial_folder(folder, n).name for n in (2, 10, 100)]
+    assert names == sorted(names) == ["000002", "000010", "000100"]

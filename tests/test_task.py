@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_task
+from scipy import stats
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from zoo import ZOO, synthetic_classification
+
+from autocompress.errors import CandidateError, TaskError
+from autocompress.task import ACCURACY, Metric, Task, evaluating, load_task, seed_everything
+
+MODEL, EXAMPLE = ZOO["mlp"]()
+INPUTS, LABELS = synthetic_classification(EXAMPLE, n=70)
+DATA = TensorDataset(INPUTS, LABELS)
+PAIRS = [(INPUTS[:32], LABELS[:32]), [INPUTS[32:], LABELS[32:]]]
+
+
+def task(**settings: Any) -> Task:
+    return Task.classification(MODEL, **{"example_input": EXAMPLE, "val": DATA, **settings})
+
+
+def predict(x: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return MODEL(torch.from_numpy(x)).numpy()
+
+
+class Broken(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.linear = how, nn.Linear(24, 4)
+        self.kept: Tensor | None = None
+        if how == "copy":
+            self.kept = self.linear.weight * 2
+
+    def forward(self, x: Tensor) -> Any:
+        if self.how == "raise":
+            raise ValueError("no such shape\nsecond line")
+        y = self.linear(x)
+        return {"dict": {"out": y}, "rank": y[:, None]}.get(self.how, y)
+
+
+class Failing(Dataset[Any]):
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> Any:
+        raise FileNotFoundError("photo.jpg is missing")
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(zip(INPUTS, LABELS, strict=True)))
+
+
+def generator() -> Iterator[Any]:
+    yield INPUTS, LABELS
+
+
+def raising(*_: object) -> Any:
+    raise ZeroDivisionError("in the user's code")
+
+
+EMPTY = TensorDataset(torch.zeros(0, 24), torch.zeros(0, dtype=torch.long))
+WIDE = Metric("wide", lambda outputs, targets: outputs)
+NAN = Metric("nan", lambda outputs, targets: np.full(len(outputs), np.nan))
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"model": "resnet"}, "model must be a torch.nn.Module, got str"),
+    ({"model": Broken("raise")}, "the model does not run on example_input (1, 24): no such shape"),
+    ({"model": Broken("dict")}, "the model must return one tensor, got dict; wrap it in a module"),
+    ({"model": Broken("rank")}, "a classification returns logits (N, classes), got (1, 1, 4)"),
+    ({"model": Broken("copy")}, "the model cannot be copied: Only Tensors created explicitly"),
+    ({"example_input": torch.zeros(24)}, "example_input must be a tensor with a batch dimension"),
+    ({"example_input": "x"}, "such as torch.zeros(1, 3, 224, 224), got str"),
+    ({"example_input": torch.zeros(1, 24).long()}, "one or more samples of torch.float32, got 1 of torch.int64"),
+    ({"example_input": torch.zeros(1, 7)}, "the model does not run on example_input (1, 7)"),
+    ({"val": None}, "a task needs validation data: give val=..., or evaluate=a function of predict"),
+    ({"val": EMPTY}, "validation data: is empty; it must yield one or more (inputs, targets) batches"),
+    ({"val": []}, "validation data: is empty"),
+    ({"train": EMPTY}, "train data: is empty"),
+    ({"val": 5}, "validation data: must be a Dataset or yield (inputs, targets) batches, got int"),
+    ({"val": generator()}, "validation data: can be read only once (generator); give a DataLoader"),
+    ({"val": [INPUTS]}, "validation data: every batch must be (inputs, targets), two tensors, got Tensor"),
+    ({"val": [(INPUTS, 3)]}, "two tensors, got tuple of Tensor, int"),
+    ({"val": [{"x": INPUTS}]}, "two tensors, got dict"),
+    ({"val": [(INPUTS, LABELS[:3])]}, "validation data: a batch has 70 inputs but 3 targets"),
+    ({"val": [(INPUTS[:, :5], LABELS)]}, "samples must have the shape of example_input (24,), got (5,)"),
+    ({"train": [(INPUTS, LABELS + 1)]}, "train data: labels must be from 0 to 3 (the model has 4 outputs), got 4"),
+    ({"val": [(INPUTS, LABELS - 2)]}, "validation data: labels must be from 0 to 3 (the model has 4 outputs), got -2"),
+    ({"test": [(INPUTS, LABELS * 9)]}, "test data: labels must be from 0 to 3"),
+    ({"train": [(INPUTS, LABELS[:, None])]}, "the loss of a training batch raised RuntimeError"),
+    ({"train": DATA, "loss": raising}, "the loss of a training batch raised ZeroDivisionError: in the user"),
+    ({"train": DATA, "loss": lambda o, t: o}, "the loss must be one number, got (2, 4)"),
+    ({"val": Failing()}, "reading it raised FileNotFoundError: photo.jpg is missing (test_task.py, line"),
+    ({"metric": WIDE}, "the metric wide must return one finite score per sample, shape (2,), got the shape (2, 4)"),
+    ({"metric": NAN}, "the metric nan must return one finite score per sample, shape (2,), got NaN or infinity"),
+    ({"metric": Metric("bad", raising)}, "validation data: the metric bad raised ZeroDivisionError"),
+    ({"kind": "other"}, "a task that is not a classification needs its own metric=Metric(name, per_sample)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD, ids=range(len(BAD)))
+def test_bad_input_is_one_clear_error(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        Task(**{"model": MODEL, "example_input": EXAMPLE, "val": DATA, **settings}).validate()
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [DATA, DataLoader(DATA, 16), Stream(), DataLoader(Stream(), 32), PAIRS],
+    ids=["dataset", "loader", "stream", "stream loader", "list"],
+)  # fmt: skip
+def test_every_kind_of_data_is_read_in_full(data: Any) -> None:
+    made = task(train=data, val=data)
+    made.validate()
+    seen = torch.cat([inputs for inputs, _ in made.train_batches()])
+    assert torch.equal(seen.sum(1).sort().values, INPUTS.sum(1).sort().values)
+    assert made.score(predict, "validation").n_samples == 70
+
+
+def test_training_data_is_shuffled_by_the_seed_and_validation_data_is_not() -> None:
+    made = task(train=DATA)
+    orders = []
+    for seed in (0, 0, 1):
+        seed_everything(seed)
+        orders.append(torch.cat([x for x, _ in made.train_batches()]))
+    assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
+    assert np.array_equal(np.concatenate([x for x, _ in made.split("validation")]), INPUTS.numpy())
+
+
+def test_accuracy_is_that_of_torch_with_wilsons_interval() -> None:
+    score = task().score(predict, "validation")
+    with torch.no_grad():
+        hits = int((MODEL(INPUTS).argmax(1) == LABELS).sum())
+    wilson = stats.binomtest(hits, 70).proportion_ci(0.95, method="wilson")
+    assert (score.value, score.low, score.high) == pytest.approx((hits / 70, wilson.low, wilson.high))
+    n, z, p = 70, 1.959963985, hits / 70  # and from the formula itself
+    centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert (score.low, score.high) == pytest.approx(
+        ((centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n))
+    )
+
+
+def test_intervals_of_certain_and_of_continuous_scores() -> None:
+    sure = ACCURACY.score(np.ones(50), "test")
+    assert sure.value == sure.high == 1 and 0.9 < sure.low < 0.95 and sure.split == "test"
+    values = np.random.default_rng(0).normal(3, 1, 400)
+    score = ACCURACY.score(values, "validation")
+    assert score.low < values.mean() < score.high
+    assert (score.high - score.low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.15)
+    assert ACCURACY.score(values, "validation") == score
+    same = ACCURACY.score(np.full(9, 0.25), "validation")
+    assert (same.low, same.value, same.high) == (0.25, 0.25, 0.25)
+
+
+def test_regression_has_its_own_metric_and_loss() -> None:
+    metric = Metric("minus MAE", lambda outputs, targets: -np.abs(outputs - targets).mean(-1))
+    targets = torch.zeros(70, 4)
+    made = Task.regression(
+        MODEL, metric=metric, example_input=EXAMPLE, train=[(INPUTS, targets)], val=[(INPUTS, targets)]
+    )
+    made.validate()
+    assert made.loss is nn.functional.mse_loss and made.kind == "other"
+    assert made.score(predict, "validation").value == pytest.approx(float(-np.abs(predict(INPUTS.numpy())).mean()))
+
+
+def test_outputs_that_are_not_numbers_fail_the_candidate() -> None:
+    with pytest.raises(CandidateError, match="not numbers"):
+        task().score(lambda x: np.full((len(x), 4), np.nan), "validation")
+
+
+def test_own_evaluate_function_is_used_and_checked() -> None:
+    made = task(val=None, evaluate=lambda p: float(p(INPUTS.numpy()).shape[0]))
+    made.validate()
+    assert made.score(predict, "validation").value == 70.0
+    assert made.has("validation") and not made.has("test")
+    with pytest.raises(TaskError, match="evaluate must return a finite number, got nan"):
+        task(evaluate=lambda p: float("nan")).score(predict, "validation")
+    with pytest.raises(TaskError, match="evaluate raised ZeroDivisionError"):
+        task(evaluate=raising).score(predict, "validation")
+
+
+def test_calibration_batches_are_kept_and_counted() -> None:
+    made = task(train=DATA, batch_size=32)
+    batches = made.calibration_batches(40, seed=0)
+    assert [len(b) for b in batches] == [32, 8]
+    assert all(a is b for a, b in zip(batches, made.calibration_batches(40, seed=0), strict=True))
+    assert not np.array_equal(batches[0], made.calibration_batches(40, seed=1)[0])
+    assert sum(map(len, task().calibration_batches(500, 0))) == 70  # validation data, all there is
+    assert task(val=None, evaluate=lambda p: 1.0).calibration_batches(5, 0)[0].shape == (1, 24)
+
+
+def test_model_hash_sees_weights_and_structure_only() -> None:
+    base = make_task("mlp")
+    other = make_task("mlp")
+    assert base.model_sha256 == other.model_sha256
+    changed = copy.deepcopy(base.model)
+    next(changed.parameters()).data[0, 0] += 1e-6
+    assert make_task("mlp").model_sha256 != Task.classification(changed, example_input=EXAMPLE, val=DATA).model_sha256
+
+    class Named(nn.Identity):
+        def extra_repr(self) -> str:
+            return f"fn={object.__repr__(self)}"
+
+    named = [Named() for _ in range(3)]
+    assert len({str(model) for model in named}) == 3
+    hashes = {Task(model, EXAMPLE, val=DATA).model_sha256 for model in named}
+    assert len(hashes) == 1
+
+
+def test_data_hash_sees_every_split() -> None:
+    base = task(train=DATA, test=DATA).data_sha256
+    assert base == task(train=DATA, test=DATA).data_sha256
+    shifted = TensorDataset(INPUTS + 1e-6, LABELS)
+    assert (
+        len({base, task(train=DATA, test=shifted).data_sha256, task(train=DATA, val=shifted, test=DATA).data_sha256})
+        == 3
+    )
+    assert base != task(train=[(INPUTS, LABELS)], test=DATA).data_sha256
+
+
+def test_evaluating_restores_every_module() -> None:
+    model, _ = ZOO["resnet"]()
+    model.train()
+    model.stem.eval()
+    before = [m.training for m in model.modules()]
+    with pytest.raises(RuntimeError, match="stop"), evaluating(model):
+        assert not any(m.training for m in model.modules())
+        raise RuntimeError("stop")
+    assert [m.training for m in model.modules()] == before and len(set(before)) == 2
+
+
+GOOD = """
+import torch
+from autocompress import Task
+def task():
+    model = torch.nn.Linear(24, 4)
+    return Task.classification(model, example_input=torch.zeros(1, 24), val=[(torch.zeros(4, 24), torch.arange(4))])
+ready = task()
+number = 5
+def fails():
+    helper()
+def helper():
+    raise KeyError("weights.pt")
+def wrong():
+    return torch.nn.Linear(1, 1)
+def leaves():
+    raise SystemExit(3)
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.chdir(tmp_path)
+
+    def make(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return make
+
+
+def test_load_task_by_file_and_by_module(write: Callable[[str, str], str]) -> None:
+    path = write("my_good_task.py", GOOD)
+    for reference in (path, f"{path}:task", f"{path}:ready", "my_good_task.py:task", "my_good_task:task"):
+        loaded = load_task(reference)
+        loaded.validate()
+        assert loaded.output_shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        (None, "task", "there is no file"),
+        (GOOD, "tusk", "has no 'tusk'; write a function task() that returns autocompress.Task(...)"),
+        (GOOD, "number", "must be a Task or a function that returns one, got int"),
+        (GOOD, "wrong", "must be a Task or a function that returns one, got Linear"),
+        (GOOD, "fails", "fails() raised KeyError: 'weights.pt' (bad_task.py, line 12)"),
+        (GOOD, "leaves", "leaves() raised SystemExit: 3 (bad_task.py, line 16)"),
+        ("def task(:\n", "task", "importing it raised SyntaxError: invalid syntax (bad_task.py, line 1)"),
+        ("import no_such_module_x\n", "task", "No module named 'no_such_module_x' (bad_task.py, line 1)"),
+        ("import json\njson.loads('{')\n", "task", "(bad_task.py, line 2)"),
+        ("def task():\n    from autocompress import Task\n    return Task('x', None)\n", "task", "model must be a torch.nn.Module"),
+    ],
+)  # fmt: skip
+def test_bad_task_file_is_explained(
+    write: Callable[[str, str], str], text: str | None, name: str, message: str
+) -> None:
+    path = write("bad_task.py", text) if text is not None else "nowhere.py"
+    with pytest.raises(TaskError) as caught:
+        load_task(f"{path}:{name}")
+    assert message in str(caught.value)
+    with pytest.raises(TaskError, match="importing it raised ModuleNotFoundError"):
+        load_task("no_such_package_x.tasks:task")

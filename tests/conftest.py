@@ -42,6 +42,7 @@ def trained_task() -> Task:
             optimizer.zero_grad()
             nn.functional.cross_entropy(task.model(inputs[i]), labels[i]).backward()
             optimizer.step()
+    optimizer.zero_grad()
     task.model.eval()
     return task
 

@@ -8,7 +8,6 @@ from statistics import median
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.constraints import met_by
 from autocompress.report._words import (
     accuracy_text,
     compare,
@@ -145,10 +144,13 @@ def _front(study: Study) -> list[str]:
             "each one is a trade."
         )
     fixed = limits(study)
-    if fixed and candidates:
-        met = sum(met_by(e, (limit.constraint for limit in fixed)) for e in candidates)
+    if fixed:
         listed = "; ".join(limit.text for limit in fixed)
-        sentences.append(f"{met} of the front's {plural(len(candidates), 'candidate')} meet {listed}.")
+        sentences.append(
+            f"All points of the front keep the constraints ({listed})."
+            if study.constraints_met
+            else f"No point keeps all constraints ({listed}): the front is that of all points."
+        )
     return sentences
 
 

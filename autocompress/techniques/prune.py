@@ -168,6 +168,7 @@ def _gradients(model: nn.Module, workshop: Workshop) -> None:
         raise CandidateError("prune: importance 'taylor' needs training data; use 'l2'")
     seed_everything(workshop.seed)
     model.requires_grad_(True)
+    model.zero_grad(set_to_none=True)
     with evaluating(model):
         for i, (inputs, targets) in enumerate(workshop.task.train_batches()):
             outputs = model(inputs)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.recipe import Recipe
+from autocompress.constraints import at_least, at_most
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.study import Settings, Study, write_evaluation, write_final
 
@@ -35,7 +36,7 @@ def settings(**changes: Any) -> Settings:
             "calibration": {"points": 60, "median_error": 0.04, "p90_error": 0.11, "date": "2026-11-20"},
         },
         "space": {"stages": [{"technique": "prune"}, {"technique": "ptq"}]},
-        "constraints": ("latency_ms at most 3", "accuracy at least 0.9"),
+        "constraints": (at_most("latency_ms", 3), at_least("accuracy", 0.9)),
         "sampler": "nsga2",
         "seed": 7,
         "outline": {"groups": {}, "layers": {}, "places": []},

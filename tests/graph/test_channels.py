@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from zoo import ZOO
+
+from autocompress.candidate import Workshop
+from autocompress.graph.channels import (
+    ChannelPruner,
+    channels_to_keep,
+    criterion,
+    output_layers,
+    outputs_shape,
+    probe_groups,
+)
+
+RATIOS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+
+
+@pytest.mark.parametrize("round_to", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("n_parts", [1, 2, 3, 4, 8])
+def test_widths_never_reach_zero_and_fall_with_the_ratio(round_to: int, n_parts: int) -> None:
+    for n in range(n_parts, 97, n_parts):
+        kept = [channels_to_keep(n, ratio, round_to, n_parts) for ratio in RATIOS]
+        assert kept[0] == n and kept == sorted(kept, reverse=True)
+        assert all(0 < k <= n and k % n_parts == 0 for k in kept)
+        if n_parts == 1:
+            assert all(k == n or k % round_to == 0 for k in kept)
+
+
+def test_widths_by_hand() -> None:
+    assert channels_to_keep(64, 0.5, 8) == 32
+    assert channels_to_keep(64, 0.9, 8) == 8
+    assert channels_to_keep(64, 0.99, 8) == 8
+    assert channels_to_keep(8, 0.9, 8) == 8
+    assert channels_to_keep(12, 0.9, 8) == 8
+    assert channels_to_keep(32, 0.9, 1, n_parts=4) == 4
+    assert channels_to_keep(4, 0.9, 1) == 1
+    assert channels_to_keep(18, 0.5, 8, n_parts=6) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [("resnet", "fc"), ("mobilenetv2", "classifier.1"), ("vit", "head"), ("shared", "fc"), ("mlp", "6")],
+)
+def test_output_layers_are_found_by_the_graph(name: str, outputs: str) -> None:
+    model, example = ZOO[name]()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert output_layers(model, example) == (outputs,)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_output_layers_of_sums_and_tuples() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = F.relu(self.a(x), inplace=True)
+            return self.b(x).softmax(-1), self.c(x) + 2 * self.d(x)
+
+    assert set(output_layers(Two(), torch.zeros(1, 4))) == {"b", "c", "d"}
+
+
+def pruner_of(workshop: Workshop) -> ChannelPruner:
+    task = workshop.task
+    protected = output_layers(task.model, task.example_input)
+    return ChannelPruner(copy.deepcopy(task.model), task.example_input, protected, list(workshop.anatomy.layers))
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_removing_channels_that_are_zero_changes_nothing(name: str, workshop_of: Callable[[str], Workshop]) -> None:
+    """The channels that disappear are the ones that were asked for, in every layer of every group.
+
+    What the channels are multiplied with is set to zero first, so that they cannot matter; for heads, the
+    weights of the output projection that read them.
+    """
+    workshop = workshop_of(name)
+    for group_name in workshop.anatomy.groups:
+        pruner = pruner_of(workshop)
+        group = next(g for g in pruner.groups if g.name == group_name)
+        doomed = group.channels([0, 2])
+        with torch.no_grad():
+            for dep, idxs in pruner._graph.get_pruning_group(
+                group.members[0].dep.target.module, group.members[0].dep.handler, doomed
+            ):
+                module = dep.target.module
+                if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+                    continue
+                if not pruner._graph.is_in_channel_pruning_fn(dep.handler):
+                    continue
+                weight = module.weight
+                if getattr(module, "groups", 1) == 1:
+                    weight[:, list(idxs)] = 0
+                elif module.groups < module.in_channels:
+                    size, rows = module.in_channels // module.groups, module.out_channels // module.groups
+                    for i in idxs:
+                        weight[i // size * rows : (i // size + 1) * rows, i % size] = 0
+            if name.startswith("vit") and group_name == "patch_embed":
+                continue  # layer norms read the width itself
+            expected = pruner.model(workshop.task.example_input)
+            pruner.remove(group, [0, 2])
+            got = pruner.model(workshop.task.example_input)
+        assert torch.allclose(expected, got, atol=1e-5), group_name
+        assert sum(p.numel() for p in pruner.model.parameters()) < workshop.anatomy.n_params
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_groups_are_widths_of_the_network(name: str, workshop_of: Callable[[str], Workshop]) -> None:
+    workshop = workshop_of(name)
+    for group in pruner_of(workshop).groups:
+        if group.name in workshop.anatomy.groups and not group.n_heads:
+            assert group.n_channels == workshop.anatomy.channels[group.name]
+    assert not set(workshop.anatomy.groups) & set(output_layers(workshop.task.model, workshop.task.example_input))
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "lamp", "fpgm", "bn_scale"])
+def test_importance_ranks_a_dead_channel_last(name: str, workshop_of: Callable[[str], Workshop]) -> None:
+    pruner = pruner_of(workshop_of("resnet"))
+    group = next(g for g in pruner.groups if g.name == "blocks.1.conv1")
+    conv, norm = pruner.model.get_submodule("blocks.1.conv1"), pruner.model.get_submodule("blocks.1.bn1")
+    after = pruner.model.get_submodule("blocks.1.conv2")
+    with torch.no_grad():
+        conv.weight[5] = conv.weight.mean(0) if name == "fpgm" else 0  # the geometric median is what can be replaced
+        norm.weight[5], after.weight[:, 5] = 0, 0
+    scores = pruner.importance(group, criterion(name))
+    assert scores is not None and scores.shape == (16,) and int(scores.argmin()) == 5
+
+
+def test_fpgm_sees_signs_which_torch_prunings_own_does_not() -> None:
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 1, 1], [1, 1, 1.1], [1.1, 1, 1], [-1, -1, -1]]))
+    pruner = ChannelPruner(model, torch.zeros(1, 3), ["1"], ["0", "1"])
+    scores = pruner.importance(pruner.groups[0], criterion("fpgm"))
+    assert scores is not None and int(scores.argmax()) == 3
+
+
+def test_separate_projections_lose_the_same_heads() -> None:
+    class Separate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_heads, self.width = 4, 8
+            self.embed = nn.Linear(16, 16)
+            self.query, self.key, self.value = (nn.Linear(16, 32) for _ in range(3))
+            self.proj, self.out = nn.Linear(32, 16), nn.Linear(16, 3)
+
+        def split(self, x: Tensor) -> Tensor:
+            return x.reshape(x.shape[0], x.shape[1], -1, self.width).transpose(1, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.embed(x))
+            q, k, v = (self.split(layer(x)) for layer in (self.query, self.key, self.value))
+            y = (q @ k.transpose(-2, -1) / 3).softmax(-1) @ v
+            return self.out(self.proj(y.transpose(1, 2).flatten(2)).mean(1))
+
+    torch.manual_seed(0)
+    model, example = Separate().eval(), torch.randn(1, 5, 16)
+    order = ["embed", "query", "key", "value", "proj", "out"]
+    good, bad = probe_groups(model, example, order)
+    for group in (g for g in good if g.name in ("query", "key", "value")):
+        pruner = ChannelPruner(copy.deepcopy(model), example, ["out"], order)
+        twin = next(g for g in pruner.groups if g.name == group.name)
+        pruner.remove(twin, [1])
+        widths = {n: pruner.model.get_submodule(n).out_features for n in ("query", "key", "value")}
+        assert widths == dict.fromkeys(widths, 24) and pruner.model.num_heads == 3
+        assert outputs_shape(pruner.model, example) == [(1, 3)]
+    assert {"query", "key", "value"} & ({g.name for g in good} | set(bad))
+
+
+def test_a_single_channel_is_left_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 1, 3), nn.ReLU(), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    good, bad = probe_groups(model, torch.zeros(1, 3, 9, 9), ["0", "2", "4"])
+    assert [g.name for g in good] == ["2"]
+    assert bad == {"4": "output of the network", "0": "it has a single unit"}

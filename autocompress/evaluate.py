@@ -339,8 +339,8 @@ class predictor:
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        self._single = isinstance(session.get_inputs()[0].shape[0], int)
         self._has_exits = len(session.get_outputs()) > 1
+        self._single = self._has_exits or isinstance(session.get_inputs()[0].shape[0], int)
         self.exits: list[int] = []
         self.logits: list[Array] = []
 

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from autocompress.graph.export import INPUT
 
 LOGITS = "logits"
 EXIT_INDEX = "exit_index"
@@ -31,7 +30,8 @@ def to_nested_if(model: onnx.ModelProto, outputs: Sequence[str], thresholds: Seq
         outputs: their names, the network's own output last.
         thresholds: one for each exit but the last. They become inputs with these values as their defaults.
 
-    The result takes one sample at a time and returns `logits` (1, n_classes) and `exit_index` (scalar int64).
+    The result takes one sample at a time; its batch dimension stays symbolic all the same, since with fixed shapes
+    ONNX Runtime turns MatMul + Add into Gemm, which has no int8 kernel without a quantised output. It returns `logits` (1, n_classes) and `exit_index` (scalar int64).
     """
     builder = _Builder(model, outputs)
     nodes, initializers = builder.stage(0)
@@ -41,7 +41,7 @@ def to_nested_if(model: onnx.ModelProto, outputs: Sequence[str], thresholds: Seq
     ]
     for i, value in enumerate(thresholds):
         initializers.append(numpy_helper.from_array(np.array(value, np.float32), threshold_name(i)))
-    inputs = [_single_sample(model.graph.input[0])]
+    inputs = [model.graph.input[0]]
     inputs += [helper.make_tensor_value_info(threshold_name(i), TensorProto.FLOAT, []) for i in range(len(thresholds))]
     results = [
         helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [1, builder.n_classes]),
@@ -137,8 +137,3 @@ def _ancestors(producer: dict[str, onnx.NodeProto], outputs: Sequence[str]) -> s
             found.add(node.output[0])
             pending.extend(name for name in node.input if name)
     return found
-
-
-def _single_sample(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
-    return helper.make_tensor_value_info(INPUT, value.type.tensor_type.elem_type, [1, *dims[1:]])

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import ZOO
+
+from autocompress.candidate import Candidate, Workshop, outputs_of
+from autocompress.errors import CandidateError
+from autocompress.graph.export import (
+    TOLERANCE,
+    batchnorm_pairs,
+    disagreement,
+    export,
+    fold_batchnorm,
+    rebind,
+    strip,
+)
+from autocompress.techniques.prune import Prune
+
+N_NORMS = {"resnet": 9, "mobilenetv2": 13, "audio1d": 3, "dscnn": 7, "mlp": 2, "shared": 2, "grouped": 5}
+NAMES = sorted(ZOO)
+
+
+@pytest.fixture(scope="module")
+def exported() -> Callable[[str], tuple[nn.Module, Tensor, onnx.ModelProto, bool]]:
+    """The folded net, three inputs, its graph and whether that takes any batch; exported once each."""
+    made: dict[str, tuple[nn.Module, Tensor, onnx.ModelProto, bool]] = {}
+
+    def get(name: str) -> tuple[nn.Module, Tensor, onnx.ModelProto, bool]:
+        if name not in made:
+            model, example = ZOO[name]()
+            folded = fold_batchnorm(model, batchnorm_pairs(model, example))
+            result = export(folded, example, ["logits"])
+            made[name] = folded, torch.randn(3, *example.shape[1:]), result.proto, result.dynamic_batch
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folding_is_exact_and_complete(name: str) -> None:
+    model, example = ZOO[name]()
+    pairs = batchnorm_pairs(model, example)
+    folded = fold_batchnorm(model, pairs)
+    inputs = torch.randn(4, *example.shape[1:])
+    with torch.no_grad():
+        assert torch.allclose(model(inputs), folded(inputs), rtol=1e-4, atol=1e-5)
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    assert len(pairs) == sum(isinstance(m, kinds) for m in model.modules()) == N_NORMS.get(name, 0)
+    assert not any(isinstance(m, kinds) for m in folded.modules())
+
+
+def test_a_norm_is_not_folded_where_the_layer_feeds_something_else_too() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.n1, self.n2 = (
+                nn.Conv2d(3, 4, 1),
+                nn.Conv2d(4, 4, 1),
+                nn.BatchNorm2d(4),
+                nn.BatchNorm2d(4),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.n2(self.b(torch.relu(self.n1(x)) + x))
+
+    assert batchnorm_pairs(Shared().eval(), torch.zeros(1, 3, 4, 4)) == (("b", "n2"),)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_agrees_with_torch_for_every_batch(
+    name: str, exported: Callable[[str], tuple[nn.Module, Tensor, onnx.ModelProto, bool]]
+) -> None:
+    model, inputs, proto, dynamic = exported(name)
+    onnx.checker.check_model(proto, full_check=True)
+    assert dynamic
+    for n in (1, 3):
+        assert disagreement(proto, model, inputs[:n]) < 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rebinding_replaces_every_weight(
+    name: str, exported: Callable[[str], tuple[nn.Module, Tensor, onnx.ModelProto, bool]]
+) -> None:
+    model, inputs, proto, _ = exported(name)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for i, parameter in enumerate(other.parameters()):
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
+    assert disagreement(proto, other, inputs) > 0.05
+    assert disagreement(rebind(proto, other), other, inputs) < 1e-4
+    assert disagreement(proto, model, inputs) < 1e-4  # the template is not touched
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("ratio", [0.25, 0.75])
+def test_pruned_network_rebound_or_exported_agrees_with_torch(
+    name: str,
+    ratio: float,
+    exported: Callable[[str], tuple[nn.Module, Tensor, onnx.ModelProto, bool]],
+    workshop_of: Callable[[str], Workshop],
+) -> None:
+    _, inputs, template, _ = exported(name)
+    workshop = workshop_of(name)
+    candidate = Prune(ratio=ratio, round_to=2).apply(Candidate(workshop.task.model), workshop)
+    pairs = batchnorm_pairs(workshop.task.model, workshop.task.example_input)
+    folded = fold_batchnorm(candidate.model, pairs)
+    rebound = rebind(template, folded)
+    difference = disagreement(rebound, folded, inputs)
+    if not name.startswith("vit"):  # shapes of the attention are constants of the graph
+        assert difference < 1e-4
+    if difference > TOLERANCE or name in ("resnet", "grouped"):
+        anew = export(folded, workshop.task.example_input, ["logits"]).proto
+        assert disagreement(anew, folded, inputs) < 1e-4
+        if difference <= TOLERANCE:
+            sizes = [sorted(tuple(i.dims) for i in p.graph.initializer if len(i.dims) > 2) for p in (rebound, anew)]
+            assert sizes[0] == sizes[1]
+
+
+def test_disagreement_is_infinite_for_a_file_that_does_not_run(
+    exported: Callable[[str], tuple[nn.Module, Tensor, onnx.ModelProto, bool]],
+) -> None:
+    model, inputs, proto, _ = exported("mlp")
+    broken = copy.deepcopy(proto)
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    assert disagreement(broken, model, inputs) == np.inf
+
+
+def test_a_batch_of_one_where_the_network_is_written_for_it() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x.reshape(1, 8))
+
+    model, example = Fixed().eval(), torch.randn(1, 2, 4)
+    result = export(model, example, ["logits"])
+    assert not result.dynamic_batch
+    assert [d.dim_value for d in result.proto.graph.input[0].type.tensor_type.shape.dim] == [1, 2, 4]
+    assert disagreement(result.proto, model, example) < 1e-5
+
+
+def test_a_network_that_cannot_be_exported_is_one_clear_error(capfd: pytest.CaptureFixture[str]) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) if float(x.sum()) > 0 else self.fc(-x)
+
+    model = Branching().eval()
+    with pytest.raises(CandidateError) as caught:
+        export(model, torch.zeros(1, 8), ["logits"])
+    assert str(caught.value).startswith("the model cannot be exported to ONNX: ") and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 and capfd.readouterr().out == ""
+    assert batchnorm_pairs(model, torch.zeros(1, 8)) == ()
+
+
+def test_exporting_leaves_the_model_as_it_was() -> None:
+    model, example = ZOO["resnet"]()
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fold_batchnorm(model, batchnorm_pairs(model, example))
+    assert all(m.training for m in model.modules())
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_strip_keeps_what_the_file_computes(
+    exported: Callable[[str], tuple[nn.Module, Tensor, onnx.ModelProto, bool]],
+) -> None:
+    model, inputs, proto, _ = exported("resnet")
+    small = strip(proto)
+    assert len(small.SerializeToString()) < len(proto.SerializeToString())
+    assert not small.graph.value_info and not any(n.metadata_props or n.doc_string for n in small.graph.node)
+    assert disagreement(small, model, inputs) < 1e-4
+
+
+def test_outputs_of_is_always_a_tuple() -> None:
+    model, example = ZOO["mlp"]()
+    assert [tuple(o.shape) for o in outputs_of(model, example)] == [(1, 4)]

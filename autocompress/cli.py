@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ TaskArgument = Annotated[str, typer.Argument(help="module.py:name of a Task, or 
 StudyArgument = Annotated[Path, typer.Argument(help="Folder of a study (--out of a search).")]
 DeviceOption = Annotated[str, typer.Option(help="Name or path of a device profile; 'host' is this machine.")]
 SpaceOption = Annotated[str, typer.Option(help="Name of a shipped search space, or path of a YAML file.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything that is random.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything that is random.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads for training; all processors by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 MaxLatency = Annotated[float | None, typer.Option(help="Latency at most, in milliseconds.")]
 MaxSize = Annotated[float | None, typer.Option(help="Size of the file at most, in bytes.")]
@@ -41,10 +43,17 @@ MinSpeedup = Annotated[float | None, typer.Option(help="At least so many times f
 MinCompression = Annotated[float | None, typer.Option(help="At least so many times smaller than fp32.")]
 
 
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """Run the command line; input errors end with one sentence and exit code 2, others of ours with 1."""
     try:
         app(standalone_mode=True)
+    except SystemExit as end:  # typer turns Ctrl-C into this one, without a word
+        if end.code != _INTERRUPTED:
+            raise
+        _fail("interrupted; nothing that was finished is lost, run the same command again to go on", _INTERRUPTED)
     except InputError as error:
         _fail(error, 2)
     except AutocompressError as error:
@@ -52,8 +61,6 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; nothing that was finished is lost", 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing that was finished is lost, run the same command again to go on", 130)
 
 
 def _fail(error: object, code: int) -> None:
@@ -77,7 +84,7 @@ def search(
     min_compression: MinCompression = None,
     sampler: Annotated[str, typer.Option(help="tpe, nsga2, gp or random.")] = "tpe",
     seed: SeedOption = 0,
-    threads: Annotated[int | None, typer.Option(help="Threads for training; all processors by default.")] = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Search for the Pareto front; run it again with the same --out to resume."""
     from autocompress.controller.plan import Budget
@@ -87,10 +94,11 @@ def search(
     budget = Budget(trials, hours)
     search_space = SearchSpace.load(space)
     profile = _device(device)
+    loaded = _task(task, threads)
+    profile = profile or _this_machine()
     from autocompress.controller import search as run
     from autocompress.report.live import Live
 
-    loaded = _task(task, threads)
     with Live() as live:
         study = run(
             loaded,
@@ -131,9 +139,10 @@ def check(
 
     limits = _constraints(max_latency_ms, max_size_bytes, min_accuracy, max_accuracy_drop, min_speedup, min_compression)
     search_space, profile = SearchSpace.load(space), _device(device)
+    loaded = _task(target, None)
     from autocompress.dry_run import dry_run
 
-    report = dry_run(_task(target, None), profile, search_space, limits)
+    report = dry_run(loaded, profile or _this_machine(), search_space, limits)
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
 
 
@@ -199,18 +208,20 @@ def apply(
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
     device: DeviceOption = "host",
     seed: SeedOption = 0,
-    threads: Annotated[int | None, typer.Option(help="Threads for training; all processors by default.")] = None,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Repeat a recipe on this or another checkpoint."""
     from autocompress.recipe import Recipe
 
     parsed, profile = Recipe.load(recipe), _device(device)
+    loaded = _task(task, threads)
+    profile = profile or _this_machine()
     from autocompress.replay import apply as run
     from autocompress.report.live import Live
 
     with Live() as live:
-        result = run(parsed, _task(task, threads), profile, out=out, seed=seed, progress=live.status)
+        result = run(parsed, loaded, profile, out=out, seed=seed, progress=live.status)
     if as_json:
         typer.echo(json.dumps(result.as_row(), indent=1))
         return
@@ -227,14 +238,15 @@ def apply(
 def measure(
     model: Annotated[Path, typer.Argument(help="Any ONNX file.")],
     device: DeviceOption = "host",
-    threads: Annotated[int | None, typer.Option(help="Threads; those of the profile by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; those of the profile by default.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time an ONNX file on this machine, each exit of it on its own, and compare with the prediction."""
     from autocompress.stopwatch import time_file
 
-    profile = _device(device)
-    report = time_file(model, profile, threads)
+    if not model.is_file():
+        raise InputError(f"{model}: there is no such file")
+    report = time_file(model, _device(device) or _this_machine(), threads)
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
 
 
@@ -283,10 +295,12 @@ def devices_show(name: Annotated[str, typer.Argument(help="Name or path.")], as_
 @devices_app.command("calibrate")
 def devices_calibrate(
     name: Annotated[str, typer.Argument(help="Name of the profile to write; 'host' is used by default.")] = "host",
-    threads: Annotated[int, typer.Option(help="Threads of one inference.")] = 1,
-    seconds: Annotated[float, typer.Option(help="Time to spend.")] = 60.0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one inference.")] = 1,
+    seconds: Annotated[float, typer.Option(min=1, help="Time to spend.")] = 60.0,
 ) -> None:
     """Measure this machine and write its profile."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"the name of a profile may hold letters, digits, '.', '_' and '-' only, got {name!r}")
     profile, path = _calibrate(name, threads, seconds)
     calibration = profile.calibration
     assert calibration is not None
@@ -307,26 +321,30 @@ def _calibrate(name: str, threads: int, seconds: float) -> tuple[DeviceProfile, 
     return profile, profile.save(user_profiles_folder() / f"{name}.yaml")
 
 
-def _device(name: str) -> DeviceProfile:
-    """Load a profile; this machine is calibrated the first time it is asked for."""
+def _device(name: str) -> DeviceProfile | None:
+    """Load a profile; None stands for this machine as long as it is not calibrated."""
     from autocompress.device import HOST, DeviceProfile, list_profiles
 
-    if name == HOST and HOST not in list_profiles():
-        typer.echo("this machine has no profile yet: calibrating it once, about a minute", err=True)
-        return _calibrate(HOST, 1, 60.0)[0]
-    return DeviceProfile.load(name)
+    return None if name == HOST and HOST not in list_profiles() else DeviceProfile.load(name)
+
+
+def _this_machine() -> DeviceProfile:
+    """Calibrate, once everything else that was given is known to be right."""
+    typer.echo("this machine has no profile yet: calibrating it once, about a minute", err=True)
+    return _calibrate("host", 1, 60.0)[0]
 
 
 def _task(reference: str, threads: int | None) -> Task:
+    """Load a task and look at its data."""
     import torch
 
     from autocompress.task import load_task
 
     if threads is not None:
-        if threads < 1:
-            raise InputError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
-    return load_task(reference)
+    task = load_task(reference)
+    task.validate()
+    return task
 
 
 def _constraints(

@@ -79,8 +79,8 @@ class Deployer:
         Raises:
             CandidateError: the candidate cannot be exported, or file and torch disagree.
         """
-        folded, pairs_template = self._folded(candidate)
-        proto = self._float_graph(candidate, folded, pairs_template)
+        folded, key = self._folded(candidate)
+        proto = self._float_graph(candidate, folded, key)
         layers = _layer_of_nodes(proto)
         stage = candidate.quantization
         if stage is None:
@@ -139,8 +139,8 @@ class Deployer:
         return data
 
     def _folded(self, candidate: Candidate) -> tuple[nn.Module, str]:
-        """The model with BatchNorm folded, and the name of its architecture before pruning."""
-        key = "|".join((*candidate.exits, str(candidate.output_names)))
+        """The model with BatchNorm folded, and the key of its architecture but for widths."""
+        key = "|".join((*candidate.exits, *(f"{n}:{type(m).__name__}" for n, m in candidate.model.named_modules())))
         if key not in self._templates:
             example = self.workshop.task.example_input
             pairs = export.batchnorm_pairs(candidate.model, example)

@@ -11,7 +11,7 @@ from typing import Any
 from autocompress.constraints import Constraint
 from autocompress.controller.plan import Plan
 from autocompress.device import DeviceProfile
-from autocompress.errors import ConstraintError
+from autocompress.errors import CandidateError, ConstraintError, TaskError
 from autocompress.evaluate import Evaluator, Forecast
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation
@@ -92,7 +92,10 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
     evaluator = Evaluator(task, device)
     plan = Plan.make(evaluator, space, constraints, device)
     anatomy, outline = evaluator.anatomy, evaluator.anatomy.outline
-    base = evaluator.evaluate(Recipe())[0].evaluation
+    try:
+        base = evaluator.evaluate(Recipe())[0].evaluation
+    except CandidateError as error:
+        raise TaskError(f"the model itself cannot be deployed: {error}") from error
     infeasible, strongest = _feasible(plan, base)
     epoch_s = _epoch_seconds(task)
     epochs = max((int(s.fixed.get("epochs", 3)) for slot in plan.space.slots for s in slot.alternatives), default=0)

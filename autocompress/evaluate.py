@@ -206,7 +206,7 @@ class Evaluator:
     def _trained_key(self, candidate: Candidate, recipe: Recipe) -> str:
         exits = recipe.get("early_exit")
         training = [s.model_dump(mode="json") for s in recipe.stages if s.phase is Phase.TRAINING]
-        heads = exits.model_dump(mode="json") if exits else None
+        heads = [candidate.exits, exits.model_dump(include={"head", "hidden"})] if exits else None
         removed = {name: list(units) for name, units in candidate.removed.items()}
         return _hash(self.task.model_sha256, self.task.data_sha256, self.workshop.seed, heads, removed, training)
 

@@ -201,16 +201,17 @@ class SearchSpace:
     def anchors(self, outline: Outline, fractions: Sequence[float]) -> list[dict[str, Value]]:
         """Settings to try first: every range at the same share of its way, every choice at its first value.
 
-        Each is given with all optional stages on.
+        Optional stages are off in the first setting, on in the second, and so on in turn.
         """
         result = []
-        for fraction in fractions:
+        for i, fraction in enumerate(fractions):
             values: dict[str, Value] = {}
             for slot in self.slots:
                 switch = slot.switch
                 chosen = slot.alternatives[0]
                 if switch:
-                    values[slot.name] = chosen.technique if len(slot.alternatives) > 1 else _SWITCH[1]
+                    on = chosen.technique if len(slot.alternatives) > 1 else _SWITCH[1]
+                    values[slot.name] = _SWITCH[0] if slot.optional and i % 2 == 0 else on
                 for key, domain in chosen.knobs(outline):
                     pruning = key.startswith("prune.ratio")
                     values[key] = domain.at(fraction if pruning else 0.0 if isinstance(domain, Choice) else 0.5)

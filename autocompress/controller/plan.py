@@ -19,7 +19,7 @@ from autocompress.space import SearchSpace
 from autocompress.study import Settings
 from autocompress.task import Task
 
-ANCHOR_FRACTIONS = (0.34, 0.67, 1.0, 0.0)
+ANCHOR_FRACTIONS = (0.67, 0.67, 1.0, 0.34, 0.34, 1.0)
 """Strengths of pruning that are tried first, before the sampler has anything to learn from."""
 
 _LIBRARIES = ("torch", "torch-pruning", "onnx", "onnxruntime", "optuna", "numpy")

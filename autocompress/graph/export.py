@@ -24,6 +24,7 @@ from torch.nn.utils import fusion
 
 from autocompress.candidate import outputs_of
 from autocompress.errors import CandidateError
+from autocompress.graph.quantizable import quantizable_layers
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.task import evaluating
 
@@ -153,6 +154,9 @@ def rebind(template: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
     graph = proto.graph
     tensors = dict(model.state_dict())
     modules = dict(model.named_modules())
+    for layer in quantizable_layers(template):  # the exporter transposes the weights of MatMul into constants
+        if layer.op_type == "MatMul" and layer.weight not in tensors and f"{layer.name}.weight" in tensors:
+            tensors[layer.weight] = tensors[f"{layer.name}.weight"].T
     for initializer in graph.initializer:
         if initializer.name in tensors:
             value = tensors[initializer.name].detach().contiguous().numpy()

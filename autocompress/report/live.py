@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from types import TracebackType
 from typing import Any
 
@@ -41,7 +40,7 @@ class Live:
         self._counts = {"complete": 0, "rejected": 0, "failed": 0}
 
     def __enter__(self) -> Live:
-        signal.signal(signal.SIGTERM, _interrupt)
+        self._previous = signal.signal(signal.SIGTERM, _interrupt)
         self._progress.start()
         return self
 
@@ -49,6 +48,7 @@ class Live:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        signal.signal(signal.SIGTERM, self._previous)
 
     def note(self, message: str) -> None:
         """Print a line that stays."""
@@ -80,8 +80,3 @@ def _line(e: Evaluation) -> str:
 
 def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
-
-
-def is_terminal() -> bool:
-    """Whether someone is watching."""
-    return sys.stderr.isatty()

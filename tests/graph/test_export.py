@@ -99,8 +99,9 @@ def test_rebinding_replaces_every_weight(
     assert disagreement(proto, model, inputs) < 1e-4  # the template is not touched
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("ratio", [0.25, 0.75])
+@pytest.mark.parametrize(
+    ("name", "ratio"), [(n, r) for n in NAMES for r in ((0.75,) if n.startswith("vit") else (0.25, 0.75))]
+)
 def test_pruned_network_rebound_or_exported_agrees_with_torch(
     name: str,
     ratio: float,
@@ -114,7 +115,7 @@ def test_pruned_network_rebound_or_exported_agrees_with_torch(
     folded = fold_batchnorm(candidate.model, pairs)
     rebound = rebind(template, folded)
     difference = disagreement(rebound, folded, inputs)
-    if not name.startswith("vit"):  # shapes of the attention are constants of the graph
+    if name != "vit_matmul":  # the shapes of its attention are constants of the graph
         assert difference < 1e-4
     if difference > TOLERANCE or name in ("resnet", "grouped"):
         anew = export(folded, workshop.task.example_input, ["logits"]).proto

@@ -100,6 +100,10 @@ class Candidate:
         """The user's own network inside."""
         return self.model.backbone if isinstance(self.model, MultiExit) else self.model
 
+    def path_of(self, name: str) -> str:
+        """The path, within the candidate's model, of a module of the user's network."""
+        return f"backbone.{name}" if self.exits else name
+
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs of the exported graph."""

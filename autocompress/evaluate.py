@@ -50,6 +50,8 @@ class Forecast:
     """Recipes with equal keys give the same file: same channels removed, same training, same numerics."""
     cost: Cost
     size_bytes: int
+    capacity: float
+    """Mean logarithm of the share of channels that each group keeps; 0 is the unpruned network."""
     notes: tuple[str, ...]
 
     @property
@@ -141,7 +143,12 @@ class Evaluator:
         size = len(self.deployer.finish(deployment, thresholds, recipe, self._provenance()))
         numerics = [s for s in recipe.stages if s.phase > Phase.TRAINING]
         key = _hash(self._trained_key(candidate, recipe), [s.model_dump(mode="json") for s in numerics])
-        return Forecast(recipe, key, self.deployer.cost(deployment), size, candidate.notes)
+        shares = [
+            1 - len(candidate.removed.get(candidate.path_of(name), ())) / width
+            for name, width in self.anatomy.widths.items()
+        ]
+        capacity = float(np.mean(np.log(shares))) if shares else 0.0
+        return Forecast(recipe, key, self.deployer.cost(deployment), size, capacity, candidate.notes)
 
     def evaluate(self, recipe: Recipe) -> list[Outcome]:
         """Build, train and deploy a recipe; run the file on the validation split.

@@ -8,7 +8,7 @@ A space is a list of stage spaces. Each field of a stage is a value or a domain;
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,25 +198,24 @@ class SearchSpace:
                 stages.append(chosen.build(values, outline))
         return Recipe(stages=tuple(_drop_unmet(stages)))
 
-    def anchors(self, outline: Outline, fractions: Sequence[float]) -> list[dict[str, Value]]:
-        """Settings to try first: every range at the same share of its way, every choice at its first value.
+    def setting(self, outline: Outline, strength: Callable[[], float], *, optional: bool) -> dict[str, Value]:
+        """One value per knob: pruning ratios at a share of their way, everything else at its first or middle value.
 
-        Optional stages are off in the first setting, on in the second, and so on in turn.
+        Args:
+            outline: the parts of the network.
+            strength: called for each pruning ratio, from 0 (its lowest value) to 1.
+            optional: whether the optional stages are in.
         """
-        result = []
-        for i, fraction in enumerate(fractions):
-            values: dict[str, Value] = {}
-            for slot in self.slots:
-                switch = slot.switch
-                chosen = slot.alternatives[0]
-                if switch:
-                    on = chosen.technique if len(slot.alternatives) > 1 else _SWITCH[1]
-                    values[slot.name] = _SWITCH[0] if slot.optional and i % 2 == 0 else on
-                for key, domain in chosen.knobs(outline):
-                    pruning = key.startswith("prune.ratio")
-                    values[key] = domain.at(fraction if pruning else 0.0 if isinstance(domain, Choice) else 0.5)
-            result.append(values)
-        return result
+        values: dict[str, Value] = {}
+        for slot in self.slots:
+            chosen = slot.alternatives[0]
+            if slot.switch:
+                on = chosen.technique if len(slot.alternatives) > 1 else _SWITCH[1]
+                values[slot.name] = on if optional or not slot.optional else _SWITCH[0]
+            for key, domain in chosen.knobs(outline):
+                pruning = key.startswith("prune.ratio")
+                values[key] = domain.at(strength() if pruning else 0.0 if isinstance(domain, Choice) else 0.5)
+        return values
 
     def restrict(self, device: DeviceProfile, outline: Outline, *, trainable: bool = True) -> SearchSpace:
         """Drop what this device, this network or this task cannot use, and say so in `notes`."""

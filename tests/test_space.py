@@ -95,13 +95,21 @@ def test_space_survives_yaml(tmp_path: Path) -> None:
     assert [r.digest() for r in sampled(again)] == [r.digest() for r in sampled(space)]
 
 
-def test_anchors_build_recipes_from_mild_to_strong() -> None:
+def test_a_setting_has_the_strength_it_is_asked_for() -> None:
     space = SearchSpace.parse(SPACE)
-    anchors = space.anchors(OUTLINE, (0.0, 0.5, 1.0))
-    recipes = [space.sample(optuna.trial.FixedTrial(a), OUTLINE) for a in anchors]
+    settings = [space.setting(OUTLINE, lambda s=s: s, optional=True) for s in (0.0, 0.5, 1.0)]
+    recipes = [space.sample(optuna.trial.FixedTrial(setting), OUTLINE) for setting in settings]
     ratios = [r.get("prune").ratio["stage1"] for r in recipes]  # type: ignore[union-attr]
     assert ratios == [0.0, 0.5, 0.75]
     assert all([s.technique for s in r.stages] == ["early_exit", "prune", "distill", "ptq"] for r in recipes)
+
+
+def test_a_setting_can_leave_the_optional_stages_out() -> None:
+    space = SearchSpace.parse(SPACE)
+    setting = space.setting(OUTLINE, lambda: 1.0, optional=False)
+    recipe = space.sample(optuna.trial.FixedTrial(setting), OUTLINE)
+    optional = {slot.alternatives[0].technique for slot in space.slots if slot.optional}
+    assert optional and not optional & {stage.technique for stage in recipe.stages}
 
 
 def test_restrict_drops_what_cannot_be_used_and_says_so() -> None:

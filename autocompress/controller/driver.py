@@ -23,7 +23,8 @@ from autocompress.study import Study
 from autocompress.task import Task
 
 _MAX_UNEVALUATED = 300
-"""So many proposals in a row that were rejected or known already mean that there is nothing left to try."""
+"""So many proposals in a row that were rejected or known already mean that there is nothing left to try; in a small
+space it takes fewer."""
 
 
 def search(
@@ -69,8 +70,9 @@ def search(
         reporter.note(note)
     with exclusive(out):
         store = Store(out, plan.settings(reference or task.name, sampler, seed))
-        _Driver(plan, store, budget, reporter).run()
-        finish(out, evaluator, reporter)
+        judged_more = _Driver(plan, store, budget, reporter).run()
+        if judged_more or not (out / "final.json").exists():
+            finish(out, evaluator, reporter)
     return Study.open(out)
 
 
@@ -86,7 +88,9 @@ class _Driver:
         """Evaluated and failed candidates by the key of their forecast."""
         self.n_evaluated = 0
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Search until the budget is used; return whether the study has grown."""
+        before = len(self.store.trials)
         self.store.recover(())
         baselines = self._baselines()
         self.constraints = self.plan.resolve(baselines["fp32"])
@@ -95,19 +99,21 @@ class _Driver:
         self.n_evaluated = sum(e.state != "rejected" and not e.reason.startswith(_REPEATED) for e in done)
         if not any(e.kind == "candidate" for e in done):
             self.plan.check_feasible(self.constraints)
-            for values in self.plan.anchors:
+            self.reporter.status("choosing the recipes to begin with")
+            for values in self.plan.warm_starts(self.constraints, self.store.settings.seed):
                 self.store.enqueue(values)
         for evaluation in done:
             self._remember(evaluation)
-        in_vain = 0
+        in_vain, patience = 0, min(_MAX_UNEVALUATED, 20 + 10 * self.plan.space.size(self.evaluator.anatomy.outline))
         while self._used() < 1:
             evaluated = self._step()
             in_vain = 0 if evaluated else in_vain + 1
-            if in_vain >= _MAX_UNEVALUATED:
+            if in_vain >= patience:
                 self.reporter.note(
                     f"stopped before the budget was used: {in_vain} proposals in a row were rejected or known already"
                 )
                 break
+        return len(self.store.trials) > before
 
     def _used(self) -> float:
         return self.budget.used(self.n_evaluated, self.store.elapsed_s())

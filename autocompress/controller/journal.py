@@ -79,10 +79,14 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Hold a study folder: one search at a time.
 
     Raises:
-        StudyError: another process works on it.
+        StudyError: another process works on it, or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be used as a study folder: {error.strerror}") from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

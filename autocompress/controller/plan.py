@@ -6,12 +6,15 @@ import importlib.metadata
 import math
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+
+import numpy as np
 
 from autocompress import __version__
 from autocompress.constraints import Constraint
 from autocompress.device import DeviceProfile
+from autocompress.domains import Value
 from autocompress.errors import CandidateError, ConstraintError, InputError
 from autocompress.evaluate import Evaluator, Forecast
 from autocompress.results import Evaluation
@@ -19,8 +22,12 @@ from autocompress.space import SearchSpace
 from autocompress.study import Settings
 from autocompress.task import Task
 
-ANCHOR_FRACTIONS = (0.67, 0.67, 1.0, 0.34, 0.34, 1.0)
-"""Strengths of pruning that are tried first, before the sampler has anything to learn from."""
+_LEVELS = (0.5, 0.25, 0.1)
+"""Quantiles of the cost of random recipes at which the search begins."""
+_EARLY = 0.25
+"""Share of the samples that is taken to leave early, as long as it is not known."""
+_DRAWS = 64
+"""Random recipes of which the warm starts are chosen, by forecast."""
 
 _LIBRARIES = ("torch", "torch-pruning", "onnx", "onnxruntime", "optuna", "numpy")
 
@@ -54,7 +61,6 @@ class Plan:
     evaluator: Evaluator
     space: SearchSpace
     constraints: tuple[Constraint, ...]
-    anchors: tuple[dict[str, float | int | str | bool], ...] = field(default=())
 
     @classmethod
     def make(
@@ -70,8 +76,7 @@ class Plan:
         limits = list(constraints)
         if device.flash_bytes is not None:
             limits.append(Constraint("size_bytes", "at most", device.flash_bytes, because=f"flash of {device.name}"))
-        anchors = restricted.anchors(outline, ANCHOR_FRACTIONS)
-        return cls(evaluator, restricted, tuple(limits), tuple(anchors))
+        return cls(evaluator, restricted, tuple(limits))
 
     def resolve(self, baseline: Evaluation) -> tuple[Constraint, ...]:
         """All constraints with absolute limits."""
@@ -99,7 +104,9 @@ class Plan:
         for c in constraints:
             if c.quantity == "accuracy" and c.sense == "at least" and c.limit > 1:
                 raise ConstraintError(f"{c}: impossible, accuracy is at most 1")
-        forecasts = [f for f in map(self.forecast_of, self.anchors) if f is not None]
+        outline = self.evaluator.anatomy.outline
+        strongest = [self.space.setting(outline, lambda: 1.0, optional=on) for on in (False, True)]
+        forecasts = [f for f in map(self.forecast_of, strongest) if f is not None]
         if not forecasts:
             return None
         best = {
@@ -114,7 +121,32 @@ class Plan:
                 )
         return min(forecasts, key=lambda f: f.best_case_ms)
 
-    def forecast_of(self, values: dict[str, float | int | str | bool]) -> Forecast | None:
+    def warm_starts(self, constraints: Sequence[Constraint], seed: int) -> list[dict[str, Value]]:
+        """Settings to begin with: at a few levels of cost, the recipe that keeps the most channels.
+
+        Costs are known without training: latency, and latency times size. Of many random recipes that keep the
+        constraints, the one of the largest capacity is taken at each level.
+        """
+        rng = np.random.default_rng(seed)
+        outline = self.evaluator.anatomy.outline
+        drawn: list[tuple[Forecast, dict[str, Value]]] = []
+        for _ in range(_DRAWS):
+            values = self.space.setting(outline, rng.random, optional=bool(rng.integers(2)))
+            forecast = self.forecast_of(values)
+            if forecast is not None and not self.rejected(forecast, constraints):
+                drawn.append((forecast, values))
+        chosen: dict[str, dict[str, Value]] = {}
+        for level in _LEVELS:
+            for cost in (_latency, _latency_and_size):
+                costs = np.array([cost(forecast) for forecast, _ in drawn])
+                if len(drawn) > len(chosen):
+                    limit = np.quantile(costs, level)
+                    left = [d for d, c in zip(drawn, costs, strict=True) if c <= limit and d[0].key not in chosen]
+                    forecast, values = max(left or drawn, key=lambda d: d[0].capacity)
+                    chosen.setdefault(forecast.key, values)
+        return list(chosen.values())
+
+    def forecast_of(self, values: dict[str, Value]) -> Forecast | None:
         """Forecast one setting of the space, or None where it cannot be applied."""
         recipe = self.space.sample(Fixed(values), self.evaluator.anatomy.outline)
         try:
@@ -143,10 +175,18 @@ class Plan:
         )
 
 
+def _latency(forecast: Forecast) -> float:
+    return _EARLY * forecast.best_case_ms + (1 - _EARLY) * forecast.worst_case_ms
+
+
+def _latency_and_size(forecast: Forecast) -> float:
+    return _latency(forecast) * forecast.size_bytes
+
+
 class Fixed:
     """A suggester that answers with given values; what is not given gets the first value of its domain."""
 
-    def __init__(self, values: dict[str, float | int | str | bool]) -> None:
+    def __init__(self, values: dict[str, Value]) -> None:
         self._values = values
 
     def suggest_float(

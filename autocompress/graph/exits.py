@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-
 LOGITS = "logits"
 EXIT_INDEX = "exit_index"
 
@@ -30,8 +29,9 @@ def to_nested_if(model: onnx.ModelProto, outputs: Sequence[str], thresholds: Seq
         outputs: their names, the network's own output last.
         thresholds: one for each exit but the last. They become inputs with these values as their defaults.
 
-    The result takes one sample at a time; its batch dimension stays symbolic all the same, since with fixed shapes
-    ONNX Runtime turns MatMul + Add into Gemm, which has no int8 kernel without a quantised output. It returns `logits` (1, n_classes) and `exit_index` (scalar int64).
+    The result takes one sample at a time and returns `logits` (1, n_classes) and `exit_index` (scalar int64). Its
+    batch dimension stays symbolic all the same: with fixed shapes ONNX Runtime turns MatMul + Add into Gemm, which
+    has no int8 kernel without a quantised output.
     """
     builder = _Builder(model, outputs)
     nodes, initializers = builder.stage(0)

@@ -65,8 +65,9 @@ class Prune(Stage):
                 f"prune.ratio: no group or stage {unknown[0]!r}; stages: "
                 f"{', '.join(dict.fromkeys(anatomy.groups.values()))}; groups: {', '.join(anatomy.groups)}"
             )
-        prefix = "backbone." if candidate.exits else ""
-        ratios = {f"{prefix}{name}": lookup(self.ratio, name, stage, 0.0) for name, stage in anatomy.groups.items()}
+        ratios = {
+            candidate.path_of(name): lookup(self.ratio, name, stage, 0.0) for name, stage in anatomy.groups.items()
+        }
         import torch
 
         model = candidate.copy_model()
@@ -78,7 +79,7 @@ class Prune(Stage):
                 ratios,
                 importance=self.importance,
                 round_to=self.round_to,
-                order=[f"{prefix}{name}" for name in anatomy.layers],
+                order=[candidate.path_of(name) for name in anatomy.layers],
                 prepare=lambda m: _gradients(m, workshop) if self.importance == "taylor" else None,
             )
         total = sum(map(len, removed.values()))

@@ -41,9 +41,7 @@ def test_every_technique_is_tested() -> None:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", sorted(SETTINGS))
-def test_technique_conforms(
-    name: str, check: Callable[[Case], None], workshop_of: Callable[[str], Workshop]
-) -> None:
+def test_technique_conforms(name: str, check: Callable[[Case], None], workshop_of: Callable[[str], Workshop]) -> None:
     check(case(name, workshop_of("resnet")))
 
 
@@ -62,9 +60,7 @@ class Broken(Stage):
             return candidate.evolve("done")
         model = candidate.copy_model()
         if self.how == "random":
-            next(model.parameters()).data.add_(
-                torch.randn(1, generator=torch.Generator().manual_seed(id(model)))
-            )
+            next(model.parameters()).data.add_(torch.randn(1, generator=torch.Generator().manual_seed(id(model))))
         elif self.how == "nan":
             next(model.parameters()).data.fill_(float("nan"))
         elif self.how in ("silent", "change"):

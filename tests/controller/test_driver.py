@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from small import EXITS, NUMERICS, SPACE, device, small_task, space, write_space, write_task
+from torch import Tensor, nn
+
+from autocompress.constraints import at_most
+from autocompress.controller import Budget, search
+from autocompress.controller.journal import SafeJournalBackend, exclusive
+from autocompress.errors import CandidateError, ConstraintError, InputError, StudyError
+from autocompress.evaluate import Evaluator, Outcome
+from autocompress.recipe import Recipe
+from autocompress.results import Evaluation
+from autocompress.study import Study
+from autocompress.task import Task
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return small_task()
+
+
+def run(task: Task, out: Path, trials: int = 4, data: dict[str, Any] = SPACE, **settings: Any) -> Study:
+    return search(task, device(), space(data), budget=Budget(trials), out=out, **settings)
+
+
+def found(study: Study) -> list[tuple[object, ...]]:
+    """What must not depend on interruptions."""
+    return [
+        (
+            e.trial,
+            e.kind,
+            e.recipe_digest,
+            e.state,
+            e.validation.value if e.validation else None,
+            e.size_bytes,
+            e.sha256,
+        )
+        for e in study.evaluations
+    ]
+
+
+def states(folder: Path) -> set[str]:
+    storage = optuna.storages.JournalStorage(SafeJournalBackend(folder / "study.journal"))
+    return {trial.state.name for trial in optuna.load_study(study_name="autocompress", storage=storage).trials}
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Digests of all recipes that are evaluated."""
+    digests: list[str] = []
+    evaluate = Evaluator.evaluate
+
+    def spy(self: Evaluator, recipe: Recipe) -> list[Outcome]:
+        digests.append(recipe.digest())
+        return evaluate(self, recipe)
+
+    monkeypatch.setattr(Evaluator, "evaluate", spy)
+    return digests
+
+
+class Watcher:
+    """A reporter that calls back after each judged candidate."""
+
+    def __init__(self, after: Callable[[Evaluation], None] = lambda evaluation: None) -> None:
+        self.after = after
+        self.notes: list[str] = []
+        self.shares: list[float] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def status(self, message: str) -> None:
+        pass
+
+    def judged(self, evaluation: Evaluation, share: float, eta_s: float | None) -> None:
+        self.shares.append(share)
+        if evaluation.kind == "candidate":
+            self.after(evaluation)
+
+
+# ---------------------------------------------------------------------------------------------- a plain search
+
+
+def test_a_search_judges_baselines_then_candidates(task: Task, tmp_path: Path) -> None:
+    watcher = Watcher()
+    study = run(task, tmp_path / "study", 4, reporter=watcher)
+    assert [b.label for b in study.baselines] == ["fp32", "fp16", "int8"]
+    assert [e.trial for e in study.evaluations] == list(range(7))
+    assert all(e.state == "complete" for e in study.evaluations)
+    assert study.final and len(study.front) >= 2
+    assert watcher.shares == sorted(watcher.shares) and watcher.shares[-1] == 1.0
+    assert all((study.path / str(e.artifact)).stat().st_size == e.size_bytes for e in study.evaluations)
+    assert states(study.path) == {"COMPLETE"}
+
+
+def test_the_same_seed_finds_the_same_and_another_one_something_else(task: Task, tmp_path: Path) -> None:
+    first, second = (run(task, tmp_path / name, 7, sampler="random", seed=5) for name in ("a", "b"))
+    other = run(task, tmp_path / "c", 7, sampler="random", seed=6)
+    assert found(first) == found(second)
+    recipes = {e.recipe_digest for e in first.candidates}
+    assert recipes != {e.recipe_digest for e in other.candidates}
+
+
+def test_a_longer_budget_goes_on_where_the_search_ended(task: Task, tmp_path: Path, evaluated: list[str]) -> None:
+    short = found(run(task, tmp_path / "study", 2))
+    n = len(evaluated)
+    long = run(task, tmp_path / "study", 6)
+    assert found(long)[:5] == short and len(long.candidates) == 6
+    assert len(evaluated) == n + 4
+    assert found(long) == found(run(task, tmp_path / "whole", 6))
+
+
+def test_nothing_is_done_when_the_budget_is_used(task: Task, tmp_path: Path, evaluated: list[str]) -> None:
+    first = found(run(task, tmp_path / "study", 2))
+    evaluated.clear()
+    assert found(run(task, tmp_path / "study", 2)) == first and not evaluated
+
+
+def test_a_budget_of_hours_ends_the_search(task: Task, tmp_path: Path) -> None:
+    study = search(task, device(), space(), budget=Budget(hours=1e-9), out=tmp_path / "study")
+    assert len(study.candidates) == 1
+
+
+def test_settings_of_exits_become_points_of_their_own(tmp_path: Path) -> None:
+    study = run(small_task("resnet"), tmp_path / "study", 1, EXITS)
+    parent, *derived = study.candidates
+    assert derived and all(e.derived_from == parent.trial for e in derived)
+    assert len({e.recipe.get("exit_threshold") for e in study.candidates}) == len(study.candidates)
+    assert len({e.artifact for e in study.candidates}) == len(study.candidates)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
+def test_every_sampler_gets_beyond_the_first_proposals(task: Task, tmp_path: Path, sampler: str) -> None:
+    assert len(run(task, tmp_path / "study", 10, sampler=sampler).candidates) >= 10
+
+
+# ------------------------------------------------------------------------------------ what is not evaluated
+
+
+def test_rejected_candidates_cost_no_training(task: Task, tmp_path: Path, evaluated: list[str]) -> None:
+    study = run(task, tmp_path / "study", 12, constraints=[at_most("size_bytes", 6000)], sampler="random")
+    rejected = [e for e in study.candidates if e.state == "rejected"]
+    assert rejected and not set(evaluated) & {e.recipe_digest for e in rejected}
+    assert len(evaluated) == 3 + 12  # rejected ones are not counted by the budget
+    assert all("size_bytes must be at most 6000, predicted" in e.reason for e in rejected)
+    assert all(e.artifact is None and not e.seconds for e in rejected)
+    assert "PRUNED" in states(study.path)
+
+
+def test_a_recipe_is_evaluated_once(task: Task, tmp_path: Path, evaluated: list[str]) -> None:
+    study = run(task, tmp_path / "study", 3, NUMERICS, sampler="random")
+    assert len(evaluated) == 3 + 3  # baselines, and each of the three recipes
+    assert len(set(evaluated[3:])) == 3
+    repeated = [e for e in study.candidates if e.reason.startswith("gives the same file as trial")]
+    twins = {e.trial: e for e in study.candidates}
+    for e in repeated:
+        assert e.derived_from is not None
+        assert e.validation == twins[e.derived_from].validation and e.sha256 == twins[e.derived_from].sha256
+
+
+def test_recipes_that_give_the_same_file_are_evaluated_once(tmp_path: Path, evaluated: list[str]) -> None:
+    # both shares lead to the only place of this space's network that lies between them
+    data = {"stages": [{**EXITS["stages"][0], "first": {"choice": [0.3, 0.31]}}, *EXITS["stages"][1:]]}
+    watcher = Watcher()
+    run(small_task("resnet"), tmp_path / "study", 2, data, reporter=watcher)
+    assert len(evaluated) == 3 + 1
+
+
+def test_a_search_ends_when_there_is_nothing_left_to_try(task: Task, tmp_path: Path) -> None:
+    watcher = Watcher()
+    study = run(task, tmp_path / "study", 50, NUMERICS, reporter=watcher)
+    assert any("stopped before the budget was used" in note for note in watcher.notes)
+    assert len({e.sha256 for e in study.candidates}) == 3
+    assert study.final and len(study.candidates) < 100
+
+
+# --------------------------------------------------------------------------------------------- refused at once
+
+
+def test_two_searches_on_one_study_are_refused(task: Task, tmp_path: Path) -> None:
+    with exclusive(tmp_path / "study"), pytest.raises(StudyError, match="another search is running"):
+        run(task, tmp_path / "study", 1)
+
+
+def test_impossible_constraints_are_refused_before_anything_is_trained(
+    task: Task, tmp_path: Path, evaluated: list[str]
+) -> None:
+    with pytest.raises(ConstraintError, match=r"impossible: latency_ms must be at most 1e-05"):
+        run(task, tmp_path / "study", 1, constraints=[at_most("latency_ms", 1e-5)])
+    assert len(evaluated) == 3
+
+
+def test_other_inputs_are_refused_by_name(task: Task, tmp_path: Path) -> None:
+    run(task, tmp_path / "study", 1)
+    with pytest.raises(StudyError, match=r"other inputs: seed: the study has 0, now 1\."):
+        run(task, tmp_path / "study", 2, seed=1)
+    with pytest.raises(StudyError, match="other inputs: space: the study has"):
+        run(task, tmp_path / "study", 2, NUMERICS)
+    with pytest.raises(StudyError, match="model_sha256"):
+        run(small_task("resnet"), tmp_path / "study", 2)
+
+
+def test_a_folder_with_something_else_in_it_is_refused(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(StudyError, match="is not empty and not a study"):
+        run(task, tmp_path, 1)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_unknown_sampler_is_refused(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"unknown sampler 'tpee' \(did you mean 'tpe'\?\)"):
+        run(task, tmp_path / "study", 1, sampler="tpee")
+
+
+# ------------------------------------------------------------------------------------------------- failures
+
+
+def test_a_loss_that_is_not_a_number_is_a_recorded_failure(tmp_path: Path) -> None:
+    def broken(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets) * torch.tensor(float("nan"))
+
+    study = run(small_task(loss=broken), tmp_path / "study", 2)
+    assert [e.state for e in study.candidates] == ["failed", "failed"]
+    assert all("the loss became nan in epoch 1; lower its learning_rate" in e.reason for e in study.candidates)
+    assert study.final and {e.kind for e in study.front} == {"baseline"}
+    assert "FAIL" in states(study.path)
+
+
+def test_a_candidate_that_fails_does_not_end_the_search(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, calls = Evaluator.evaluate, []
+
+    def fails_once(self: Evaluator, recipe: Recipe) -> list[Outcome]:
+        calls.append(recipe)
+        if len(calls) == 5:  # the second candidate
+            raise CandidateError("no luck")
+        return evaluate(self, recipe)
+
+    monkeypatch.setattr(Evaluator, "evaluate", fails_once)
+    study = run(task, tmp_path / "study", 3)
+    assert [(e.state, e.reason) for e in study.candidates] == [
+        ("complete", ""),
+        ("failed", "no luck"),
+        ("complete", ""),
+    ]
+
+
+def test_a_bug_stops_the_search_and_leaves_a_study_to_go_on_with(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(task, tmp_path / "whole", 3)
+    evaluate, calls = Evaluator.evaluate, []
+
+    def has_a_bug(self: Evaluator, recipe: Recipe) -> list[Outcome]:
+        calls.append(recipe)
+        if len(calls) == 5:
+            raise RuntimeError("a bug")
+        return evaluate(self, recipe)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", has_a_bug)
+        with pytest.raises(RuntimeError, match="a bug"):
+            run(task, tmp_path / "study", 3)
+    interrupted = Study.open(tmp_path / "study")
+    assert not interrupted.final and len(interrupted.candidates) == 1
+    assert found(run(task, tmp_path / "study", 3)) == found(whole)
+    assert "RUNNING" not in states(tmp_path / "study")
+
+
+def test_a_trial_that_kills_the_process_each_time_is_given_up(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = Evaluator.evaluate
+    fatal = run(task, tmp_path / "whole", 2).candidates[1].recipe.digest()
+
+    def dies(self: Evaluator, recipe: Recipe) -> list[Outcome]:
+        if recipe.digest() == fatal:
+            raise SystemExit("killed")
+        return evaluate(self, recipe)
+
+    monkeypatch.setattr(Evaluator, "evaluate", dies)
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            run(task, tmp_path / "study", 2)
+    study = run(task, tmp_path / "study", 3)
+    assert [e.state for e in study.candidates][:2] == ["complete", "failed"]
+    assert study.candidates[1].reason == "the process died each time this was evaluated"
+    assert study.candidates[-1].state == "complete"
+
+
+def test_a_full_disk_is_reported_and_loses_nothing(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(task, tmp_path / "whole", 4)
+    write, full = os.write, []
+
+    def limited(file: int, data: bytes) -> int:
+        if full and os.readlink(f"/proc/self/fd/{file}").endswith("study.journal"):
+            full.append(1)
+            if len(full) > 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(file, bytes(data)[:10])
+        return write(file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autocompress.controller.journal.os.write", limited)
+        with pytest.raises(StudyError, match="No space left on device; nothing that was finished is lost, make room"):
+            run(task, tmp_path / "study", 4, reporter=Watcher(lambda evaluation: full.append(1)))
+    assert found(Study.open(tmp_path / "study")) == found(whole)[:4]
+    assert found(run(task, tmp_path / "study", 4)) == found(whole)
+
+
+# ------------------------------------------------------------------------------------------- interruptions
+
+_SEARCH = """
+import sys
+import torch
+torch.set_num_threads(1)
+from small import EXITS, device, small_task, space
+from autocompress.controller import Budget, search
+search(small_task(), device(), space(), budget=Budget(int(sys.argv[2])), out=sys.argv[1], seed=3)
+"""
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+
+
+def _finished(folder: Path) -> int:
+    return len(list(folder.glob("trials/*/evaluation.json")))
+
+
+def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline, "the search does not get on"
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_kill_9_loses_and_doubles_nothing(task: Task, tmp_path: Path) -> None:
+    whole = run(task, tmp_path / "whole", 12, seed=3)
+    folder, rng = tmp_path / "study", random.Random(0)
+    for _ in range(3):
+        enough = _finished(folder) + rng.randint(1, 3)
+        with subprocess.Popen(
+            [sys.executable, "-c", _SEARCH, str(folder), "12"], env=_environment(), stderr=subprocess.PIPE, text=True
+        ) as process:
+            _wait_for(lambda n=enough: _finished(folder) >= n, process)
+            time.sleep(rng.uniform(0, 0.2))
+            process.kill()
+            _, errors = process.communicate()
+        assert process.returncode in (-signal.SIGKILL, 0), errors
+        kept = found(Study.open(folder))
+        assert kept == found(whole)[: len(kept)]
+    assert found(run(task, folder, 12, seed=3)) == found(whole)
+    assert states(folder) == {"COMPLETE"}
+
+
+def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    command = [sys.executable, "-m", "autocompress.cli", "search", write_task(tmp_path), "--out", str(folder)]
+    command += ["--space", str(write_space(tmp_path)), "--device", "raspberry-pi-4", "--trials", "100000"]
+    with subprocess.Popen(
+        command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        _wait_for(lambda: _finished(folder) >= 4, process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1].startswith("error: interrupted; nothing that was finished is lost, run the same")
+    assert "Traceback" not in errors
+    kept = found(Study.open(folder))
+    assert len(kept) >= 4
+    resumed = run(small_task(), folder, len(kept) - 3 + 1)
+    assert found(resumed)[: len(kept)] == kept and len(resumed.evaluations) == len(kept) + 1

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import EXITS, SPACE, device, small_task, space
+
+from autocompress.controller import Budget, finish, search
+from autocompress.device import DeviceProfile
+from autocompress.evaluate import Evaluator
+from autocompress.results import Score, Split
+from autocompress.runtimes.onnxruntime import TimingProtocol
+from autocompress.study import Study
+
+
+def run(out: Path, net: str = "mlp", data: dict[str, Any] = SPACE, **settings: Any) -> Study:
+    profile = settings.pop("device", device())
+    return search(small_task(net, **settings), profile, space(data), budget=Budget(4), out=out)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
+    """This machine, with a timing protocol that takes no time."""
+    brief = TimingProtocol(rounds=2, runs=2, passes=2)
+    monkeypatch.setattr(finish.ort, "FAST", brief)
+    monkeypatch.setattr(finish.ort, "THOROUGH", brief)
+    return device().model_copy(update={"name": "host"})
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Files that are scored on the test split."""
+    files: list[str] = []
+    score = Evaluator.score
+
+    def spy(self: Evaluator, file: bytes | Path, split: Split) -> Score:
+        assert isinstance(file, Path) and split == "test"
+        files.append(f"{file.parent.name}/{file.name}")
+        return score(self, file, split)
+
+    monkeypatch.setattr(Evaluator, "score", spy)
+    return files
+
+
+def test_the_test_split_is_scored_once_for_front_and_baselines_only(tmp_path: Path, scored: list[str]) -> None:
+    study = run(tmp_path / "study", "resnet", EXITS)
+    chosen = [*study.baselines, *(e for e in study.front if e.kind == "candidate")]
+    assert sorted(scored) == sorted(str(Path(str(e.artifact)).relative_to("trials")) for e in chosen)
+    assert all(e.test is not None and e.score == e.test and e.test.split == "test" for e in chosen)
+    others = [e for e in study.evaluations if e not in chosen]
+    assert others and all(e.test is None for e in others)
+
+
+def test_final_json_holds_points_and_conditions(tmp_path: Path) -> None:
+    study = run(tmp_path / "study")
+    final = json.loads((study.path / "final.json").read_text())
+    assert final["version"] == 1
+    assert {"fp32", "fp16", "int8"} <= {p["label"] for p in final["points"]}
+    assert {e.trial for e in study.front} <= {p["trial"] for p in final["points"]}
+    assert {"torch", "onnxruntime", "optuna", "python", "machine"} <= set(final["conditions"]["versions"])
+    assert "timing" not in final["conditions"]  # another device: nothing was measured
+    assert all(p["measured_latency_ms"] is None for p in final["points"])
+
+
+def test_a_task_without_a_test_split_keeps_its_validation_scores(tmp_path: Path, scored: list[str]) -> None:
+    study = run(tmp_path / "study", test=None)
+    assert study.final and not scored
+    assert all(e.score is not None and e.score.split == "validation" for e in study.front)
+
+
+def test_the_front_is_measured_on_this_machine(tmp_path: Path, host: DeviceProfile) -> None:
+    study = run(tmp_path / "study", "resnet", EXITS, device=host)
+    final = json.loads((study.path / "final.json").read_text())
+    assert final["conditions"]["timing"]["threads"] == 1
+    assert final["conditions"]["timing"]["clock"] == "CPU time of the thread"
+    assert all(e.latency_source == "measured" for e in [*study.front, *study.baselines])
+    for e in study.front:
+        assert e.measured_latency_ms is not None and e.measured_latency_ms > 0
+        if e.exits:
+            expected = sum(exit_.rate * exit_.latency_ms for exit_ in e.exits)
+            assert e.measured_latency_ms == pytest.approx(expected)
+            assert e.worst_case_latency_ms == e.exits[-1].latency_ms
+
+
+def test_a_finished_study_is_not_scored_again(tmp_path: Path, scored: list[str]) -> None:
+    first = run(tmp_path / "study")
+    assert scored
+    scored.clear()
+    assert run(tmp_path / "study").evaluations == first.evaluations
+    assert not scored

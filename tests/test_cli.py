@@ -1,0 +1,501 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import yaml
+from small import DEVICE, NUMERICS, device, write_space, write_task
+
+from autocompress import cli
+from autocompress.device import DeviceProfile
+from autocompress.recipe import Recipe
+
+TESTS = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last_line(self) -> str:
+        return self.err.rstrip("\n").splitlines()[-1]
+
+    def refused(self, *words: str, code: int = 2) -> None:
+        """One clear message on standard error, nothing of Python."""
+        assert self.code == code, self
+        assert "Traceback" not in self.err
+        message = self.err[self.err.lower().rindex("error: ") :]
+        assert all(word in message for word in words), message
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """The entry point, with this machine not calibrated."""
+    monkeypatch.setenv("AUTOCOMPRESS_HOME", str(tmp_path / "home"))
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["autocompress", *map(str, arguments)])
+        code: int | str | None = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        assert isinstance(code, int)
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+def python(code: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, check=True, **settings)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with my_task.py, space.yaml and the study of a short search."""
+    folder = tmp_path_factory.mktemp("project")
+    task, space = write_task(folder), write_space(folder)
+    arguments = ["search", task, "--out", str(folder / "study"), "--space", str(space), "--trials", "2"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", ["autocompress", *arguments, "--device", DEVICE, "--max-accuracy-drop", "0.5"])
+        cli.main()
+    assert end.value.code in (0, None)
+    return folder
+
+
+@pytest.fixture
+def study(project: Path) -> Path:
+    return project / "study"
+
+
+# --------------------------------------------------------------------------------------------------- imports
+
+
+def loaded(code: str, *names: str) -> set[str]:
+    watched = names or ("torch", "optuna", "onnxruntime", "onnx", "pandas", "plotly")
+    result = python(
+        f"import sys\n{code}\nprint(*(name for name in {watched!r} if name in sys.modules), file=sys.stderr)"
+    )
+    return set(result.stderr.split())
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    assert loaded("import autocompress") == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["check", "space.yaml"], ["devices"]])
+def test_help_and_checks_of_files_load_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
+    write_space(tmp_path)
+    code = f"sys.argv[1:] = {arguments!r}\nfrom autocompress import cli\ntry: cli.main()\nexcept SystemExit: pass"
+    result = f"import os; os.chdir({str(tmp_path)!r})\n{code}"
+    assert loaded(result) == set()
+
+
+def test_it_runs_as_a_module() -> None:
+    result = subprocess.run([sys.executable, "-m", "autocompress.cli", "--help"], text=True, capture_output=True)
+    assert result.returncode == 0
+    verbs = ("search", "check", "show", "export", "apply", "measure", "devices")
+    assert all(verb in result.stdout for verb in verbs)
+
+
+# -------------------------------------------------------------------------------------------- search and check
+
+
+def test_search_prints_the_front_and_what_to_do_next(project: Path, run: Run) -> None:
+    arguments = [f"{project}/my_task.py:task", "--out", project / "study", "--space", project / "space.yaml"]
+    arguments += ["--trials", 2, "--device", DEVICE, "--max-accuracy-drop", 0.5]
+    result = run("search", *arguments)  # the budget is used: nothing is judged, the result is printed again
+    assert result.code == 0
+    assert "baseline fp32" in result.out.replace("\n", " ") or "fp32" in result.out
+    assert "autocompress show" in result.out and "autocompress export" in result.out
+
+
+def test_search_reports_progress_on_standard_error(tmp_path: Path, run: Run) -> None:
+    arguments = [write_task(tmp_path), "--out", tmp_path / "study", "--space", write_space(tmp_path, NUMERICS)]
+    result = run("search", *arguments, "--trials", 1, "--device", DEVICE, "--threads", 1)
+    assert result.code == 0
+    for text in ("baseline fp32", "baseline int8", "ptq w"):
+        assert text in result.err
+
+
+@pytest.mark.parametrize("name", ["cnn", "ptq-only", "qat", "quickstart", "vit"])
+def test_shipped_spaces_are_valid(run: Run, name: str) -> None:
+    from autocompress.space import _SHIPPED
+
+    [path] = [folder / f"{name}.yaml" for folder in _SHIPPED if (folder / f"{name}.yaml").exists()]
+    result = run("check", path)
+    assert result.code == 0 and result.out == f"{path}: a valid search space\n"
+
+
+def test_check_of_a_recipe_and_of_a_device(tmp_path: Path, run: Run) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    Recipe.parse({"stages": [{"technique": "prune", "ratio": 0.5}]}).save(recipe)
+    assert "a valid recipe: prune 50%" in run("check", recipe).out
+    profile = device().save(tmp_path / "board.yaml")
+    assert "a valid device profile" in run("check", profile).out
+
+
+def test_check_of_a_task_is_a_dry_run(project: Path, run: Run) -> None:
+    arguments = ["check", f"{project}/my_task.py:task", "--space", project / "space.yaml", "--device", DEVICE]
+    text = run(*arguments).out
+    for words in ("prunable groups", "quantisable layers", "search space:", "what pays on this device", "time: about"):
+        assert words in text
+    data = json.loads(run(*arguments, "--json", "--max-latency-ms", 0.00001).out)
+    assert data["device"] == DEVICE and data["n_params"] > 0 and data["knobs"]["int8"] > 0
+    assert data["infeasible"].startswith("impossible: latency_ms must be at most 1e-05")
+    assert data["seconds_per_trial"] > 0
+
+
+# --------------------------------------------------------------------------------------------------------- show
+
+
+def test_show_json(study: Path, run: Run) -> None:
+    data = json.loads(run("show", study, "--json").out)
+    assert data["final"] and data["constraints"] == ["accuracy drop at most 0.5"]
+    assert [b["label"] for b in data["baselines"]] == ["fp32", "fp16", "int8"]
+    assert data["n_complete"] == 5 and data["front"]
+    for row in [*data["baselines"], *data["front"]]:
+        assert {"trial", "accuracy", "accuracy_split", "latency_ms", "latency_source", "size_bytes"} <= row.keys()
+        assert row["accuracy_split"] == "test" and row["latency_source"] == "predicted"
+        assert (study / row["artifact"]).stat().st_size == row["size_bytes"]
+        Recipe.parse(row["recipe"])
+    latencies = [row["latency_ms"] for row in data["front"]]
+    assert latencies == sorted(latencies)
+
+
+def test_show_table_html_and_csv(study: Path, tmp_path: Path, run: Run) -> None:
+    table = run("show", study).out
+    assert "fp32" in table and "candidates judged" in table
+    result = run("show", study, "--html", tmp_path / "report.html", "--csv", tmp_path / "trials.csv")
+    assert result.out.splitlines() == [f"wrote {tmp_path}/report.html", f"wrote {tmp_path}/trials.csv"]
+    assert "<html" in (tmp_path / "report.html").read_text()
+    rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
+    assert [int(row["trial"]) for row in rows] == list(range(5))
+    assert {"on_front", "accuracy", "latency_ms", "size_bytes"} <= rows[0].keys()
+
+
+def test_show_keeps_standard_output_for_json(study: Path, tmp_path: Path, run: Run) -> None:
+    result = run("show", study, "--json", "--html", tmp_path / "report.html")
+    json.loads(result.out)
+    assert "wrote" in result.err
+
+
+# ---------------------------------------------------------------------------------------------- export and apply
+
+
+def test_apply_reproduces_what_export_hands_over(project: Path, study: Path, tmp_path: Path, run: Run) -> None:
+    result = run("export", study, "--pick", "knee", "--out", tmp_path / "edge")
+    assert result.code == 0 and f"wrote {tmp_path}/edge/model.onnx" in result.out
+    card = json.loads((tmp_path / "edge/card.json").read_text())
+    point = card["point"]
+    assert (tmp_path / "edge/model.onnx").stat().st_size == point["size_bytes"]
+    onnx.checker.check_model(onnx.load(tmp_path / "edge/model.onnx"))
+    text = (tmp_path / "edge/card.md").read_text()
+    assert all(word in text for word in (point["sha256"], "baseline fp32", "## Conditions", "autocompress apply"))
+
+    again = tmp_path / "again.onnx"
+    arguments = [tmp_path / "edge/recipe.yaml", f"{project}/my_task.py:task", "--device", DEVICE, "--out", again]
+    row = json.loads(run("apply", *arguments, "--json").out)
+    for key in ("accuracy", "validation_accuracy", "size_bytes", "latency_ms", "recipe_digest"):
+        assert row[key] == point[key], key
+    assert again.stat().st_size == point["size_bytes"]
+    human = run("apply", *arguments).out
+    assert (
+        f"wrote {again}: {point['size_bytes']:,} bytes" in human and f"accuracy {point['accuracy']:.4f} (test" in human
+    )
+
+
+def test_export_of_any_point(study: Path, tmp_path: Path, run: Run) -> None:
+    baseline = run("export", study, "--trial", 0, "--out", tmp_path / "fp32")
+    assert baseline.code == 0 and "trial 0: fp32" in baseline.out
+    assert run("export", study, "--pick", "smallest", "--out", tmp_path / "smallest").code == 0
+    default = run("export", study)
+    assert default.code == 0 and (study / default.out.split()[1].rstrip(":")).exists() is False
+    assert any(path.name.startswith("export-trial-") for path in study.iterdir())
+
+
+def test_a_file_that_is_gone_is_reported(study: Path, tmp_path: Path, run: Run) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(study, copy)
+    for file in copy.glob("trials/*/*.onnx"):
+        file.unlink()
+    run("export", copy, "--pick", "knee").refused("the file of trial", "is gone; repeat it with `autocompress apply`")
+
+
+# -------------------------------------------------------------------------------------------- devices and measure
+
+
+@pytest.fixture
+def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
+    """A calibration that takes no time; returns what it was asked for."""
+    asked = []
+
+    def calibrate_host(threads: int, seconds: float, progress: Callable[[float, str], None]) -> DeviceProfile:
+        asked.append((threads, seconds))
+        progress(0.5, "conv")
+        return device().model_copy(update={"name": "host", "threads": threads})
+
+    monkeypatch.setattr("autocompress.latency.calibrate.calibrate_host", calibrate_host)
+    return asked
+
+
+def test_devices(run: Run) -> None:
+    assert all(name in run("devices").out for name in ("raspberry-pi-4", "jetson-nano-cpu", "rk3566"))
+    names = [row["name"] for row in json.loads(run("devices", "list", "--json").out)]
+    assert DEVICE in names and "host" not in names
+    assert "measured" in run("devices", "show", DEVICE).out
+    assert DeviceProfile.parse(json.loads(run("devices", "show", DEVICE, "--json").out)) == device()
+
+
+def test_calibrate_writes_a_profile(run: Run, tmp_path: Path, calibrated: list[tuple[int, float]]) -> None:
+    result = run("devices", "calibrate", "my-board", "--threads", 2, "--seconds", 5)
+    assert calibrated == [(2, 5.0)]
+    path = tmp_path / "home/devices/my-board.yaml"
+    assert result.code == 0 and f"wrote {path}" in result.out
+    assert DeviceProfile.load("my-board").threads == 2
+    run("devices", "calibrate", "../escape").refused("letters, digits", "'../escape'")
+    assert run("devices", "calibrate", "--threads", 0).code == 2
+    assert len(calibrated) == 1
+
+
+def test_this_machine_is_calibrated_when_everything_else_is_known_to_be_right(
+    run: Run, tmp_path: Path, calibrated: list[tuple[int, float]]
+) -> None:
+    broken = write_task(tmp_path, "broken_task", "    return small_task(val=None)")
+    run("check", broken).refused("a task needs validation data")
+    assert not calibrated
+    result = run("check", write_task(tmp_path), "--space", write_space(tmp_path))
+    assert result.code == 0 and calibrated == [(1, 60.0)]
+    assert "this machine has no profile yet: calibrating it once" in result.err
+    assert run("check", write_task(tmp_path), "--space", write_space(tmp_path)).code == 0
+    assert len(calibrated) == 1
+
+
+def test_measure(run: Run, study: Path, calibrated: list[tuple[int, float]]) -> None:
+    assert run("devices", "calibrate").code == 0
+    text = run("measure", study / "trials/000002/model.onnx").out
+    assert "measured here" in text and "whole file" in text and "predicted" in text
+    data = json.loads(run("measure", study / "trials/000000/model.onnx", "--json").out)
+    assert data["latency_ms"] > 0 and data["latency_source"] == "measured" and len(data["paths"]) == 1
+
+
+def test_measure_refuses(run: Run, study: Path, tmp_path: Path, calibrated: list[tuple[int, float]]) -> None:
+    run("measure", tmp_path / "none.onnx").refused("none.onnx: there is no such file")
+    assert not calibrated
+    run("measure", study / "trials/000000/model.onnx", "--device", DEVICE).refused("use --device host")
+    (tmp_path / "text.onnx").write_text("not a model")
+    run("measure", tmp_path / "text.onnx").refused("text.onnx", "cannot load")
+    assert run("measure", study / "trials/000000/model.onnx", "--threads", 0).code == 2
+
+
+# ----------------------------------------------------------------------------------------------------- wrong files
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("stages: [", ["not valid YAML at line"]),
+        ("stages:\n  - technique: prnue\n", ["unknown technique 'prnue' (did you mean 'prune'?)"]),
+        ("stages:\n  - technique: prune\n    ratoi: 0.5\n", ["stages.0", "ratoi", "did you mean 'ratio'?"]),
+        ("stages:\n  - technique: prune\n    ratio: 1.5\n", ["ratio", "less than 1", "1.5"]),
+        ("stages:\n  - technique: prune\n    ratio: {low: 0.5, high: 0.1}\n", ["stages.0.ratio"]),
+        ("stages:\n  - technique: prune\n    ratio: {low: 0.0, high: 3.0}\n", ["ratio"]),
+        ("stages: 5\n", ["stages", "5"]),
+        ("[1, 2]\n", ["must be a mapping", "list"]),
+        ("", ["must be a mapping"]),
+        ("version: 9\nstages: []\n", ["version must be 1, got 9"]),
+        ("staeges: []\n", ["staeges", "did you mean 'stages'?"]),
+    ],
+)
+def test_wrong_yaml(tmp_path: Path, run: Run, text: str, words: list[str]) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    run("check", path).refused(str(path), *words)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, run: Run) -> None:
+    run("check", tmp_path / "none.yaml").refused("none.yaml: cannot be read: No such file or directory")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    run("check", tmp_path / "binary.yaml").refused("binary.yaml", "not UTF-8")
+
+
+# ----------------------------------------------------------------------------------------------------- wrong tasks
+
+_TASKS = {
+    "raises": ("    raise ValueError('no data here')", ["task() raised ValueError: no data here", "line "]),
+    "exits": ("    raise SystemExit(1)", ["task() raised SystemExit"]),
+    "wrong_type": ("    return 42", ["must be a Task or a function that returns one, got int"]),
+    "no_model": ("    return small_task().__class__(model=3, example_input=torch.zeros(1, 2))", ["torch.nn.Module"]),
+    "no_validation": ("    return small_task(val=None)", ["a task needs validation data"]),
+    "empty": ("    return small_task(val=[])", ["validation data: is empty"]),
+    "labels": (
+        "    t = small_task()\n    t.val.tensors[1][0] = 99\n    return t",
+        ["validation data: labels must be from 0 to", "got 99"],
+    ),
+    "training_labels": (
+        "    t = small_task()\n    t.train.tensors[1][:] = -1\n    return t",
+        ["train data: labels must be from 0 to", "got -1"],
+    ),
+    "shape": (
+        "    return small_task(example_input=torch.zeros(1, 7))",
+        ["the model does not run on example_input (1, 7)"],
+    ),
+    "loss": (
+        "    return small_task(loss=lambda outputs, targets: outputs.no_such_thing())",
+        ["the loss of a training batch raised AttributeError"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _TASKS)
+@pytest.mark.parametrize("verb", ["check", "search"])
+def test_wrong_tasks(tmp_path: Path, run: Run, verb: str, name: str) -> None:
+    body, words = _TASKS[name]
+    reference = write_task(tmp_path, f"task_{name}", body)
+    out = ["--out", tmp_path / "study", "--trials", 1] if verb == "search" else []
+    run(verb, reference, "--device", DEVICE, *out).refused(*words)
+    assert not (tmp_path / "study").exists()
+
+
+def test_tasks_that_are_not_there(tmp_path: Path, run: Run) -> None:
+    reference = write_task(tmp_path)
+    run("check", reference.replace(":task", ":tusk"), "--device", DEVICE).refused("has no 'tusk'")
+    run("check", tmp_path / "none.py:task", "--device", DEVICE).refused("there is no file", "none.py")
+    run("check", "no_such_module:task", "--device", DEVICE).refused("no_such_module", "ModuleNotFoundError")
+    (tmp_path / "syntax.py").write_text("def task(:\n")
+    run("check", f"{tmp_path}/syntax.py:task", "--device", DEVICE).refused("importing it raised SyntaxError")
+
+
+def test_a_model_that_cannot_be_exported(tmp_path: Path, run: Run) -> None:
+    body = (
+        "    class Branchy(nn.Linear):\n"
+        "        def forward(self, x):\n"
+        "            return super().forward(x if float(x.sum()) > 0 else -x)\n"
+        "    return small_task().__class__.classification(Branchy(4, 3), example_input=torch.zeros(1, 4),\n"
+        "        val=[(torch.zeros(2, 4), torch.tensor([0, 1]))])"
+    )
+    reference = write_task(tmp_path, "task_branchy", body)
+    space = write_space(tmp_path, NUMERICS)
+    for arguments in (["check", reference], ["search", reference, "--out", tmp_path / "study", "--trials", 1]):
+        run(*arguments, "--space", space, "--device", DEVICE).refused("cannot be")
+
+
+# --------------------------------------------------------------------------------------------------- wrong options
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--trials", 0], ["trials must be at least 1, got 0"]),
+        (["--hours", -1], ["hours must be above 0, got -1"]),
+        (["--hours", "nan"], ["hours must be above 0, got nan"]),
+        ([], ["a search needs a budget"]),
+        (["--trials", 1, "--max-latency-ms", -1], ["latency_ms", "at least 0, got -1"]),
+        (["--trials", 1, "--max-size-bytes", 0], ["size_bytes", "above 0"]),
+        (["--trials", 1, "--min-accuracy", "nan"], ["accuracy", "got nan"]),
+        (["--trials", 1, "--min-accuracy", 1.5], ["accuracy", "impossible"]),
+        (["--trials", 1, "--min-speedup", 0], ["--min-speedup must be above 0, got 0"]),
+        (["--trials", 1, "--min-compression", -2], ["--min-compression must be above 0, got -2"]),
+        (["--trials", 1, "--max-latency-ms", 0.00001], ["impossible: latency_ms must be at most 1e-05", "loosen it"]),
+        (["--trials", 1, "--device", "rasberry-pi-4"], ["unknown device", "did you mean 'raspberry-pi-4'"]),
+        (["--trials", 1, "--space", "cn"], ["no search space 'cn'", "did you mean 'cnn'", "shipped ones:"]),
+        (["--trials", 1, "--sampler", "nsga"], ["unknown sampler 'nsga'", "did you mean 'nsga2'"]),
+        (["--trials", 1, "--seed", -1], ["--seed", "-1"]),
+        (["--trials", 1, "--threads", 0], ["--threads", "0"]),
+        (["--trials", "many"], ["--trials", "many"]),
+        (["--no-such-option"], ["No such option"]),
+    ],
+)
+def test_wrong_options(project: Path, tmp_path: Path, run: Run, options: list[object], words: list[str]) -> None:
+    fixed = ["--out", tmp_path / "study", "--device", DEVICE, "--space", project / "space.yaml"]
+    run("search", f"{project}/my_task.py:task", *fixed, *options).refused(*words)
+
+
+# --------------------------------------------------------------------------------------------------- wrong studies
+
+
+def test_wrong_studies(project: Path, study: Path, tmp_path: Path, run: Run) -> None:
+    run("show", tmp_path / "none").refused("none: not a study folder")
+    run("export", tmp_path, "--pick", "knee").refused("not a study folder")
+    run("export", study, "--pick", "best").refused("--pick must be one of knee, fastest, smallest, most-accurate")
+    run("export", study, "--trial", 99).refused("there is no trial 99; it has 5 of them")
+    run("export", study, "--max-latency-ms", 1e-6).refused("no point of the front meets these limits")
+
+    future = tmp_path / "future"
+    shutil.copytree(study, future)
+    settings = json.loads((future / "study.json").read_text())
+    (future / "study.json").write_text(json.dumps({**settings, "version": 2}))
+    run("show", future).refused("version must be 1, got 2", "another version of autocompress")
+    (future / "study.json").write_text("{")
+    run("show", future).refused("study.json: cannot be read")
+
+
+def test_a_study_with_other_inputs_names_the_difference(project: Path, study: Path, tmp_path: Path, run: Run) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(study, copy)
+    task, fixed = f"{project}/my_task.py:task", ["--out", copy, "--trials", 3, "--space", project / "space.yaml"]
+    drop = ["--max-accuracy-drop", 0.5]
+    run("search", task, *fixed, *drop, "--device", DEVICE, "--seed", 7).refused("seed: the study has 0, now 7")
+    run("search", task, *fixed, *drop, "--device", "rk3566").refused("device: the study has raspberry-pi-4, now rk3566")
+    run("search", task, *fixed, "--device", DEVICE).refused("constraints: the study has")
+    other = write_task(tmp_path, "other_task", "    return small_task(n=128)")
+    run("search", other, *fixed, *drop, "--device", DEVICE).refused("data_sha256: the study has", "Use another --out")
+
+
+def test_out_that_holds_something_else(project: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "precious").write_text("x")
+    fixed = ["--trials", 1, "--device", DEVICE, "--space", project / "space.yaml"]
+    run("search", f"{project}/my_task.py:task", "--out", tmp_path, *fixed).refused("is not empty and not a study")
+    run("search", f"{project}/my_task.py:task", "--out", tmp_path / "precious", *fixed).refused(
+        "precious: cannot be used as a study folder: File exists"
+    )
+    assert {path.name for path in tmp_path.iterdir()} <= {"precious", "home"}
+
+
+def test_apply_refuses(project: Path, tmp_path: Path, run: Run) -> None:
+    task, out = f"{project}/my_task.py:task", tmp_path / "model.onnx"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"stages": [{"technique": "ptq", "weight_bits": {"nowhere": 4}}]}))
+    run("apply", recipe, task, "--out", out, "--device", DEVICE).refused("no layer or stage 'nowhere'", code=1)
+    run("apply", tmp_path / "none.yaml", task, "--out", out, "--device", DEVICE).refused("cannot be read")
+    assert not out.exists()
+
+
+def test_a_bug_is_not_hidden(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> None:
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr("autocompress.study.Study.open", broken)
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        run("show", project / "study")
+
+
+def test_the_exported_file_runs_by_itself(study: Path, tmp_path: Path, run: Run) -> None:
+    assert run("export", study, "--pick", "most-accurate", "--out", tmp_path).code == 0
+    code = (
+        "import numpy as np, onnxruntime, sys\n"
+        f"session = onnxruntime.InferenceSession({str(tmp_path / 'model.onnx')!r})\n"
+        "outputs = session.run(None, {'input': np.zeros((1, 24), np.float32)})\n"
+        "print(len(outputs[0]), 'autocompress' in sys.modules, 'torch' in sys.modules)"
+    )
+    assert python(code).stdout.split() == ["1", "False", "False"]

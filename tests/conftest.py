@@ -4,29 +4,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tasks import make_task, make_workshop
 from torch import nn
-from torch.utils.data import TensorDataset
-from zoo import ZOO, synthetic_classification
+from zoo import synthetic_classification
 
 from autocompress.candidate import Workshop
 from autocompress.graph.anatomy import dissect
 from autocompress.task import Task
 
 torch.set_num_threads(1)
-
-
-def make_task(name: str, n: int = 128, **settings: object) -> Task:
-    """A task on a net of the zoo, untrained, with synthetic data."""
-    model, example = ZOO[name]()
-    train = TensorDataset(*synthetic_classification(example, n=n))
-    val = TensorDataset(*synthetic_classification(example, n=n, seed=1))
-    given = {"example_input": example, "train": train, "val": val, "name": name, **settings}
-    return Task.classification(model, **given)
-
-
-def make_workshop(name: str, **settings: object) -> Workshop:
-    task = make_task(name, **settings)
-    return Workshop(task, dissect(task))
 
 
 @pytest.fixture(scope="session")

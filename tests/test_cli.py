@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,15 +30,11 @@ class Result:
     out: str
     err: str
 
-    @property
-    def last_line(self) -> str:
-        return self.err.rstrip("\n").splitlines()[-1]
-
     def refused(self, *words: str, code: int = 2) -> None:
         """One clear message on standard error, nothing of Python."""
         assert self.code == code, self
         assert "Traceback" not in self.err
-        message = self.err[self.err.lower().rindex("error: ") :]
+        [message] = re.findall(r"^[Ee]rror: .*", self.err, re.MULTILINE | re.DOTALL)
         assert all(word in message for word in words), message
 
 
@@ -189,7 +186,7 @@ def test_show_table_html_and_csv(study: Path, tmp_path: Path, run: Run) -> None:
     result = run("show", study, "--html", tmp_path / "report.html", "--csv", tmp_path / "trials.csv")
     assert result.out.splitlines() == [f"wrote {tmp_path}/report.html", f"wrote {tmp_path}/trials.csv"]
     assert "<html" in (tmp_path / "report.html").read_text()
-    rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "trials.csv").read_text().splitlines()))
     assert [int(row["trial"]) for row in rows] == list(range(5))
     assert {"on_front", "accuracy", "latency_ms", "size_bytes"} <= rows[0].keys()
 
@@ -420,9 +417,9 @@ def test_a_model_that_cannot_be_exported(tmp_path: Path, run: Run) -> None:
         (["--trials", 1, "--device", "rasberry-pi-4"], ["unknown device", "did you mean 'raspberry-pi-4'"]),
         (["--trials", 1, "--space", "cn"], ["no search space 'cn'", "did you mean 'cnn'", "shipped ones:"]),
         (["--trials", 1, "--sampler", "nsga"], ["unknown sampler 'nsga'", "did you mean 'nsga2'"]),
-        (["--trials", 1, "--seed", -1], ["--seed", "-1"]),
-        (["--trials", 1, "--threads", 0], ["--threads", "0"]),
-        (["--trials", "many"], ["--trials", "many"]),
+        (["--trials", 1, "--seed", -1], ["--seed"]),
+        (["--trials", 1, "--threads", 0], ["--threads"]),
+        (["--trials", "many"], ["--trials", "integer"]),
         (["--no-such-option"], ["No such option"]),
     ],
 )

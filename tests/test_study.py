@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from autocompress.constraints import at_most
 from autocompress.errors import StudyError
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation, Score
@@ -27,7 +28,7 @@ SETTINGS = Settings(
     data_sha256="cd" * 32,
     device={"name": "host", "threads": 1},
     space={"stages": [{"technique": "ptq"}]},
-    constraints=("latency_ms at most 2",),
+    constraints=(at_most("latency_ms", 2),),
     sampler="tpe",
     seed=0,
     outline={"groups": {}},

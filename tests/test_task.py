@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_task
 from scipy import stats
+from tasks import make_task
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from zoo import ZOO, synthetic_classification
@@ -263,7 +263,9 @@ def leaves():
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    for name in ("my_good_task", "bad_task"):
+        monkeypatch.setitem(sys.modules, name, sys)  # so that it is taken out again afterwards
+        del sys.modules[name]
     monkeypatch.chdir(tmp_path)
 
     def make(name: str, text: str) -> str:

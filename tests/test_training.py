@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_workshop
+from tasks import make_workshop
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from zoo import ZOO, synthetic_classification

@@ -36,9 +36,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = (
-            nn.Identity()
-            if stride == 1 and inputs == outputs
-            else conv_bn(inputs, outputs, 1, stride, act=None)
+            nn.Identity() if stride == 1 and inputs == outputs else conv_bn(inputs, outputs, 1, stride, act=None)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,14 +176,9 @@ class SpectrogramDsCnn(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, 16, (10, 4), (2, 2), (5, 1), bias=False), nn.BatchNorm2d(16), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, (10, 4), (2, 2), (5, 1), bias=False), nn.BatchNorm2d(16), nn.ReLU())
         self.blocks = nn.Sequential(
-            *(
-                nn.Sequential(conv_bn(i, i, groups=i), conv_bn(i, o, 1))
-                for i, o in ((16, 24), (24, 24), (24, 32))
-            )
+            *(nn.Sequential(conv_bn(i, i, groups=i), conv_bn(i, o, 1)) for i, o in ((16, 24), (24, 24), (24, 32)))
         )
         self.dropout = nn.Dropout(0.1)
         self.fc = nn.Linear(32, N_CLASSES)
@@ -238,9 +231,7 @@ class GroupedNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = conv_bn(3, 16)
-        self.bottleneck = nn.Sequential(
-            conv_bn(16, 32, 1), conv_bn(32, 32, groups=4), conv_bn(32, 16, 1, act=None)
-        )
+        self.bottleneck = nn.Sequential(conv_bn(16, 32, 1), conv_bn(32, 32, groups=4), conv_bn(32, 16, 1, act=None))
         self.widen = conv_bn(16, 32, stride=2, groups=2)
         self.fc = nn.Linear(32, N_CLASSES)
 

@@ -12,7 +12,7 @@ from autocompress.controller.journal import exclusive
 from autocompress.controller.plan import Budget, Plan, now
 from autocompress.controller.reporter import Reporter, Silent
 from autocompress.controller.samplers import check_name
-from autocompress.controller.store import Store
+from autocompress.controller.store import Store, check_folder
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError, StudyError
 from autocompress.evaluate import Evaluator, Forecast
@@ -62,6 +62,7 @@ def search(
     check_name(sampler)
     reporter = reporter or Silent()
     out = Path(out)
+    check_folder(out)
     reporter.status("looking at the network and its data")
     task.validate()
     evaluator = Evaluator(task, device, seed=seed, cache=out / "cache", progress=reporter.status)

@@ -191,6 +191,18 @@ def _violations(evaluation: Evaluation, constraints: Sequence[Constraint]) -> di
     return result
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder with other things in it, before anything is written.
+
+    Raises:
+        StudyError: it is not empty, and not a study.
+    """
+    if not folder.is_dir() or (folder / "study.json").exists():
+        return
+    if any(path.name not in ("lock", "cache") for path in folder.iterdir()):
+        raise StudyError(f"{folder}: is not empty and not a study; use another --out")
+
+
 def _keep_settings(folder: Path, settings: Settings) -> None:
     if (folder / "study.json").exists():
         if differences := read_settings(folder).differences(settings):
@@ -199,8 +211,6 @@ def _keep_settings(folder: Path, settings: Settings) -> None:
                 "Use another --out, or the same inputs to resume"
             )
         return
-    if any(path.name not in ("lock", "cache") for path in folder.iterdir()):
-        raise StudyError(f"{folder}: is not empty and not a study; use another --out")
     write_json(folder / "study.json", settings.model_dump(mode="json"))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import make_workshop
+from tasks import make_workshop
 from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import ZOO

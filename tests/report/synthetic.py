@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from autocompress.recipe import Recipe
 from autocompress.constraints import at_least, at_most
+from autocompress.recipe import Recipe
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.study import Settings, Study, write_evaluation, write_final
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_task
+from tasks import make_task
 from torch import nn
 
 from autocompress.candidate import Candidate, Workshop, outputs_of

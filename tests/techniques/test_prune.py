@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 import torch
-from conftest import make_workshop
+from tasks import make_workshop
 from torch import nn
 from zoo import ZOO
 

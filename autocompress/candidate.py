@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from autocompress.graph.anatomy import Anatomy
-from autocompress.task import Task, evaluating
+from autocompress.task import Task
 
 MAIN_OUTPUT = "logits"
 
@@ -134,10 +133,3 @@ class Workshop:
     def teacher(self) -> nn.Module:
         """The network to distil from."""
         return self.task.teacher or self.task.model
-
-
-def outputs_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
-    """Run a model without gradients in evaluation mode; always a tuple, one tensor per exit."""
-    with torch.no_grad(), evaluating(model):
-        output = model(inputs)
-    return output if isinstance(output, tuple) else (output,)

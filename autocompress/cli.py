@@ -182,11 +182,9 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder to write; next to the study by default.")] = None,
 ) -> None:
     """Hand over one point: model.onnx, recipe.yaml and a card with its figures and conditions."""
-    from autocompress.export import PICKS, export_point
+    from autocompress.export import export_point
     from autocompress.study import Study
 
-    if pick is not None and pick not in PICKS:
-        raise InputError(f"--pick must be one of {', '.join(PICKS)}, got {pick!r}")
     opened = Study.open(study)
     if trial is not None:
         point = opened.evaluation(trial)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autocompress import __version__
-from autocompress.candidate import Candidate, Workshop, outputs_of
+from autocompress.candidate import Candidate, Workshop
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.graph import exits, export, qat, qdq
@@ -23,6 +23,7 @@ from autocompress.latency import linear
 from autocompress.quantization import Quantize
 from autocompress.recipe import Recipe
 from autocompress.runtimes import onnxruntime as ort
+from autocompress.task import outputs_of
 from autocompress.training import Distillation, Schedule, fit
 from autocompress.workload import Workload
 

@@ -11,8 +11,6 @@ from autocompress.errors import StudyError
 from autocompress.results import Evaluation
 from autocompress.study import Study
 
-PICKS = ("knee", "fastest", "smallest", "most-accurate")
-
 
 def export_point(study: Study, point: Evaluation, folder: Path) -> Path:
     """Write model.onnx, recipe.yaml, card.md and card.json into `folder`.

@@ -457,3 +457,10 @@ class evaluating:
     def __exit__(self, *_: object) -> None:
         for module, mode in self.modes:
             module.training = mode
+
+
+def outputs_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
+    """Run a model without gradients in evaluation mode; always a tuple, one tensor per exit."""
+    with torch.no_grad(), evaluating(model):
+        output = model(inputs)
+    return output if isinstance(output, tuple) else (output,)

@@ -23,9 +23,9 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from autocompress.candidate import Candidate, Workshop, outputs_of
+from autocompress.candidate import Candidate, Workshop
 from autocompress.recipe import Phase, Recipe, Stage
-from autocompress.task import seed_everything
+from autocompress.task import outputs_of, seed_everything
 
 
 @dataclass(frozen=True)

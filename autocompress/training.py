@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autocompress.candidate import Candidate, MultiExit, Workshop, outputs_of
+from autocompress.candidate import Candidate, MultiExit, Workshop
 from autocompress.errors import CandidateError, TaskError
-from autocompress.task import length, seed_everything
+from autocompress.task import length, outputs_of, seed_everything
 
 _CACHE_BYTES = 512 * 2**20
 

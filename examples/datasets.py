@@ -281,9 +281,7 @@ def fashion_mnist_batches(batch_size: int = 64) -> Batches:
     return _batches(fashion_mnist_12k(), batch_size, norm, random_shift_flip(2, cutout=7))
 
 
-def _batches(
-    parts: Mapping[str, Split], batch_size: int, transform: Transform, augment: Transform
-) -> Batches:
+def _batches(parts: Mapping[str, Split], batch_size: int, transform: Transform, augment: Transform) -> Batches:
     tensors = {
         name: (torch.from_numpy(part.x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(part.y).long())
         for name, part in parts.items()
@@ -415,9 +413,7 @@ def _cifar10_archive(path: Path) -> Split:
         raise DataError(f"{path.name} is not the binary version")
     images = [decode_png(files[f"{name}.png"]).reshape(-1, 32, 32, 3) for name in batches]
     labels = [json.loads(files[name]) for name in ("train_lables.json", "test_lables.json")]  # their spelling
-    return Split(
-        np.concatenate(images), np.concatenate([np.array(part, np.uint8).ravel() for part in labels])
-    )
+    return Split(np.concatenate(images), np.concatenate([np.array(part, np.uint8).ravel() for part in labels]))
 
 
 def _fashion_mnist_deb(path: Path) -> Split:

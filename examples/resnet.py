@@ -45,9 +45,7 @@ class ResNet(nn.Module):
         n_classes: int = 10,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
         inputs = (stem, *widths[:-1])
         self.blocks = nn.Sequential(
             *(ResidualBlock(i, o, stride) for i, o, stride in zip(inputs, widths, strides, strict=True))

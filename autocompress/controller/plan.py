@@ -20,7 +20,7 @@ from autocompress.evaluate import Evaluator, Forecast
 from autocompress.results import Evaluation
 from autocompress.space import SearchSpace
 from autocompress.study import Settings
-from autocompress.task import Task
+from autocompress.task import ACCURACY, Task
 
 _LEVELS = (0.5, 0.25, 0.1)
 """Quantiles of the cost of random recipes at which the search begins."""
@@ -95,6 +95,12 @@ class Plan:
         ]
         return "; ".join(reasons)
 
+    @property
+    def _is_accuracy(self) -> bool:
+        """Whether the metric cannot exceed 1."""
+        task = self.evaluator.task
+        return task.metric is ACCURACY and task.evaluate is None
+
     def check_feasible(self, constraints: Sequence[Constraint]) -> Forecast | None:
         """Refuse constraints that even the strongest recipe of the space is predicted to break.
 
@@ -102,7 +108,7 @@ class Plan:
             ConstraintError: naming what the space can reach.
         """
         for c in constraints:
-            if c.quantity == "accuracy" and c.sense == "at least" and c.limit > 1:
+            if c.quantity == "accuracy" and c.sense == "at least" and c.limit > 1 and self._is_accuracy:
                 raise ConstraintError(f"{c}: impossible, accuracy is at most 1")
         outline = self.evaluator.anatomy.outline
         strongest = [self.space.setting(outline, lambda: 1.0, optional=on) for on in (False, True)]

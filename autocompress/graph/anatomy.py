@@ -82,7 +82,7 @@ def dissect(task: Task) -> Anatomy:
     names = [n for n in visits if isinstance(modules[n], WEIGHTED)]
     stages = _stages({n: visits[n] for n in names})
     groups, unprunable = probe_groups(task.model, task.example_input[:1], tuple(names))
-    exits = task.kind == "classification" and len(task.output_shape) == 2
+    exits = task.kind == "classification" and task.evaluate is None and len(task.output_shape) == 2
     places = _places(task.model, visits) if exits else ()
     return Anatomy(
         layers=stages,

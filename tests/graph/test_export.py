@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from zoo import ZOO
 
-from autocompress.candidate import Candidate, Workshop, outputs_of
+from autocompress.candidate import Candidate, Workshop
 from autocompress.errors import CandidateError
 from autocompress.graph.export import (
     TOLERANCE,
@@ -21,6 +21,7 @@ from autocompress.graph.export import (
     rebind,
     strip,
 )
+from autocompress.task import outputs_of
 from autocompress.techniques.prune import Prune
 
 N_NORMS = {"resnet": 9, "mobilenetv2": 13, "audio1d": 3, "dscnn": 7, "mlp": 2, "shared": 2, "grouped": 5}

@@ -67,9 +67,7 @@ def train(twin: Twin, name: str, steps: int, batch: int = 48) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet", "exits", "mobilenet", "vit", "audio", "mlp", "shared", "branches"]
-)
+@pytest.mark.parametrize("name", ["resnet", "exits", "mobilenet", "vit", "audio", "mlp", "shared", "branches"])
 @pytest.mark.parametrize(("bits", "reduce_range"), [(8, False), (8, True), (4, False)])
 def test_the_twin_computes_what_the_file_computes(name: str, bits: int, reduce_range: bool) -> None:
     twin, _, file = make(name, bits, reduce_range)

@@ -93,9 +93,7 @@ class ViT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2) + self.pos
         n, tokens, width = x.shape
-        q, k, v = (
-            self.qkv(self.norm1(x)).reshape(n, tokens, 3, 4, width // 4).permute(2, 0, 3, 1, 4).unbind(0)
-        )
+        q, k, v = self.qkv(self.norm1(x)).reshape(n, tokens, 3, 4, width // 4).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width)
         x = x + self.proj(mixed)
         return self.head((x + self.mlp(self.norm2(x))).mean(1))
@@ -175,9 +173,7 @@ class Branches(nn.Module):
 
 class MLP(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__(
-            nn.Flatten(), nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
-        )
+        super().__init__(nn.Flatten(), nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
@@ -266,9 +262,7 @@ def test_layers_run_as_int8_kernels(name: str, expected: dict[str, int], bits: i
         assert counts["DequantizeLinear"] == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet", "exits", "mobilenet", "vit", "audio", "mlp", "shared", "branches"]
-)
+@pytest.mark.parametrize("name", ["resnet", "exits", "mobilenet", "vit", "audio", "mlp", "shared", "branches"])
 @pytest.mark.parametrize("reduce_range", [False, True])
 def test_eight_bits_stay_close_to_fp32(name: str, reduce_range: bool) -> None:
     model, x = export(name)[0].model_proto, data(name)
@@ -288,9 +282,7 @@ def test_clipping_observers_ignore_outliers_and_minmax_does_not() -> None:
     x = data("mlp", 512)
     x[0, 0, 0, 0] = 1000.0
     tensor = plan.activations[0].tensor
-    scales = {
-        o: observe(model, plan, [x], o)[tensor].scale for o in ("minmax", "percentile", "mse", "entropy")
-    }
+    scales = {o: observe(model, plan, [x], o)[tensor].scale for o in ("minmax", "percentile", "mse", "entropy")}
     assert scales["minmax"] == pytest.approx((1000 - x.min()) / 255, rel=1e-4)
     assert scales["percentile"] < scales["minmax"] / 10
     assert scales["mse"] <= scales["minmax"]

@@ -44,9 +44,7 @@ def test_the_machine_is_described() -> None:
 
 
 @pytest.mark.slow
-def test_a_short_calibration_gives_a_usable_profile(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_short_calibration_gives_a_usable_profile(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     steps: list[float] = []
     profile = calibrate.calibrate_host(budget_s=6, progress=lambda share, text: steps.append(share))
     assert capfd.readouterr() == ("", "")

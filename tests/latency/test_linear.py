@@ -59,9 +59,7 @@ def test_per_op_times_sum_to_the_prediction_without_the_call() -> None:
 
 
 def test_more_work_never_costs_less() -> None:
-    profile = _profile(
-        {"conv1x1": {"float32": {"overhead_us": 1.0, "us_per_mmac": 5.0, "us_per_mb_out": 3.0}}}
-    )
+    profile = _profile({"conv1x1": {"float32": {"overhead_us": 1.0, "us_per_mmac": 5.0, "us_per_mb_out": 3.0}}})
     times = [predict(profile, Workload((_conv(c, 64),))).latency_ms for c in (8, 16, 32, 64, 128)]
     assert times == sorted(times)
     assert all(ms > 0 for ms in times)
@@ -107,9 +105,7 @@ def test_fit_recovers_known_coefficients() -> None:
             _conv(
                 int(rng.choice([8, 16, 64, 128])),
                 int(rng.choice([1, 16, 256, 1024])),
-                *(("float32", "conv1x1"), ("int8", "conv1x1"), ("float32", "depthwise"))[
-                    int(rng.integers(3))
-                ],
+                *(("float32", "conv1x1"), ("int8", "conv1x1"), ("float32", "depthwise"))[int(rng.integers(3))],
             )
             for _ in range(int(rng.integers(1, 6)))
         ]

@@ -21,9 +21,7 @@ def traces(figure: Any) -> dict[str, Any]:
 def test_front_points_have_the_figures_of_the_study(finished_study: Study) -> None:
     front = traces(plots.front_figure(finished_study))["front"]
     assert list(front.customdata) == [
-        e.trial
-        for e in finished_study.evaluations
-        if e in list(finished_study.front) and e.kind == "candidate"
+        e.trial for e in finished_study.evaluations if e in list(finished_study.front) and e.kind == "candidate"
     ]
     for n, x, y, up, down in zip(
         front.customdata, front.x, front.y, front.error_y.array, front.error_y.arrayminus, strict=True

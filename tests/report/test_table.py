@@ -49,9 +49,7 @@ def test_every_figure_of_the_table_is_the_study_s(finished_study: Study) -> None
         assert e.test is not None and e.measured_latency_ms is not None and e.size_bytes is not None
         low, high = (float(x) for x in row.accuracy.split("[")[1].rstrip("]").split(","))
         value = float(row.accuracy.split(" ")[0])
-        assert (value, low, high) == pytest.approx(
-            (100 * e.test.value, 100 * e.test.low, 100 * e.test.high), abs=0.006
-        )
+        assert (value, low, high) == pytest.approx((100 * e.test.value, 100 * e.test.low, 100 * e.test.high), abs=0.006)
         assert float(row.latency.split(" ")[0]) == pytest.approx(e.measured_latency_ms, rel=0.006)
         assert (row.split, row.source) == ("test", "measured")
         assert row.size == size_text(e.size_bytes)
@@ -82,9 +80,7 @@ def test_measured_and_predicted_are_never_compared() -> None:
     measured = point.model_copy(update={"measured_latency_ms": 0.1})
     versus = compare(measured, base, True)
     assert versus is not None and versus.source == "predicted" and versus.speedup == pytest.approx(4.0)
-    versus = compare(
-        point.model_copy(update={"predicted_latency_ms": None, "measured_latency_ms": 1}), base, True
-    )
+    versus = compare(point.model_copy(update={"predicted_latency_ms": None, "measured_latency_ms": 1}), base, True)
     assert versus is not None and versus.speedup is None and "faster" not in versus.text()
 
 
@@ -142,9 +138,7 @@ def test_a_study_without_a_complete_candidate_or_fp32(tmp_path: Path) -> None:
 
 
 def test_a_metric_outside_0_to_1_is_not_shown_in_percent(tmp_path: Path) -> None:
-    loss = winner().model_copy(
-        update={"validation": score(0.94).model_copy(update={"value": 31.5, "high": 32.0})}
-    )
+    loss = winner().model_copy(update={"validation": score(0.94).model_copy(update={"value": 31.5, "high": 32.0})})
     study = written(tmp_path / "s", loss)
     row = next(row for row in front_rows(study) if row.trial == 3)
     assert row.accuracy.startswith("31.5 [") and "%" not in row.accuracy

@@ -6,8 +6,9 @@ import pytest
 import torch
 from zoo import ZOO
 
-from autocompress.candidate import Candidate, MultiExit, Workshop, outputs_of
+from autocompress.candidate import Candidate, MultiExit, Workshop
 from autocompress.errors import CandidateError
+from autocompress.task import outputs_of
 from autocompress.techniques.distill import Distill
 from autocompress.techniques.early_exit import EarlyExit
 from autocompress.techniques.exit_threshold import ExitThreshold

@@ -12,12 +12,12 @@ from tasks import make_workshop
 from torch import nn
 from zoo import ZOO
 
-from autocompress.candidate import Candidate, Workshop, outputs_of
+from autocompress.candidate import Candidate, Workshop
 from autocompress.errors import CandidateError, RecipeError
 from autocompress.graph import channels
 from autocompress.graph.anatomy import dissect
 from autocompress.recipe import Recipe
-from autocompress.task import Task
+from autocompress.task import Task, outputs_of
 from autocompress.techniques.early_exit import EarlyExit
 from autocompress.techniques.prune import Importance, Prune, prune_channels
 

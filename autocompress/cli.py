@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -334,6 +335,7 @@ def _this_machine() -> DeviceProfile:
 
 def _task(reference: str, threads: int | None) -> Task:
     """Load a task and look at its data."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are six times slower on a busy machine
     import torch
 
     from autocompress.task import load_task

@@ -35,11 +35,11 @@ GOALS = (
 )
 
 
-def search(out: Path, hours: float, seed: int) -> None:
+def search(out: Path, hours: float, seed: int, threads: int) -> None:
     """Run the search through the command line, as a user would."""
     command = [sys.executable, "-m", "autocompress.cli", "search", f"{HERE / 'cifar10_task.py'}:task"]
     command += ["--space", str(HERE / "cifar10_space.yaml"), "--device", "host", "--out", str(out)]
-    command += ["--hours", str(hours), "--seed", str(seed), "--max-accuracy-drop", "0.02", "--min-speedup", "3.5"]
+    command += ["--hours", str(hours), "--seed", str(seed), "--threads", str(threads), "--max-accuracy-drop", "0.02", "--min-speedup", "4", "--min-compression", "8"]
     subprocess.run(command, check=True)
 
 
@@ -78,9 +78,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="for training; the timings use one")
     parser.add_argument("--out", type=Path, default=Path("results/cifar10"))
     arguments = parser.parse_args()
-    search(arguments.out, arguments.hours, arguments.seed)
+    search(arguments.out, arguments.hours, arguments.seed, arguments.threads)
     study = Study.open(arguments.out)
     task = load_task(f"{HERE / 'cifar10_task.py'}:task")
     baselines = sorted(study.baselines, key=lambda b: b.label != "fp32")

@@ -434,7 +434,9 @@ def test_wrong_options(project: Path, tmp_path: Path, run: Run, options: list[ob
 def test_wrong_studies(project: Path, study: Path, tmp_path: Path, run: Run) -> None:
     run("show", tmp_path / "none").refused("none: not a study folder")
     run("export", tmp_path, "--pick", "knee").refused("not a study folder")
-    run("export", study, "--pick", "best").refused("no point called 'best'; known: knee, fastest, smallest, most-accurate")
+    run("export", study, "--pick", "best").refused(
+        "no point called 'best'; known: knee, fastest, smallest, most-accurate"
+    )
     run("export", study, "--trial", 99).refused("there is no trial 99; it has 5 of them")
     run("export", study, "--max-latency-ms", 1e-6).refused("no point of the front meets these limits")
 

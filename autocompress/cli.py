@@ -391,13 +391,13 @@ def _check_file(path: Path) -> str:
 
 
 def _has_domains(data: Any) -> bool:
-    stages = data.get("stages") if isinstance(data, dict) else None
-    if not isinstance(stages, list):
+    """Whether anything is left to choose: a space and not a recipe."""
+    if isinstance(data, list):
+        return any(map(_has_domains, data))
+    if not isinstance(data, dict):
         return False
-    marks = {"one_of", "optional"}
-    values = [v for s in stages if isinstance(s, dict) for v in s.values() if isinstance(v, dict)]
-    domain = any({"choice", "low", "high", "per"} & set(v) for v in values)
-    return domain or any(marks & set(s) for s in stages if isinstance(s, dict))
+    marks = {"choice", "low", "high", "per", "one_of", "optional"}
+    return bool(marks & set(data)) or any(map(_has_domains, data.values()))
 
 
 def _print_study(study: Any) -> None:

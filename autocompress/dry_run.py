@@ -13,9 +13,9 @@ from autocompress.controller.plan import Plan
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError, ConstraintError, TaskError
 from autocompress.evaluate import Evaluator, Forecast
-from autocompress.recipe import Recipe
+from autocompress.recipe import Recipe, technique
 from autocompress.results import Evaluation
-from autocompress.space import SearchSpace
+from autocompress.space import SearchSpace, StageSpace
 from autocompress.task import Task
 
 
@@ -44,7 +44,8 @@ class DryRun:
     constraints: tuple[str, ...]
     infeasible: str
     seconds_per_epoch: float | None
-    seconds_per_trial: float | None
+    seconds_per_trial: float
+    """Training of the full network for the epochs of the space, and once through export and validation."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -68,17 +69,18 @@ class DryRun:
             f"\nsearch space: {self.n_knobs} knobs, {size} recipes",
             *(f"  {note}" for note in self.left_out),
             "\nwhat pays on this device (predicted, one technique at a time):",
-            *(f"  {name:<16} {factor:.2f}x {_verdict(factor)}" for name, factor in self.knobs.items()),
+            *(f"  {name:<19} {factor:.2f}x {_verdict(factor)}" for name, factor in self.knobs.items()),
         ]
         if self.strongest_ms is not None:
             lines.append(f"  strongest recipe of the space: {self.strongest_ms:.3f} ms, {self.strongest_bytes:,} bytes")
         lines.append(f"\nconstraints: {', '.join(self.constraints) or 'none'}")
-        lines.append(f"  {self.infeasible or 'can be met as far as latency and size go (predicted)'}")
-        if self.seconds_per_trial is not None:
-            lines.append(
-                f"\ntime: about {self.seconds_per_epoch:.0f} s an epoch at full width, at most "
-                f"{self.seconds_per_trial:.0f} s a trial, {3600 / self.seconds_per_trial:.0f} or more trials an hour"
-            )
+        if self.constraints:
+            lines.append(f"  {self.infeasible or 'can be met as far as latency and size go (predicted)'}")
+        epoch = f"{self.seconds_per_epoch:.2g} s an epoch at full width, " if self.seconds_per_epoch is not None else ""
+        lines.append(
+            f"\ntime: about {epoch}{self.seconds_per_trial:.2g} s a trial, "
+            f"{3600 / self.seconds_per_trial:.0f} trials an hour"
+        )
         return "\n".join(lines)
 
 
@@ -98,7 +100,7 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         raise TaskError(f"the model itself cannot be deployed: {error}") from error
     infeasible, strongest = _feasible(plan, base)
     epoch_s = _epoch_seconds(task)
-    epochs = max((int(s.fixed.get("epochs", 3)) for slot in plan.space.slots for s in slot.alternatives), default=0)
+    epochs = sum(max(map(_epochs, slot.alternatives)) for slot in plan.space.slots)
     assert base.validation is not None and base.predicted_latency_ms is not None and base.size_bytes is not None
     return DryRun(
         task=task.name,
@@ -121,7 +123,7 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         constraints=tuple(map(str, plan.constraints)),
         infeasible=infeasible,
         seconds_per_epoch=epoch_s,
-        seconds_per_trial=epoch_s * epochs if epoch_s is not None and epochs else None,
+        seconds_per_trial=(epoch_s or 0.0) * epochs + sum(base.seconds.values()),
     )
 
 
@@ -146,6 +148,14 @@ def _knobs(evaluator: Evaluator, base_ms: float) -> dict[str, float]:
         name: base_ms / evaluator.forecast(Recipe.parse({"stages": stages})).worst_case_ms
         for name, stages in trials.items()
     }
+
+
+def _epochs(stage: StageSpace) -> int:
+    """Epochs that a stage trains for at most."""
+    if "epochs" in stage.domains:
+        return int(max(map(float, stage.domains["epochs"].domain.corners())))
+    field = technique(stage.technique).model_fields.get("epochs")
+    return int(stage.fixed.get("epochs", field.default)) if field else 0
 
 
 def _epoch_seconds(task: Task, n_batches: int = 4) -> float | None:

@@ -152,6 +152,20 @@ def test_check_of_a_recipe_and_of_a_device(tmp_path: Path, run: Run) -> None:
     assert "a valid device profile" in run("check", profile).out
 
 
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"technique": "ptq", "optional": True},
+        {"one_of": [{"technique": "ptq"}, {"technique": "qat"}]},
+        {"technique": "ptq", "weight_bits": {"choice": [8, 4]}},
+        {"technique": "ptq", "weight_bits": {"default": 8, "stage3": {"choice": [8, 4]}}},
+        {"technique": "prune", "ratio": {"per": "stage", "low": 0.0, "high": 0.5}},
+    ],
+)
+def test_check_tells_spaces_from_recipes(tmp_path: Path, run: Run, stage: dict[str, Any]) -> None:
+    assert "a valid search space" in run("check", write_space(tmp_path, {"stages": [stage]})).out
+
+
 def test_check_of_a_task_is_a_dry_run(project: Path, run: Run) -> None:
     arguments = ["check", f"{project}/my_task.py:task", "--space", project / "space.yaml", "--device", DEVICE]
     text = run(*arguments).out
@@ -160,7 +174,7 @@ def test_check_of_a_task_is_a_dry_run(project: Path, run: Run) -> None:
     data = json.loads(run(*arguments, "--json", "--max-latency-ms", 0.00001).out)
     assert data["device"] == DEVICE and data["n_params"] > 0 and data["knobs"]["int8"] > 0
     assert data["infeasible"].startswith("impossible: latency_ms must be at most 1e-05")
-    assert data["seconds_per_trial"] > 0
+    assert data["seconds_per_trial"] > data["seconds_per_epoch"] > 0
 
 
 # --------------------------------------------------------------------------------------------------------- show

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+from small import EXITS, NUMERICS, SPACE, device, small_task, space
+
+from autocompress.constraints import at_most
+from autocompress.dry_run import _epochs, dry_run
+from autocompress.errors import TaskError
+from autocompress.space import SearchSpace
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("ptq-only", 0), ("cnn", 3), ("qat", 3 + 2)])
+def test_the_longest_training_of_a_space_is_counted(name: str, epochs: int) -> None:
+    slots = SearchSpace.load(name).slots
+    assert sum(max(map(_epochs, slot.alternatives)) for slot in slots) == epochs
+
+
+def test_what_cannot_be_used_is_left_out_with_its_reason() -> None:
+    report = dry_run(small_task(train=None), device(), space(), [])
+    assert any("distill: left out: the task brings no training data" in note for note in report.left_out)
+    assert report.seconds_per_epoch is None and report.seconds_per_trial > 0
+    assert "an epoch" not in report.to_text()
+
+
+def test_constraints_are_judged_without_training() -> None:
+    report = dry_run(small_task(), device(), space(SPACE), [at_most("size_bytes", 100)])
+    assert report.infeasible.startswith("impossible: size_bytes must be at most 100")
+    assert report.strongest_bytes is None
+    fine = dry_run(small_task(), device(), space(SPACE), [at_most("size_bytes", 10_000)])
+    assert not fine.infeasible and fine.strongest_bytes is not None and fine.strongest_bytes < 10_000
+    assert "can be met" in fine.to_text()
+
+
+def test_a_network_of_convolutions() -> None:
+    report = dry_run(small_task("resnet"), device(), space(EXITS), [])
+    assert report.places and all(0 < share < 1 for share in report.places.values())
+    assert report.n_recipes == 2 and report.to_dict()["n_recipes"] == 2
+    assert set(report.knobs) == {"int8", "int4 weights", "fp16 weights", "pruning 50 %", "pruning 50 % + int8"}
+
+
+def test_a_task_that_is_wrong_is_refused() -> None:
+    with pytest.raises(TaskError, match="is empty"):
+        dry_run(small_task(val=[]), device(), space(NUMERICS), [])

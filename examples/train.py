@@ -46,7 +46,7 @@ JOBS = {
         resnet.fashion_mnist_resnet,
         datasets.fashion_mnist_batches,
         CHECKPOINTS / "fashion_mnist_resnet.pt",
-        epochs=8,
+        epochs=6,
         peak_lr=0.1,
         weight_decay=1e-3,
     ),

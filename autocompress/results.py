@@ -20,6 +20,9 @@ Pick = Literal["knee", "fastest", "smallest", "most-accurate"]
 LatencySource = Literal["predicted", "measured"]
 State = Literal["complete", "rejected", "failed"]
 
+REPEATED = "gives the same file as trial"
+"""How the reason of a repeated proposal begins."""
+
 
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -105,6 +108,11 @@ class Evaluation(_Data):
     """Trial whose trained network this point shares (threshold sweep)."""
     finished_at: str = ""
     """UTC, ISO 8601."""
+
+    @property
+    def is_repeat(self) -> bool:
+        """Whether it was answered from an earlier trial that gives the same file."""
+        return self.reason.startswith(REPEATED)
 
     @property
     def score(self) -> Score | None:

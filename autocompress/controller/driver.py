@@ -17,7 +17,7 @@ from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError, StudyError
 from autocompress.evaluate import Evaluator, Forecast
 from autocompress.recipe import Recipe
-from autocompress.results import Evaluation
+from autocompress.results import REPEATED, Evaluation
 from autocompress.space import SearchSpace
 from autocompress.study import Study
 from autocompress.task import Task
@@ -97,7 +97,7 @@ class _Driver:
         self.constraints = self.plan.resolve(baselines["fp32"])
         self.store.recover(self.constraints)
         done = [e for e in self.store.evaluations() if e.kind == "candidate" and e.derived_from is None]
-        self.n_evaluated = sum(e.state != "rejected" and not e.reason.startswith(_REPEATED) for e in done)
+        self.n_evaluated = sum(e.state != "rejected" and not e.is_repeat for e in done)
         if not any(e.kind == "candidate" for e in done):
             self.plan.check_feasible(self.constraints)
             self.reporter.status("choosing the recipes to begin with")
@@ -187,7 +187,7 @@ class _Driver:
 
     def _repeat(self, number: int, recipe: Recipe, twin: Evaluation, forecast: Forecast) -> bool:
         """Answer a recipe that gives the same file as an earlier one from the study."""
-        reason = f"{_REPEATED} {twin.trial}" + (f", which failed: {twin.reason}" if twin.reason else "")
+        reason = f"{REPEATED} {twin.trial}" + (f", which failed: {twin.reason}" if twin.reason else "")
         if twin.state == "failed":
             return self._refuse(number, recipe, "failed", reason, forecast)
         same = twin.model_copy(
@@ -213,6 +213,3 @@ class _Driver:
         eta = seconds * (1 - share) / share if share > 0 else None
         for evaluation in evaluations:
             self.reporter.judged(evaluation, share, eta)
-
-
-_REPEATED = "gives the same file as trial"

@@ -106,15 +106,19 @@ def headline(study: Study) -> list[str]:
 
 
 def _progress(study: Study) -> list[str]:
-    count = {s: sum(e.state == s for e in study.candidates) for s in ("complete", "rejected", "failed")}
-    judged = (
-        f"{plural(len(study.candidates), 'candidate')} judged: {count['complete']:,} completed, "
+    judged = [e for e in study.candidates if not e.is_repeat]
+    repeats = len(study.candidates) - len(judged)
+    count = {s: sum(e.state == s for e in judged) for s in ("complete", "rejected", "failed")}
+    sentence = (
+        f"{plural(len(judged), 'candidate')} judged: {count['complete']:,} completed, "
         f"{count['rejected']:,} rejected before training on predicted figures, {count['failed']:,} failed."
     )
+    if repeats:
+        sentence += f" {plural(repeats, 'further proposal')} gave the same file as an earlier one."
     if study.final:
-        return [judged]
+        return [sentence]
     return [
-        judged,
+        sentence,
         "The search is not finished: accuracies are from the validation split only, which the search itself "
         "selects on, so the best ones are optimistic; there is no test score yet.",
     ]

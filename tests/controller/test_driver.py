@@ -372,15 +372,26 @@ def test_kill_9_loses_and_doubles_nothing(task: Task, tmp_path: Path) -> None:
     assert states(folder) <= {"COMPLETE", "WAITING"}
 
 
-def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(tmp_path: Path) -> None:
+def _hears_ctrl_c() -> None:
+    """Undo what a background job of a shell inherits: SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "study"
     command = [sys.executable, "-m", "autocompress.cli", "search", write_task(tmp_path), "--out", str(folder)]
     command += ["--space", str(write_space(tmp_path)), "--device", "raspberry-pi-4", "--trials", "100000"]
     with subprocess.Popen(
-        command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_hears_ctrl_c,
     ) as process:
         _wait_for(lambda: _finished(folder) >= 4, process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1].startswith("error: interrupted; nothing that was finished is lost, run the same")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -45,6 +46,7 @@ MinCompression = Annotated[float | None, typer.Option(help="At least so many tim
 
 
 _INTERRUPTED = 130
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def main() -> None:
@@ -336,6 +338,7 @@ def _this_machine() -> DeviceProfile:
 def _task(reference: str, threads: int | None) -> Task:
     """Load a task and look at its data."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are six times slower on a busy machine
+    _keep_freed_memory()
     import torch
 
     from autocompress.task import load_task
@@ -345,6 +348,16 @@ def _task(reference: str, threads: int | None) -> Task:
     task = load_task(reference)
     task.validate()
     return task
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse the memory of activations instead of returning it after every step: a fifth less time."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # not so on musl
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def _constraints(

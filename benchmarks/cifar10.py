@@ -39,20 +39,8 @@ def search(out: Path, hours: float, seed: int, threads: int) -> None:
     """Run the search through the command line, as a user would."""
     command = [sys.executable, "-m", "autocompress.cli", "search", f"{HERE / 'cifar10_task.py'}:task"]
     command += ["--space", str(HERE / "cifar10_space.yaml"), "--device", "host", "--out", str(out)]
-    command += [
-        "--hours",
-        str(hours),
-        "--seed",
-        str(seed),
-        "--threads",
-        str(threads),
-        "--max-accuracy-drop",
-        "0.02",
-        "--min-speedup",
-        "4",
-        "--min-compression",
-        "8",
-    ]
+    command += ["--hours", str(hours), "--seed", str(seed), "--threads", str(threads)]
+    command += ["--max-accuracy-drop", "0.01", "--min-speedup", "4", "--min-compression", "6"]
     subprocess.run(command, check=True)
 
 

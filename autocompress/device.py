@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from autocompress.errors import DeviceError
+from autocompress.runtime_support import SUPPORT, RuntimeName, Support
 
 HOST = "host"
 """Name of the profile of the machine that runs the search."""
@@ -27,8 +28,14 @@ PROFILE_VERSION = 1
 HOME_VARIABLE = "AUTOCOMPRESS_HOME"
 """Environment variable: folder that replaces ~/.config/autocompress."""
 
+ANY = "any"
+"""Key of `DeviceProfile.latency`: the cost of every operator kind that has no entry of its own."""
+
 Dtype = Literal["float32", "int8"]
+DeviceClass = Literal["board", "phone", "computer", "gpu", "npu", "mcu", "fpga"]
+"""Where a network runs; board, phone and computer stand for their CPU."""
 _NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -67,13 +74,20 @@ class Calibration(_Data):
     """Wall time the calibration took; 0 for public data."""
     split: str = "held-out graphs"
     """What was held out, for example "leave one network out"."""
+    held_out_ms: dict[str, tuple[_Positive, _NonNegative]] = Field(default_factory=dict)
+    """Held-out graph -> its latency measured, and predicted by a fit that did not see it, in ms."""
 
 
 class Provenance(_Data):
     """Where the figures come from."""
 
     kind: Literal["measured", "datasheet"]
+    """Of the latency coefficients."""
     source: str
+    licence: str = ""
+    """Of the data, if they are somebody else's."""
+    datasheet: str = ""
+    """What in the profile is a data sheet's and was not measured, for example the memory sizes."""
 
 
 class DeviceProfile(_Data):
@@ -85,20 +99,25 @@ class DeviceProfile(_Data):
     version: Literal[1] = 1
     name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
+    device_class: DeviceClass = "computer"
     processor: str = ""
-    runtime: Literal["onnxruntime"] = "onnxruntime"
-    """Runtime that executes the artefact on the device."""
+    runtime: RuntimeName = "onnxruntime"
+    """Runtime that executes the artefact on the device; `support` says what it can execute."""
     runtime_version: str = ""
     measured_with: str = "onnxruntime"
     """Runtime of the measurements behind the coefficients; if another one, absolute latencies are rough."""
     threads: Annotated[int, Field(ge=1)] = 1
+    float_format: Literal["float32", "float16"] = "float32"
+    """Format in which float32 graphs were computed when this was measured."""
     instruction_set: tuple[str, ...] = ()
     int8_arithmetic: Literal["exact", "saturating"] = "exact"
     """"saturating": 8-bit weights overflow 16-bit sums (x86 without VNNI), so use 7-bit weights."""
     flash_bytes: Annotated[int, Field(gt=0)] | None = None
     """Largest file the device can hold, or None for no limit."""
     ram_bytes: Annotated[int, Field(gt=0)] | None = None
-    """Largest working memory (weights + peak activations), or None for no limit."""
+    """Largest `Workload.peak_memory_bytes`, or None for no limit."""
+    active_power_mw: _Positive | None = None
+    """Power while a network runs, of the whole board; energy_mj = latency_ms * active_power_mw / 1000."""
     channel_block: Annotated[int, Field(ge=1)] = 8
     """Convolution kernels work on blocks of so many channels; MACs are counted with rounded-up channels."""
     cache_bytes: Annotated[int, Field(gt=0)] | None = None
@@ -109,12 +128,14 @@ class DeviceProfile(_Data):
     """Fixed cost of one inference call."""
     if_overhead_us: _NonNegative = 0.0
     """Extra cost of one nested `If` (early exit test) on the executed path."""
-    reference_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    reference_ms: _Positive | None = None
     """Latency of `runtimes.onnxruntime.reference_model()` when this was calibrated."""
     latency: dict[str, dict[Dtype, OpCost]]
-    """Operator kind -> number format -> cost."""
+    """Operator kind, or "any" -> number format -> cost."""
     calibration: Calibration | None = None
     provenance: Provenance
+    caveats: tuple[str, ...] = ()
+    """What the profile cannot know."""
 
     @field_validator("latency")
     @classmethod
@@ -134,9 +155,29 @@ class DeviceProfile(_Data):
         return 0.5 if self.calibration is None else max(self.calibration.p90_error, 0.02)
 
     @property
+    def weights_in_flash(self) -> bool:
+        """Whether weights are read where they are stored, as on microcontrollers, and so take no RAM."""
+        return self.device_class == "mcu"
+
+    @property
     def dtypes(self) -> frozenset[str]:
         """Number formats for which the profile has coefficients."""
         return frozenset(dtype for costs in self.latency.values() for dtype in costs)
+
+    @property
+    def support(self) -> Support:
+        """What the runtime of the device can execute."""
+        return SUPPORT[self.runtime]
+
+    @property
+    def weight_bits(self) -> frozenset[int]:
+        """Bits of weights that can be executed here.
+
+        Of an accelerator's compiler, a number format without coefficients counts as one it cannot execute.
+        """
+        known = {8: "int8", 32: "float32"}
+        allowed = self.support.weight_bits
+        return allowed if self.runtime == "onnxruntime" else frozenset(b for b in allowed if known[b] in self.dtypes)
 
     def digest(self) -> str:
         """Stable 16-digit id of everything in the profile."""
@@ -184,7 +225,7 @@ class DeviceProfile(_Data):
         for costs in data["latency"].values():
             for dtype, cost in costs.items():
                 costs[dtype] = {key: float(f"{value:.5g}") for key, value in cost.items() if value}
-        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ _SHIPPED = (Path(__file__).parent / "search_spaces", Path(__file__).parent.paren
 _SWITCH = ("off", "on")
 _TABLES = ("ratio", "weight_bits", "activation_bits")
 """Fields that take a value per layer or stage."""
+_BITS = ("weight_bits", "activation_bits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +229,13 @@ class SearchSpace:
                 if reason:
                     notes.append(f"{alternative.technique}: left out: {reason}")
                 else:
-                    kept.append(alternative)
+                    kept.append(_executable(alternative, device, notes))
             if kept:
                 slots.append(Slot(slot.name, tuple(kept), slot.optional))
         if not slots:
             raise SpaceError("nothing of the search space can be used here: " + "; ".join(notes))
+        if 32 not in device.weight_bits:
+            slots = _always_quantized(slots, device, notes)
         return SearchSpace(tuple(slots), self.description, (*self.notes, *notes))
 
     def _check(self, source: str) -> None:
@@ -365,6 +368,70 @@ def _unusable(space: StageSpace, device: DeviceProfile, outline: Outline, traina
         return "the network has no channels that can be removed"
     if space.technique == "early_exit" and not outline.places:
         return "the network has no place for an exit, or its task is not a classification"
-    if cls.phase is Phase.NUMERICS and not outline.layers:
-        return "the network has no layer that can be quantised"
+    if space.technique in ("early_exit", "exit_threshold") and not device.support.early_exits:
+        return f"{device.runtime} does not execute the If operators of early exits"
+    if cls.phase is Phase.NUMERICS:
+        if not outline.layers:
+            return "the network has no layer that can be quantised"
+        if not device.weight_bits - {32}:
+            return f"{device.name} computes in float only"
+        for name in _BITS:
+            if not _executable_bits(space, name, device):
+                return f"{name}: {_executes(name, device)}"
     return ""
+
+
+def _executable_bits(space: StageSpace, name: str, device: DeviceProfile) -> bool:
+    """Whether some value of the field can be executed, in every entry if it is a table."""
+    allowed = _allowed_bits(name, device)
+    given = space.fixed.get(name, 8)
+    fixed = set(given.values() if isinstance(given, Mapping) else [given]) if name not in space.domains else set()
+    drawn = [scoped.domain.corners() for scoped in _scoped(space, name)]
+    return fixed <= allowed and all(allowed & set(values) for values in drawn)
+
+
+def _scoped(space: StageSpace, name: str) -> list[Scoped]:
+    return [*([space.domains[name]] if name in space.domains else []), *space.tables.get(name, {}).values()]
+
+
+def _allowed_bits(name: str, device: DeviceProfile) -> frozenset[int]:
+    return device.weight_bits if name == "weight_bits" else device.support.activation_bits
+
+
+def _executes(name: str, device: DeviceProfile) -> str:
+    bits = " and ".join(map(str, sorted(_allowed_bits(name, device))))
+    return f"{device.name} ({device.runtime}) executes {bits} bits"
+
+
+def _executable(space: StageSpace, device: DeviceProfile, notes: list[str]) -> StageSpace:
+    """The stage space without bits that the device's runtime cannot execute."""
+
+    def trim(scoped: Scoped, name: str) -> Scoped:
+        kept = tuple(v for v in scoped.domain.corners() if v in _allowed_bits(name, device))
+        dropped = [str(v) for v in scoped.domain.corners() if v not in kept]
+        if not dropped:
+            return scoped
+        note = f"{space.technique}.{name}: {', '.join(dropped)} left out: {_executes(name, device)}"
+        notes.extend([note] if note not in notes else [])
+        return replace(scoped, domain=Choice(kept))
+
+    domains, tables = dict(space.domains), dict(space.tables)
+    for name in _BITS:
+        if name in domains:
+            domains[name] = trim(domains[name], name)
+        if name in tables:
+            tables[name] = {part: trim(scoped, name) for part, scoped in tables[name].items()}
+    return replace(space, domains=domains, tables=tables)
+
+
+def _always_quantized(slots: Sequence[Slot], device: DeviceProfile, notes: list[str]) -> list[Slot]:
+    """On a device without float arithmetic the quantising stage is no option.
+
+    Raises:
+        SpaceError: there is no such stage.
+    """
+    numerics = [s for s in slots if technique(s.alternatives[0].technique).phase is Phase.NUMERICS]
+    if not numerics:
+        raise SpaceError(f"{device.name} computes in int8 only; add a ptq or qat stage to the search space")
+    notes.extend(f"{s.name}: always on: {device.name} computes in int8 only" for s in numerics if s.optional)
+    return [replace(s, optional=False) if s in numerics else s for s in slots]

@@ -190,3 +190,47 @@ def test_shipped_spaces_load_and_sample(name: str) -> None:
     assert space.description
     assert len({r.digest() for r in sampled(space, 20)}) > 10
     assert SearchSpace.parse(yaml.safe_load(space.to_yaml())) == space
+
+
+def target(runtime: str, *formats: str) -> DeviceProfile:
+    latency = {"any": {dtype: {"us_per_mmac": 1.0} for dtype in formats}}
+    provenance = {"kind": "measured", "source": "a test"}
+    return DeviceProfile.parse({"name": "d", "runtime": runtime, "latency": latency, "provenance": provenance})
+
+
+def test_restrict_keeps_to_what_the_runtime_executes() -> None:
+    restricted = SearchSpace.parse(SPACE).restrict(target("qnn", "float32", "int8"), OUTLINE)
+    recipes = sampled(restricted)
+    assert {s.technique for r in recipes for s in r.stages} == {"prune", "distill", "ptq", "qat"}
+    assert restricted.notes[0] == "early_exit: left out: qnn does not execute the If operators of early exits"
+    assert "ptq.weight_bits: 4 left out: d (qnn) executes 8 and 32 bits" in restricted.notes
+    bits = [b for r in recipes if (ptq := r.get("ptq")) for b in ptq.weight_bits.values()]  # type: ignore[attr-defined]
+    assert set(bits) == {8}
+    assert any(r.get("ptq") is None and r.get("qat") is None for r in recipes)
+
+
+def test_restrict_always_quantises_for_an_int8_only_device() -> None:
+    restricted = SearchSpace.parse(SPACE).restrict(target("edgetpu", "int8"), OUTLINE)
+    assert all(r.get("ptq") or r.get("qat") for r in sampled(restricted))
+    assert restricted.notes[-1] == "ptq+qat: always on: d computes in int8 only"
+    with pytest.raises(SpaceError, match="d computes in int8 only; add a ptq or qat stage"):
+        SearchSpace.parse({"stages": [{"technique": "prune", "ratio": 0.5}]}).restrict(
+            target("edgetpu", "int8"), OUTLINE
+        )
+
+
+def test_restrict_does_not_quantise_for_a_float_only_device() -> None:
+    restricted = SearchSpace.parse(SPACE).restrict(target("ncnn", "float32"), OUTLINE)
+    assert {s.technique for r in sampled(restricted) for s in r.stages} == {"prune", "distill"}
+    assert "ptq: left out: d computes in float only" in restricted.notes
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("weight_bits", 4), ("weight_bits", {"choice": [4, 16]}), ("activation_bits", 32), ("weight_bits", {"fc": 4})],
+)
+def test_restrict_leaves_a_stage_out_that_has_no_executable_bits(field: str, value: Any) -> None:
+    space = SearchSpace.parse({"stages": [{"technique": "prune", "ratio": 0.5}, {"technique": "ptq", field: value}]})
+    restricted = space.restrict(target("rknn", "float32", "int8"), OUTLINE)
+    assert [slot.name for slot in restricted.slots] == ["prune"]
+    assert restricted.notes[0].startswith(f"ptq: left out: {field}: d (rknn) executes 8")

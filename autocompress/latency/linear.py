@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autocompress.device import DeviceProfile, Dtype, OpCost
+from autocompress.device import ANY, DeviceProfile, Dtype, OpCost
 from autocompress.errors import DeviceError
 from autocompress.workload import Op, Workload
 
@@ -110,13 +110,15 @@ def _candidates(key: str) -> Iterable[str]:
         yield base
     yield base + _UNALIGNED
     yield from _NEAREST.get(base, ())
+    yield ANY
 
 
 def _lookup(profile: DeviceProfile, key: str, dtype: Dtype) -> tuple[OpCost, bool]:
     """Cost of the kind, or of the nearest kind the profile has; second value False in the latter case."""
-    exact = profile.latency.get(key, {}).get(dtype)
-    if exact is not None:
-        return exact, True
+    for name in (key, key.removesuffix(_UNALIGNED), ANY) if ANY in profile.latency else (key,):
+        exact = profile.latency.get(name, {}).get(dtype)
+        if exact is not None:
+            return exact, True
     other: Dtype = "float32" if dtype == "int8" else "int8"
     for wanted in (dtype, other):
         for name in _candidates(key):

@@ -6,7 +6,8 @@ with blocked channel order and warm caches) cost something else than alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+PLAN_VERSION = 2
+"""Raise it when a net of the plan changes."""
+EXIT_LEVELS = 2
+EXIT_PAIR = ("exits/none", "exits/two")
+"""The same net without and with `EXIT_LEVELS` exit tests: gives the cost of a test, is not fitted."""
 
 _OPSET = 21
 _IR_VERSION = 10
@@ -314,8 +321,56 @@ def _grids(rng: np.random.Generator, int8: bool) -> Iterator[tuple[str, Callable
         yield "patches", partial(_patches, width, int8)
 
 
+def _exit_net(nested: bool) -> bytes:
+    """Return three convolutions in a row; if `nested`, with two exit tests that never leave between them."""
+    shape = [1, 16, 8, 8]
+    nodes, output = _exit_level(0, "input", nested)
+    graph = helper.make_graph(
+        nodes,
+        "exits",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def _exit_level(level: int, source: str, nested: bool) -> tuple[list[NodeProto], str]:
+    """Nodes of one convolution and what follows it, and the name of their result."""
+    weight, out = f"weight_{level}", f"conv_{level}"
+    values = numpy_helper.from_array(np.full((16, 16, 3, 3), 0.01, np.float32), weight)
+    nodes: list[NodeProto] = [
+        helper.make_node("Constant", [], [weight], value=values),
+        helper.make_node("Conv", [source, weight], [out], pads=[1] * 4),
+    ]
+    if level == EXIT_LEVELS:
+        return nodes, out
+    rest, result = _exit_level(level + 1, out, nested)
+    if not nested:
+        return [*nodes, *rest], result
+    return [*nodes, *_exit_test(level, out, rest, result)], f"result_{level}"
+
+
+def _exit_test(level: int, source: str, rest: list[NodeProto], result: str) -> list[NodeProto]:
+    """Return the test as deployed files have it: Softmax, ReduceMax, Greater, If."""
+    final = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+    early = helper.make_tensor_value_info(f"early_{level}", TensorProto.FLOAT, None)
+    stay = helper.make_graph(rest, f"stay_{level}", [], [final])
+    identity = helper.make_node("Identity", [source], [f"early_{level}"])
+    leave = helper.make_graph([identity], f"leave_{level}", [], [early])
+    return [
+        helper.make_node("GlobalAveragePool", [source], [f"pool_{level}"]),
+        helper.make_node("Flatten", [f"pool_{level}"], [f"logits_{level}"]),
+        helper.make_node("Softmax", [f"logits_{level}"], [f"soft_{level}"]),
+        helper.make_node("ReduceMax", [f"soft_{level}"], [f"max_{level}"], keepdims=0),
+        helper.make_node("Constant", [], [f"limit_{level}"], value_float=2.0),
+        helper.make_node("Greater", [f"max_{level}", f"limit_{level}"], [f"leave_{level}"]),
+        helper.make_node("If", [f"leave_{level}"], [f"result_{level}"], then_branch=leave, else_branch=stay),
+    ]
+
+
 def plan() -> list[MicroModel]:
-    """Return the micro-models, always the same ones in the same order (fp32 and int8 of each in turn)."""
+    """Return the micro-models, always the same: fp32 and int8 of each net in turn, then the exit pair."""
     models: list[list[MicroModel]] = []
     for int8 in (False, True):
         rng = np.random.default_rng(7)
@@ -323,4 +378,11 @@ def plan() -> list[MicroModel]:
         own = [MicroModel(f"{name}/{tag}/{k}", make) for k, (name, make) in enumerate(_grids(rng, int8))]
         own += [MicroModel(f"net/{tag}/{k}", make) for k, make in enumerate(_random_nets(rng, int8))]
         models.append(own)
-    return [model for pair in zip(*models, strict=True) for model in pair]
+    exits = [MicroModel(name, partial(_exit_net, k == 1)) for k, name in enumerate(EXIT_PAIR)]
+    return [*(model for pair in zip(*models, strict=True) for model in pair), *exits]
+
+
+def plan_digest(models: Sequence[MicroModel]) -> str:
+    """Stable id of a plan: measurements can be fitted only against the plan they were taken with."""
+    text = "\n".join([str(PLAN_VERSION), *(model.name for model in models)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

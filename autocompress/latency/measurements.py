@@ -1,0 +1,110 @@
+"""`Measurements`: what one run of the calibration plan measured on one machine, as a JSON file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autocompress._files import write_atomically
+from autocompress.errors import DeviceError
+
+MEASUREMENTS_VERSION = 1
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Machine(_Data):
+    """Facts about the machine that was measured."""
+
+    processor: str
+    instruction_set: tuple[str, ...] = ()
+    """Flags that matter for the kernels; empty where unknown."""
+    int8_saturates: bool
+    """Found by test: uint8 x int8 products overflow 16-bit sums."""
+    cores: Annotated[int, Field(ge=1)]
+    system: str
+    """Operating system and architecture, for example "Linux aarch64"."""
+
+
+class ModelTiming(_Data):
+    """Latency of one micro-model, and of the reference net that ran in the same batch."""
+
+    name: str
+    latency_ms: _Positive
+    reference_ms: _Positive
+    spread: _NonNegative
+    """Relative difference between the passes."""
+    at_s: _NonNegative
+    """Seconds since the start of the run."""
+
+
+class Measurements(_Data):
+    """One run of the plan: timings with everything that is needed to fit a profile from them."""
+
+    version: Literal[1] = 1
+    plan_version: int
+    plan_digest: str
+    runtime: Literal["onnxruntime"] = "onnxruntime"
+    runtime_version: str
+    threads: Annotated[int, Field(ge=1)]
+    machine: Machine
+    started: str
+    """ISO date and time, UTC."""
+    seconds: _NonNegative
+    """Wall time of the run."""
+    complete: bool
+    """False as long as models of the plan are missing."""
+    throttled: bool = False
+    """The machine itself reported that it lowered its clock during the run."""
+    timings: Annotated[tuple[ModelTiming, ...], Field(min_length=1)]
+
+    @property
+    def reference_ms(self) -> float:
+        """Latency of the reference net at full speed: the 10th percentile over all batches."""
+        return float(np.percentile([t.reference_ms for t in self.timings], 10))
+
+    @property
+    def slowdown(self) -> float:
+        """How much slower the reference net was in the slowest tenth of the batches than in the fastest."""
+        return float(np.percentile([t.reference_ms for t in self.timings], 90)) / self.reference_ms - 1
+
+    @property
+    def spread(self) -> float:
+        """Median relative difference between the passes of a model."""
+        return float(np.median([t.spread for t in self.timings]))
+
+    def at_full_speed_ms(self) -> dict[str, float]:
+        """Latency of every model, in ms, had the reference net run at its full speed in its batch."""
+        best_ms = self.reference_ms
+        return {t.name: t.latency_ms * best_ms / t.reference_ms for t in self.timings}
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON, all or nothing; returns the path."""
+        write_atomically(path, self.model_dump_json(indent=1) + "\n")
+        return Path(path)
+
+    @classmethod
+    def parse(cls, data: Any, source: str) -> Measurements:
+        """Build measurements from plain data; raises DeviceError that starts with `source`."""
+        version = data.get("version") if isinstance(data, dict) else None
+        if not isinstance(version, int):
+            raise DeviceError(f"{source}: this is not a result of the calibration plan: it has no 'version'.")
+        if version > MEASUREMENTS_VERSION:
+            raise DeviceError(
+                f"{source}: this autocompress reads measurements up to version {MEASUREMENTS_VERSION}, "
+                f"got {version}; upgrade autocompress."
+            )
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise DeviceError(f"{source}: {where}: {problem['msg'].lower()}; run the plan again.") from None

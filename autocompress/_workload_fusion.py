@@ -78,6 +78,11 @@ class Net:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._types.get(name, (0, ()))[1]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all tensors that are known."""
+        return {name: dims for name, (_, dims) in self._types.items()}
+
     def elements(self, name: str) -> int:
         return _product(self.shape(name)) if name in self._types else 0
 

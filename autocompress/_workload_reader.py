@@ -1,9 +1,15 @@
-"""Reads the kernels of an ONNX graph for `Workload.from_onnx`: flatten, infer shapes, fuse, count."""
+"""Reads the kernels of an ONNX graph for `Workload.from_onnx`: flatten, infer shapes, fuse, count.
+
+Reading has two steps: the forms of the kernels (which tensors they read and write, in which format), and their sizes
+for given shapes of the tensors. Shapes of many candidates at once, as arrays, give the sizes of all of them at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -50,8 +56,112 @@ _CONVS = {"Conv", "ConvTranspose"}
 _BLOCKED_PRODUCERS = {"Conv", "MaxPool", "AveragePool"}
 
 
+Dims = tuple[Any, ...]
+"""Shape of a tensor; each entry a number, or an array with one value per candidate."""
+Buffer = tuple[str, int]
+"""Tensor and the bytes of one of its elements."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpForm:
+    """One kernel call before its sizes are known."""
+
+    kind: str
+    dtype: str
+    name: str
+    reads: tuple[Buffer, ...] = ()
+    writes: tuple[Buffer, ...] = ()
+    weights: tuple[Buffer, ...] = ()
+    product: tuple[str, str, str] | None = None
+    """Data, weights and result of a convolution or matrix product."""
+    groups: int = 1
+    transposed: bool = False
+    alive: tuple[Buffer, ...] = ()
+    """Tensors in memory while it runs."""
+
+    def sized(self, shape: Callable[[str], Dims]) -> Op:
+        """The kernel call for some shapes; with arrays in them, the fields of the result are arrays."""
+        facts: dict[str, Any] = {}
+        if self.product is not None:
+            measure = _product_facts if self.kind in {"linear", "attention"} else _conv_facts
+            facts = measure(self, *map(shape, self.product))
+        return Op(
+            self.kind,
+            self.dtype,
+            self.name,
+            bytes_in=_bytes(self.reads, shape),
+            bytes_out=_bytes(self.writes, shape),
+            bytes_weights=_bytes(self.weights, shape),
+            **facts,
+        )
+
+    def alive_bytes(self, shape: Callable[[str], Dims]) -> Any:
+        """Bytes of activations in memory while it runs."""
+        return _bytes(self.alive, shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """All kernel calls of a graph, and the shapes of its tensors."""
+
+    ops: tuple[OpForm, ...]
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor; empty where it is not known."""
+        return self.shapes.get(name, (0,))
+
+    def workload(self) -> Workload:
+        """The calls with the sizes that they have in this graph."""
+        peak = max((form.alive_bytes(self.shape) for form in self.ops), default=0)
+        return Workload(tuple(form.sized(self.shape) for form in self.ops), peak)
+
+
+def _bytes(buffers: Sequence[Buffer], shape: Callable[[str], Dims]) -> Any:
+    return sum(_elements(shape(name)) * itemsize for name, itemsize in buffers)
+
+
+def _conv_facts(form: OpForm, data: Dims, weight: Dims, out: Dims) -> dict[str, Any]:
+    cin = (weight[0] // form.groups if form.transposed else weight[1]) if len(weight) > 1 else 1
+    cout = out[1] if len(out) > 1 else 1
+    pixels = _elements(out[:1] + out[2:])
+    window = _elements(data[:1] + data[2:]) if form.transposed else pixels
+    kernel = tuple(weight[2:]) or (1,)
+    depthwise = form.kind == "depthwise"
+    return {
+        "macs": window * cout * cin * _elements(kernel),
+        "cin": cout if depthwise else cin,
+        "cout": cout,
+        "kernel": kernel,
+        "groups": cout if depthwise else form.groups,
+        "out_hw": pixels,
+    }
+
+
+def _product_facts(form: OpForm, a: Dims, b: Dims, out: Dims) -> dict[str, Any]:
+    inner = a[0] if form.transposed else (a[-1] if a else 1)
+    columns = out[-1] if out else 1
+    batched = form.kind == "attention" and len(b) > 2
+    groups = _elements(out[:-2]) if batched else 1
+    rows = _elements(out[-2:-1] if batched else out[:-1])
+    return {
+        "macs": groups * rows * inner * columns,
+        "cin": inner,
+        "cout": columns,
+        "groups": groups,
+        "out_hw": rows,
+    }
+
+
 def read_workload(model_or_path: onnx.ModelProto | str | Path, outputs: Sequence[str] | None, batch: int) -> Workload:
     """See `Workload.from_onnx`."""
+    return read_forms(model_or_path, outputs, batch).workload()
+
+
+def read_forms(
+    model_or_path: onnx.ModelProto | str | Path, outputs: Sequence[str] | None = None, batch: int = 1
+) -> Forms:
+    """The kernel calls of a graph; arguments and errors as those of `Workload.from_onnx`."""
     if isinstance(model_or_path, onnx.ModelProto):
         model = model_or_path
     else:
@@ -64,7 +174,7 @@ def read_workload(model_or_path: onnx.ModelProto | str | Path, outputs: Sequence
         _restrict(light.graph, outputs)
     symbolic = any(not d.HasField("dim_value") for i in model.graph.input for d in _dims(i))
     net = Net(_inferred(light), symbolic)
-    return _Counter(net).workload(n_ifs)
+    return _Counter(net).forms(n_ifs)
 
 
 def _dims(value: onnx.ValueInfoProto) -> Sequence[onnx.TensorShapeProto.Dimension]:
@@ -114,11 +224,29 @@ def _flatten(source: onnx.GraphProto, target: onnx.GraphProto) -> int:
             target.node.append(node)
             continue
         branches = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-        branch = max(branches, key=_count_nodes)
+        branch = _without_shadowing(max(branches, key=_count_nodes), source)
         n_ifs += 1 + _flatten(branch, target)
         for inner, outer in zip(branch.output, node.output, strict=True):
             target.node.append(onnx.helper.make_node("Identity", [inner.name], [outer], name=f"{node.name}:out"))
     return n_ifs
+
+
+def _without_shadowing(branch: onnx.GraphProto, outer: onnx.GraphProto) -> onnx.GraphProto:
+    """Rename what a branch makes under a name that the graph around it uses for something else."""
+    taken = {name for node in outer.node for name in node.output}
+    clashes = taken & {name for node in branch.node for name in node.output}
+    if not clashes:
+        return branch
+    renamed = onnx.GraphProto()
+    renamed.CopyFrom(branch)
+    for node in renamed.node:
+        for names in (node.input, node.output):
+            for k, name in enumerate(names):
+                if name in clashes:
+                    names[k] = f"{name}:inner"
+    for output in renamed.output:
+        output.name = f"{output.name}:inner" if output.name in clashes else output.name
+    return renamed
 
 
 def _count_nodes(graph: onnx.GraphProto) -> int:
@@ -128,10 +256,10 @@ def _count_nodes(graph: onnx.GraphProto) -> int:
     )
 
 
-def _elements(dims: Sequence[int]) -> int:
-    count = 1
+def _elements(dims: Sequence[Any]) -> Any:
+    count: Any = 1
     for dim in dims:
-        count *= dim
+        count = count * dim
     return count
 
 
@@ -170,26 +298,27 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Counter:
-    """Turns the fused graph into ops and follows which tensors are alive."""
+    """Turns the fused graph into forms and follows which tensors are alive."""
 
     def __init__(self, net: Net) -> None:
         self.net = net
         self.fusion = Fusion(net)
         self.root: dict[str, str] = {}
-        self.size: dict[str, int] = {}
+        self.itemsize: dict[str, int] = {}
+        """Bytes per element of every tensor that is in memory."""
         self.blocked: set[str] = set()
-        self.ops: list[Op] = []
-        self.touched: list[tuple[list[str], list[str]]] = []
+        self.ops: list[OpForm] = []
 
-    def workload(self, n_ifs: int) -> Workload:
+    def forms(self, n_ifs: int) -> Forms:
         for value in self.net.graph_inputs:
-            self.size[value] = self.net.elements(value) * self.net.itemsize(value)
+            self.itemsize[value] = self.net.itemsize(value)
         for index in range(len(self.net.nodes)):
             self._visit(index)
         for output in self.net.graph_outputs:
             self._to_plain(output, f"{output}:layout")
-        self.ops.extend(Op("if", "float32", f"if_{k}") for k in range(n_ifs))
-        return Workload(tuple(self.ops), self._peak())
+        ops = self._with_lives()
+        ops.extend(OpForm("if", "float32", f"if_{k}") for k in range(n_ifs))
+        return Forms(tuple(ops), self.net.shapes)
 
     def _resolve(self, name: str) -> str:
         return self.root.get(name, name)
@@ -225,6 +354,9 @@ class _Counter:
     def _activations(self, node: onnx.NodeProto) -> list[str]:
         return [name for name in node.input if name and name not in self.net.static]
 
+    def _buffer(self, root: str) -> Buffer:
+        return root, self.itemsize.get(root, 0)
+
     def _to_plain(self, name: str, label: str) -> None:
         """Count the change from the blocked to the plain channel order once per tensor."""
         root = self._resolve(name)
@@ -233,10 +365,9 @@ class _Counter:
             self._layout_op(label, root)
 
     def _layout_op(self, label: str, root: str) -> None:
-        size = self.size.get(root, 0)
-        dtype = "int8" if size == self.net.elements(root) else "float32"
-        self.ops.append(Op("layout", dtype, label, bytes_in=size, bytes_out=size))
-        self.touched.append(([root], []))
+        buffer = self._buffer(root)
+        dtype = "int8" if buffer[1] == 1 else "float32"
+        self.ops.append(OpForm("layout", dtype, label, (buffer,), (buffer,)))
 
     def _leave_blocked(self, node: onnx.NodeProto, source: str) -> None:
         if len(self.net.shape(source)) == 4:
@@ -250,48 +381,20 @@ class _Counter:
         groups = net.attribute(node, "group", 1)
         cin = weight[0] // groups if transposed and weight else (weight[1] if len(weight) > 1 else 1)
         cout = out[1] if len(out) > 1 else 1
-        kernel = tuple(weight[2:]) or (1,)
-        out_hw = _elements(out) // max(1, cout)
-        window = net.elements(source) // max(1, cin * groups) if transposed else out_hw
-        kind = _conv_kind(kernel, groups, cin, cout)
+        kind = _conv_kind(tuple(weight[2:]) or (1,), groups, cin, cout)
         root = self._resolve(source)
         if len(net.shape(source)) == 4 and root not in self.blocked and cin * groups > 4:
             self._layout_op(f"{node.name}:layout", root)
-        shape = {"cin": groups if kind == "depthwise" else cin, "cout": cout, "out_hw": out_hw}
-        self._emit(
-            node,
-            kind,
-            self._dtype(index),
-            [source, *self.fusion.extra_inputs.get(index, ())],
-            macs=window * cout * cin * _elements(kernel),
-            kernel=kernel,
-            groups=groups,
-            **shape,
-        )
+        reads = [source, *self.fusion.extra_inputs.get(index, ())]
+        product = (source, node.input[1], node.output[0])
+        self._emit(node, kind, self._dtype(index), reads, product, groups, transposed)
 
     def _matmul(self, index: int) -> None:
         net, node = self.net, self.net.nodes[index]
-        a, b, out = (net.shape(name) for name in (node.input[0], node.input[1], node.output[0]))
-        constant = node.input[1] in net.static
-        columns = out[-1] if out else 1
-        inner = a[0] if net.attribute(node, "transA", 0) else (a[-1] if a else 1)
-        rows = _elements(out) // max(1, columns)
-        groups = 1
-        if not constant and len(b) > 2:
-            groups = _elements(out[:-2])
-            rows //= max(1, groups)
-        self._emit(
-            node,
-            "linear" if constant else "attention",
-            self._dtype(index),
-            self._activations(node),
-            macs=groups * rows * inner * columns,
-            kernel=(),
-            groups=groups,
-            cin=inner,
-            cout=columns,
-            out_hw=rows,
-        )
+        kind = "linear" if node.input[1] in net.static else "attention"
+        product = (node.input[0], node.input[1], node.output[0])
+        transposed = bool(net.attribute(node, "transA", 0))
+        self._emit(node, kind, self._dtype(index), self._activations(node), product, transposed=transposed)
 
     def _emit(
         self,
@@ -299,13 +402,9 @@ class _Counter:
         kind: str,
         dtype: str,
         reads: list[str],
-        *,
-        macs: int = 0,
-        cin: int = 0,
-        cout: int = 0,
-        kernel: tuple[int, ...] = (),
+        product: tuple[str, str, str] | None = None,
         groups: int = 1,
-        out_hw: int = 0,
+        transposed: bool = False,
     ) -> None:
         net = self.net
         agnostic = kind in {"elementwise", "quantize", "dequantize"} or node.op_type in _BLOCKED_PRODUCERS
@@ -314,33 +413,40 @@ class _Counter:
                 self._leave_blocked(node, name)
         roots = list(dict.fromkeys(self._resolve(name) for name in reads))
         itemsize = 1 if dtype == "int8" else 4
-        weights = sum(net.elements(name) for name in node.input if name in net.static) * itemsize
-        written = 0
-        for output in (name for name in node.output if name):
-            size = net.elements(output) * self.fusion.out_itemsize(output, kind, dtype)
-            self.size[output] = size
-            written += size
+        outputs = [name for name in node.output if name]
+        for output in outputs:
+            self.itemsize[output] = self.fusion.out_itemsize(output, kind, dtype)
             if node.op_type == "Conv" or (agnostic and any(root in self.blocked for root in roots)):
                 self.blocked.add(output)
-        bytes_in = sum(self.size.get(root, 0) for root in roots)
-        name = node.name or next(iter(node.output), "")
-        self.ops.append(Op(kind, dtype, name, macs, bytes_in, written, weights, cin, cout, kernel, groups, out_hw))
-        self.touched.append((roots, [name for name in node.output if name]))
+        form = OpForm(
+            kind,
+            dtype,
+            node.name or next(iter(node.output), ""),
+            reads=tuple(self._buffer(root) for root in roots),
+            writes=tuple(self._buffer(output) for output in outputs),
+            weights=tuple((name, itemsize) for name in node.input if name in net.static),
+            product=product,
+            groups=groups,
+            transposed=transposed,
+        )
+        self.ops.append(form)
 
-    def _peak(self) -> int:
-        last: dict[str, int] = {}
-        for step, (reads, writes) in enumerate(self.touched):
-            for name in (*reads, *writes):
-                last[name] = step
-        for name in self.net.graph_outputs:
-            last[self._resolve(name)] = len(self.touched)
-        alive = {name for name in self.net.graph_inputs if name in last}
-        peak = 0
-        for step, (_, writes) in enumerate(self.touched):
-            alive.update(writes)
-            peak = max(peak, sum(self.size.get(name, 0) for name in alive))
-            alive = {name for name in alive if last.get(name, -1) > step}
-        return peak
+    def _with_lives(self) -> list[OpForm]:
+        """Note for every call which tensors are in memory: from its first use to its last."""
+        last = {name: step for step, form in enumerate(self.ops) for name, _ in (*form.reads, *_new(form))}
+        last |= {self._resolve(name): len(self.ops) for name in self.net.graph_outputs}
+        alive = {name: 0 for name in self.net.graph_inputs if name in last}
+        result = []
+        for step, form in enumerate(self.ops):
+            alive |= {name: 0 for name, _ in _new(form)}
+            result.append(replace(form, alive=tuple(self._buffer(name) for name in alive)))
+            alive = {name: 0 for name in alive if last.get(name, -1) > step}
+        return result
+
+
+def _new(form: OpForm) -> tuple[Buffer, ...]:
+    """Tensors that the call brings into memory; a change of layout counts as in place."""
+    return () if form.kind == "layout" else form.writes
 
 
 def _conv_kind(kernel: tuple[int, ...], groups: int, cin: int, cout: int) -> str:

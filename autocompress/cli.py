@@ -177,19 +177,24 @@ def show(
 @app.command()
 def export(
     study: StudyArgument,
-    pick: Annotated[str | None, typer.Option(help="knee, fastest, smallest or most-accurate.")] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option(help="knee, fastest, smallest or most-accurate (the default) of those within the limits."),
+    ] = None,
     trial: Annotated[int | None, typer.Option(help="Any complete trial by its number.")] = None,
     max_latency_ms: MaxLatency = None,
     max_size_bytes: MaxSize = None,
     min_accuracy: MinAccuracy = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; next to the study by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; inside the study by default.")] = None,
 ) -> None:
-    """Hand over one point: model.onnx, recipe.yaml and a card with its figures and conditions."""
-    from autocompress.export import export_point
+    """Hand over one point: model.onnx, infer.py that runs it, recipe.yaml and a card with figures and conditions."""
+    from autocompress.export import FILES, export_point
     from autocompress.study import Study
 
     opened = Study.open(study)
     if trial is not None:
+        if any(given is not None for given in (pick, max_latency_ms, max_size_bytes, min_accuracy)):
+            raise InputError("--trial names a point already: give either --trial, or --pick and limits")
         point = opened.evaluation(trial)
     else:
         point = opened.front.select(
@@ -199,7 +204,7 @@ def export(
             min_accuracy=min_accuracy,
         )
     folder = export_point(opened, point, out or opened.path / f"export-trial-{point.trial}")
-    typer.echo(f"trial {point.trial}: {point.label}\nwrote {folder}/model.onnx, recipe.yaml, card.md, card.json")
+    typer.echo(f"trial {point.trial}: {point.label}\nwrote {folder}/{', '.join(FILES)}")
 
 
 @app.command()

@@ -1,7 +1,8 @@
-"""Hand over one point of a study: the file, the recipe that makes it, and a card that says what it does."""
+"""Hand over one point of a study: the file, a script that runs it, the recipe that makes it, and a card about it."""
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,14 @@ from autocompress.errors import StudyError
 from autocompress.results import Evaluation
 from autocompress.study import Study
 
+FILES = ("model.onnx", "infer.py", "recipe.yaml", "card.md", "card.json")
+"""What an export folder holds."""
+
+_INFER = Path(__file__).with_name("_infer.py")
+
 
 def export_point(study: Study, point: Evaluation, folder: Path) -> Path:
-    """Write model.onnx, recipe.yaml, card.md and card.json into `folder`.
+    """Write the `FILES` into `folder`.
 
     Raises:
         StudyError: the point has no file: it was rejected or failed, or the file is gone.
@@ -25,6 +31,7 @@ def export_point(study: Study, point: Evaluation, folder: Path) -> Path:
         raise StudyError(f"{source}: the file of trial {point.trial} is gone; repeat it with `autocompress apply`")
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, folder / "model.onnx")
+    shutil.copyfile(_INFER, folder / "infer.py")
     point.recipe.save(folder / "recipe.yaml")
     card = _card(study, point)
     write_json(folder / "card.json", card)
@@ -34,77 +41,98 @@ def export_point(study: Study, point: Evaluation, folder: Path) -> Path:
 
 def _card(study: Study, point: Evaluation) -> dict[str, Any]:
     s = study.settings
+    repeat = ["autocompress", "apply", "recipe.yaml", s.task, "--device", str(s.device["name"])]
     return {
+        "version": 1,
+        "study": study.path.name,
         "point": point.as_row(),
         "exits": [e.model_dump(mode="json") for e in point.exits],
         "baselines": [b.as_row() for b in study.baselines],
-        "task": {"reference": s.task, "name": s.task_name, "metric": s.metric},
-        "device": {"name": s.device["name"], "threads": s.device["threads"], "runtime": s.device["runtime"]},
+        "task": {
+            "reference": s.task,
+            "name": s.task_name,
+            "kind": s.task_kind,
+            "metric": s.metric,
+            "classes": list(s.classes),
+            "preprocessing": s.preprocessing,
+        },
+        "device": {key: s.device.get(key) for key in ("name", "processor", "threads", "runtime", "runtime_version")},
+        "final": study.final,
+        "conditions": study.conditions,
         "model_sha256": s.model_sha256,
         "data_sha256": s.data_sha256,
+        "sampler": s.sampler,
         "seed": s.seed,
         "versions": s.versions,
         "notes": list(point.notes),
+        "reproduce": shlex.join([*repeat, "--seed", str(s.seed), "--out", "model.onnx"]),
     }
 
 
 def _markdown(study: Study, point: Evaluation, card: dict[str, Any]) -> str:
-    score = point.score
-    assert score is not None
-    base = next((b for b in study.baselines if b.label == "fp32"), None)
-    rows = [("this file", point)] + [(f"baseline {b.label}", b) for b in study.baselines]
+    settings = study.settings
+    lines = [f"# Trial {point.trial} of {study.path.name}", "", point.label, "", *_figures(study, point)]
+    if point.exits:
+        lines += _exits(point)
+    lines += ["", "## Run it", "", "```", "pip install numpy onnxruntime", "python infer.py", "```", ""]
+    lines += [f"Input: {settings.preprocessing or 'prepared as in training; the task says nothing about it'}."]
+    if settings.classes:
+        lines += ["", f"Classes: {', '.join(settings.classes)}."]
+    lines += ["", "## Conditions", "", *(f"- {fact}" for fact in _facts(study, point))]
+    lines += ["", "## Repeat it", "", "```", card["reproduce"], "```", ""]
+    return "\n".join(lines)
+
+
+def _figures(study: Study, point: Evaluation) -> list[str]:
     lines = [
-        f"# Trial {point.trial} of {study.path.name}",
-        "",
-        f"{point.label}",
-        "",
         f"| | {study.settings.metric} | 95 % interval | latency ms | source | bytes |",
         "|---|---|---|---|---|---|",
     ]
-    for name, e in rows:
+    for name, e in [("this file", point)] + [(f"baseline {b.label}", b) for b in study.baselines]:
         if e.score is not None and e.latency_ms is not None:
             lines.append(
                 f"| {name} | {e.score.value:.4f} ({e.score.split}, n = {e.score.n_samples}) | "
                 f"{e.score.low:.4f} to {e.score.high:.4f} | {e.latency_ms:.4f} | {e.latency_source} | "
                 f"{e.size_bytes:,} |"
             )
+    base = next((b for b in study.baselines if b.label == "fp32"), None)
     if base is not None and base.latency_ms and point.latency_ms and base.size_bytes and point.size_bytes:
         same = base.latency_source == point.latency_source
         factor = f"{base.latency_ms / point.latency_ms:.2f}x faster and " if same else ""
         lines += ["", f"{factor}{base.size_bytes / point.size_bytes:.2f}x smaller than the fp32 baseline."]
-    if point.exits:
-        lines += [
-            "",
-            f"Latency is the expectation over the validation data; worst case {point.worst_case_latency_ms:.4f} ms.",
-            "",
-            "| leaves at | threshold | share | latency ms | accuracy there |",
-            "|---|---|---|---|---|",
-            *(
-                f"| {e.place} | {e.threshold:g} | {e.rate:.1%} | {e.latency_ms:.4f} | "
-                f"{'none left here' if e.accuracy < 0 else format(e.accuracy, '.4f')} |"
-                for e in point.exits
-            ),
-        ]
-    settings = study.settings
-    lines += [
+    return lines
+
+
+def _exits(point: Evaluation) -> list[str]:
+    names = [f"`threshold{i}`" for i in range(len(point.exits) - 1)]
+    return [
         "",
-        "## Conditions",
+        f"Latency is the expectation over the validation data; worst case {point.worst_case_latency_ms:.4f} ms. "
+        f"The thresholds are inputs of the file with these values as their defaults: {', '.join(names)}.",
         "",
-        f"- device: {settings.device['name']}, {settings.device['threads']} thread(s), batch 1, "
-        f"{settings.device['runtime']}",
-        f"- parity with the torch model: {'unknown' if point.parity is None else format(point.parity, '.1%')}",
-        f"- file sha256: `{point.sha256}`",
-        f"- model sha256: `{settings.model_sha256}`",
-        f"- data sha256: `{settings.data_sha256}`",
-        f"- seed: {settings.seed}; versions: {', '.join(f'{k} {v}' for k, v in settings.versions.items())}",
-        *(f"- {note}" for note in card["notes"]),
-        "",
-        "## Repeat it",
-        "",
-        "```",
-        f"autocompress apply recipe.yaml {settings.task} --device {settings.device['name']} "
-        f"--seed {settings.seed} --out model.onnx",
-        "```",
-        "",
+        "| leaves at | threshold | share | latency ms | accuracy there |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {e.place} | {e.threshold:g} | {e.rate:.1%} | {e.latency_ms:.4f} | "
+            f"{'none left here' if e.accuracy < 0 else format(e.accuracy, '.4f')} |"
+            for e in point.exits
+        ),
     ]
-    return "\n".join(lines)
+
+
+def _facts(study: Study, point: Evaluation) -> list[str]:
+    s, timing = study.settings, study.conditions.get("timing", {})
+    facts = [f"device: {s.device['name']}, {s.device['threads']} thread(s), batch 1, {s.device['runtime']}"]
+    if timing:
+        facts.append(f"timing: {timing['protocol']}; {timing['clock']}")
+    if not study.final:
+        facts.append("the search was not finished: nothing was measured or scored on the test split")
+    return [
+        *facts,
+        f"parity with the torch model: {'unknown' if point.parity is None else format(point.parity, '.1%')}",
+        f"file sha256: `{point.sha256}`",
+        f"model sha256: `{s.model_sha256}`",
+        f"data sha256: `{s.data_sha256}`",
+        f"seed: {s.seed}; versions: {', '.join(f'{k} {v}' for k, v in s.versions.items())}",
+        *point.notes,
+    ]

@@ -217,7 +217,9 @@ class ParetoFront:
     ) -> Evaluation:
         """Choose one point by its validation accuracy, latency and size.
 
-        Of the points that meet the limits, the one that `pick` names; without `pick` the most accurate one.
+        Of the points that meet the limits, the one that `pick` names; without `pick` the most accurate one. Of
+        several that are equally fast or small the most accurate counts, of equally accurate ones the fastest; of
+        equally good knees the fastest.
 
         Raises:
             ConstraintError: no point of the front meets the limits, or `trial` is not on the front.
@@ -237,11 +239,9 @@ class ParetoFront:
             raise ConstraintError(self._nothing_found(trial))
         if pick == "knee":
             return ParetoFront(points).knee()
-        if pick == "fastest":
-            return min(points, key=lambda p: p.objectives()[1])
-        if pick == "smallest":
-            return min(points, key=lambda p: p.objectives()[2])
-        return max(points, key=lambda p: (p.objectives()[0], -p.objectives()[1]))
+        costs = {p.trial: (-p.objectives()[0], *p.objectives()[1:]) for p in points}  # accuracy, latency, size
+        order = {"fastest": (1, 0, 2), "smallest": (2, 0, 1)}.get(pick or "", (0, 1, 2))
+        return min(points, key=lambda p: [*(costs[p.trial][i] for i in order), p.trial])
 
     def _nothing_found(self, trial: int | None) -> str:
         if not self.points:
@@ -276,28 +276,35 @@ class ParetoFront:
             reference: accuracy, latency_ms and size_bytes of the worst point that counts. State it
                 with the figure: volumes with different references cannot be compared.
         """
-        worst = np.array([-reference[0], math.log(reference[1]), math.log(reference[2])])
-        costs = [
-            np.array([-a, math.log(latency), math.log(size)])
-            for a, latency, size in (p.objectives() for p in self.points)
-        ]
-        return _hypervolume([c for c in costs if np.all(c < worst)], worst)
+        worst = _costs(reference)
+        costs = [_costs(p.objectives()) for p in self.points]
+        return _hypervolume([c for c in costs if all(x < limit for x, limit in zip(c, worst, strict=True))], worst)
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dictionary per point, fastest first."""
         return [point.as_row() for point in self.points]
 
 
-def _hypervolume(costs: list[np.ndarray], worst: np.ndarray) -> float:
+def _within(value: float | None, limit: float | None) -> bool:
+    """Whether a limit is kept; an unknown value keeps none."""
+    return limit is None or (value is not None and value <= limit)
+
+
+def _costs(objectives: tuple[float, float, float]) -> tuple[float, ...]:
+    accuracy, latency, size = objectives
+    return -accuracy, math.log(latency), math.log(size)
+
+
+def _hypervolume(costs: list[tuple[float, ...]], worst: tuple[float, ...]) -> float:
     """Sum slabs along the last axis; exact, for the small fronts of a study (any number of axes)."""
     if not costs:
         return 0.0
     if len(worst) == 1:
-        return float(worst[0] - min(c[0] for c in costs))
+        return worst[0] - min(c[0] for c in costs)
     ordered = sorted(costs, key=lambda c: c[-1])
     edges = [*(c[-1] for c in ordered), worst[-1]]
     return sum(
-        float(edges[i + 1] - edges[i]) * _hypervolume([c[:-1] for c in ordered[: i + 1]], worst[:-1])
+        (edges[i + 1] - edges[i]) * _hypervolume([c[:-1] for c in ordered[: i + 1]], worst[:-1])
         for i in range(len(ordered))
         if edges[i + 1] > edges[i]
     )

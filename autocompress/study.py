@@ -40,6 +40,9 @@ class Settings(BaseModel):
     task_name: str
     metric: str
     model_sha256: str
+    task_kind: Literal["classification", "other"] = "classification"
+    classes: tuple[str, ...] = ()
+    preprocessing: str = ""
     data_sha256: str
     device: dict[str, Any]
     """The whole device profile."""
@@ -120,6 +123,11 @@ class Study:
 
     @property
     def constraints_met(self) -> bool:
+    @cached_property
+    def conditions(self) -> dict[str, Any]:
+        """How the final figures were taken: when, with what versions, how it was timed; empty before the end."""
+        return dict(json.loads((self.path / "final.json").read_text())["conditions"]) if self.final else {}
+
         """Whether the points of the front keep all constraints."""
         return all(met_by(point, self.constraints) for point in self.front)
 

@@ -91,6 +91,8 @@ class Task:
         teacher: the network to distil from; the model itself by default.
         autocast: computation type in training, such as torch.bfloat16 on a CPU that has it.
         channels_last: memory format in training, which is 20 to 25 % faster for convolutions on CPUs.
+        classes: names of the classes of a classification, in the order of the outputs, for those who run the file.
+        preprocessing: how an input is prepared, in words ("RGB / 255, minus 0.5"), for those who run the file.
     """
 
     model: nn.Module
@@ -107,6 +109,8 @@ class Task:
     name: str = "task"
     autocast: torch.dtype | None = None
     channels_last: bool = False
+    classes: Sequence[str] = ()
+    preprocessing: str = ""
     batch_size: int = 64
     """Used where a split is a Dataset of single samples."""
     _memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -240,6 +244,8 @@ class Task:
                 f"a classification returns logits (N, classes), got {self.output_shape}; "
                 "use Task(..., kind='other') with a metric and a loss of your own"
             )
+        if self.classes and len(self.classes) != self.n_outputs:
+            raise TaskError(f"classes must name the model's {self.n_outputs} outputs, got {len(self.classes)} names")
         try:
             copy.deepcopy(self.model)
         except Exception as error:  # the user's own code: any error of it is an input error

@@ -11,6 +11,8 @@ from train import JOBS, fast_dtype, trained
 
 from autocompress import Task
 
+CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+
 
 def task() -> Task:
     train, val, test = fashion_mnist_batches()
@@ -23,4 +25,6 @@ def task() -> Task:
         autocast=fast_dtype(),
         channels_last=True,
         name="fashion-mnist",
+        classes=CLASSES,
+        preprocessing="grey values / 255, minus 0.286, divided by 0.353",
     )

@@ -182,6 +182,9 @@ class Plan:
 
 
 def _latency(forecast: Forecast) -> float:
+            task_kind=task.kind,
+            classes=tuple(map(str, task.classes)),
+            preprocessing=task.preprocessing,
     return _EARLY * forecast.best_case_ms + (1 - _EARLY) * forecast.worst_case_ms
 
 

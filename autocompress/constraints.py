@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from autocompress.errors import ConstraintError
 
 if TYPE_CHECKING:
+    from autocompress.device import DeviceProfile
     from autocompress.results import Evaluation
 
-Quantity = Literal["accuracy", "latency_ms", "size_bytes"]
-QUANTITIES: tuple[Quantity, ...] = ("accuracy", "latency_ms", "size_bytes")
+Quantity = Literal["accuracy", "latency_ms", "size_bytes", "peak_memory_bytes", "energy_mj"]
+QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Constraint:
     """`quantity` must be at most (or at least) `limit`.
 
     With `relative_to_baseline` the limit of accuracy is the drop in absolute terms (0.01 = one point), and that
-    of latency and size is a share of the baseline's (0.2 = five times faster or smaller).
+    of the other quantities is a share of the baseline's (0.2 = five times faster or smaller).
     """
 
     quantity: Quantity
@@ -49,17 +50,22 @@ class Constraint:
         return f"{self.quantity} {self.sense} {self.limit:g}{relative}"
 
     def resolve(self, baseline: Evaluation) -> Constraint:
-        """The same constraint with an absolute limit."""
+        """The same constraint with an absolute limit.
+
+        Raises:
+            ConstraintError: the baseline does not have the quantity.
+        """
         if not self.relative_to_baseline:
             return self
-        accuracy, latency_ms, size_bytes = baseline.objectives()
+        base = value_of(baseline, self.quantity)
+        if base is None:
+            raise ConstraintError(f"{self}: the {self.quantity} of the fp32 baseline is not known")
         if self.quantity == "accuracy":
-            return Constraint("accuracy", "at least", max(0.0, accuracy - self.limit), because=str(self))
-        base = latency_ms if self.quantity == "latency_ms" else size_bytes
+            return Constraint("accuracy", "at least", max(0.0, base - self.limit), because=str(self))
         return Constraint(self.quantity, self.sense, base * self.limit, because=str(self))
 
     def violation(self, value: float) -> float:
-        """How far `value` is beyond the limit: above 0 it is broken. Logarithmic for latency and size."""
+        """How far `value` is beyond the limit: above 0 it is broken. Logarithmic but for accuracy."""
         gap = self.limit - value if self.quantity == "accuracy" else math.log(value / self.limit)
         return gap if (self.sense == "at least") == (self.quantity == "accuracy") else -gap
 
@@ -86,5 +92,26 @@ def max_accuracy_drop(drop: float) -> Constraint:
 
 def met_by(evaluation: Evaluation, constraints: Iterable[Constraint]) -> bool:
     """Whether a complete evaluation keeps all (resolved) constraints."""
-    values = dict(zip(QUANTITIES, evaluation.objectives(), strict=True))
-    return all(c.violation(values[c.quantity]) <= 1e-9 for c in constraints)
+    values = [(c, value_of(evaluation, c.quantity)) for c in constraints]
+    return all(value is not None and c.violation(value) <= 1e-9 for c, value in values)
+
+
+def value_of(evaluation: Evaluation, quantity: Quantity) -> float | None:
+    """What an evaluation has of a quantity; accuracy is that of the validation split."""
+    if quantity == "accuracy":
+        return evaluation.validation.value if evaluation.validation else None
+    value: float | None = getattr(evaluation, quantity)
+    return value
+
+
+def device_limits(device: DeviceProfile) -> list[Constraint]:
+    """What the memory of a device allows."""
+    limits: list[tuple[Quantity, int | None, str]] = [
+        ("size_bytes", device.flash_bytes, "flash"),
+        ("peak_memory_bytes", device.ram_bytes, "RAM"),
+    ]
+    return [
+        Constraint(quantity, "at most", limit, because=f"{what} of {device.name}")
+        for quantity, limit, what in limits
+        if limit is not None
+    ]

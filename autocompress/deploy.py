@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from autocompress.recipe import Recipe
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.task import outputs_of
 from autocompress.training import Distillation, Schedule, fit
-from autocompress.workload import Workload
+from autocompress.workload import Op, Workload
 
 _PARITY_SAMPLES = 256
 _MIN_AGREEMENT = 0.98  # of predictions, file against the fake-quantised twin it was written from
@@ -54,7 +54,10 @@ class Cost:
     in_domain: bool
     layer_ms: Mapping[str, float] = field(default_factory=dict)
     macs: int = 0
-    peak_activation_bytes: int = 0
+    peak_memory_bytes: int = 0
+    """Of the whole network; see `Workload.peak_memory_bytes`."""
+    workloads: tuple[Workload, ...] = ()
+    """The kernel calls on each path, tests of confidence included."""
 
 
 class Deployer:
@@ -97,24 +100,21 @@ class Deployer:
         return Deployment(graph, candidate.output_names, layers, self._agreement(graph, folded))
 
     def cost(self, deployment: Deployment) -> Cost:
-        """Predict the latency of every path through the graph."""
-        names = deployment.outputs
-        estimates = []
-        for i in range(len(names)):
-            workload = Workload.from_onnx(deployment.proto, outputs=names[: i + 1])
-            tests = min(i + 1, len(names) - 1)  # confidence tests on the way
-            estimate = linear.predict(self.device, workload)
-            estimates.append((estimate.latency_ms + tests * self.device.if_overhead_us / 1e3, estimate.in_domain))
+        """Predict the latency of every path through the graph, and the memory it needs."""
+        workloads = paths(deployment)
+        estimates = [linear.predict(self.device, workload) for workload in workloads]
+        whole = workloads[-1]
         layer_ms: dict[str, float] = {}
-        for node, ms in linear.per_op_ms(self.device, workload):
+        for node, ms in linear.per_op_ms(self.device, whole):
             if layer := deployment.layers.get(node):
                 layer_ms[layer] = layer_ms.get(layer, 0.0) + ms
         return Cost(
-            path_ms=tuple(ms for ms, _ in estimates),
-            in_domain=all(known for _, known in estimates),
+            path_ms=tuple(estimate.latency_ms for estimate in estimates),
+            in_domain=all(estimate.in_domain for estimate in estimates),
             layer_ms=layer_ms,
-            macs=workload.macs,
-            peak_activation_bytes=workload.peak_activation_bytes,
+            macs=whole.macs,
+            peak_memory_bytes=whole.peak_memory_bytes(weights_in_flash=self.device.weights_in_flash),
+            workloads=workloads,
         )
 
     def finish(
@@ -235,6 +235,17 @@ class Deployer:
                     same += len(piece) * max(0.0, 1.0 - float(error))
                 count += len(piece)
         return same / max(1, count)
+
+
+def paths(deployment: Deployment) -> tuple[Workload, ...]:
+    """What is executed when a sample leaves at each exit; the last is the whole network."""
+    names = deployment.outputs
+    workloads = []
+    for i in range(len(names)):
+        workload = Workload.from_onnx(deployment.proto, outputs=names[: i + 1])
+        tests = tuple(Op("if", "float32", f"if_{k}") for k in range(min(i + 1, len(names) - 1)))
+        workloads.append(replace(workload, ops=workload.ops + tests))
+    return tuple(workloads)
 
 
 def _layer_of_nodes(proto: onnx.ModelProto) -> dict[str, str]:

@@ -91,6 +91,14 @@ class Evaluation(_Data):
     worst_case_latency_ms: float | None = None
     """Latency when no early exit is taken, from the same source as `latency_ms`."""
     size_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    """Working memory: weights as the kernels read them (INT4 takes 1 byte, float16 takes 4) plus the most
+    activation bytes alive at one time, by the deployed graph; on microcontrollers the activations only. The
+    runtime's code, scratch buffers and copies are not in it."""
+    active_power_mw: float | None = None
+    """Power of the device while it computes, where the profile or the user says it."""
+    workloads: tuple[str, ...] = ()
+    """Fingerprints of the kernel calls on each path through the file, kept in the study (see `study.workloads`)."""
     artifact: str | None = None
     """The ONNX file, relative to the study folder; None when it was not kept."""
     sha256: str | None = None
@@ -134,6 +142,11 @@ class Evaluation(_Data):
         """Where `latency_ms` comes from."""
         return "measured" if self.measured_latency_ms is not None else "predicted"
 
+    @property
+    def energy_mj(self) -> float | None:
+        """Energy of one inference, from `latency_ms` and `active_power_mw`; None where the power is not known."""
+        return energy_mj(self.latency_ms, self.active_power_mw)
+
     def objectives(self) -> tuple[float, float, float]:
         """Validation accuracy (up), latency_ms (down), size_bytes (down): what the selection uses."""
         assert self.validation is not None and self.latency_ms is not None and self.size_bytes is not None
@@ -160,6 +173,8 @@ class Evaluation(_Data):
             "measured_latency_ms": self.measured_latency_ms,
             "worst_case_latency_ms": self.worst_case_latency_ms,
             "size_bytes": self.size_bytes,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "energy_mj": self.energy_mj,
             "n_params": self.n_params,
             "macs": self.macs,
             "parity": self.parity,
@@ -171,6 +186,11 @@ class Evaluation(_Data):
             "recipe": self.recipe.to_dict(),
             "recipe_digest": self.recipe_digest,
         }
+
+
+def energy_mj(latency_ms: float | None, active_power_mw: float | None) -> float | None:
+    """Energy of one inference in millijoules: the device draws a constant power while it computes."""
+    return None if latency_ms is None or active_power_mw is None else latency_ms * active_power_mw / 1000
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -213,9 +233,11 @@ class ParetoFront:
         trial: int | None = None,
         max_latency_ms: float | None = None,
         max_size_bytes: float | None = None,
+        max_memory_bytes: float | None = None,
+        max_energy_mj: float | None = None,
         min_accuracy: float | None = None,
     ) -> Evaluation:
-        """Choose one point by its validation accuracy, latency and size.
+        """Choose one point by its validation accuracy, latency, size, memory and energy.
 
         Of the points that meet the limits, the one that `pick` names; without `pick` the most accurate one. Of
         several that are equally fast or small the most accurate counts, of equally accurate ones the fastest; of
@@ -233,6 +255,8 @@ class ParetoFront:
             if (trial is None or p.trial == trial)
             and (max_latency_ms is None or p.objectives()[1] <= max_latency_ms)
             and (max_size_bytes is None or p.objectives()[2] <= max_size_bytes)
+            and _within(p.peak_memory_bytes, max_memory_bytes)
+            and _within(p.energy_mj, max_energy_mj)
             and (min_accuracy is None or p.objectives()[0] >= min_accuracy)
         ]
         if not points:
@@ -250,9 +274,13 @@ class ParetoFront:
             known = ", ".join(str(p.trial) for p in self.points)
             return f"trial {trial} is not on the front; the front holds the trials {known}"
         accuracy, latency, size = zip(*(p.objectives() for p in self.points), strict=True)
+        reached = [f"accuracy {max(accuracy):.4f}", f"latency {min(latency):.3f} ms", f"size {min(size):,.0f} bytes"]
+        memory = [p.peak_memory_bytes for p in self.points if p.peak_memory_bytes is not None]
+        energy = [p.energy_mj for p in self.points if p.energy_mj is not None]
+        reached += [f"memory {min(memory):,} bytes"] if memory else []
+        reached += [f"energy {min(energy):.3g} mJ"] if energy else []
         return (
-            "no point of the front meets these limits; it reaches "
-            f"accuracy {max(accuracy):.4f}, latency {min(latency):.3f} ms, size {min(size):,.0f} bytes "
+            f"no point of the front meets these limits; it reaches {', '.join(reached)} "
             "(each on its own): loosen a limit or search for longer"
         )
 

@@ -6,11 +6,12 @@ Pure analysis of the graph: no session is built, no weight is read; only the rea
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx
@@ -38,6 +39,9 @@ KINDS = (
 """Every operator kind; "layout" is a change between the plain and the runtime's blocked channel order."""
 
 
+_PRODUCTS = frozenset({"conv1x1", "conv", "depthwise", "grouped", "linear", "attention"})
+
+
 def round_up(value: int, block: int) -> int:
     """Return the smallest multiple of `block` that is >= value."""
     return -(-value // block) * block
@@ -50,6 +54,8 @@ class Op:
     For matrix products `cin` is the inner size, `cout` the columns, `out_hw` the rows and `groups` the number
     of separate products; for convolutions `cin` counts the input channels of one group (all of them if
     depthwise) and `out_hw` the output pixels. Shape facts of other kinds are 0 or 1.
+
+    Every number may also be an array, one value per candidate; then so is all that is computed from it.
     """
 
     kind: str
@@ -71,16 +77,16 @@ class Op:
 
     def padded_macs(self, block: int) -> int:
         """MACs with channels rounded up to `block`, as blocked kernels compute them."""
-        if not self.macs or not self.cout:
+        if self.kind not in _PRODUCTS:
             return self.macs
         if self.kind == "depthwise":
             return self.macs // self.cout * round_up(self.cout, block)
         inner = self.cin
         if self.dtype == "int8":
             inner = round_up(self.cin, 4)
-        elif self.kind in {"conv", "conv1x1", "grouped"} and self.cin >= block:
-            inner = round_up(self.cin, block)
-        return self.macs * round_up(self.cout, block) * inner // (self.cout * max(1, self.cin))
+        elif self.kind in {"conv", "conv1x1", "grouped"}:
+            inner = self.cin + (round_up(self.cin, block) - self.cin) * (self.cin >= block)
+        return self.macs * round_up(self.cout, block) * inner // (self.cout * self.cin)
 
     @property
     def patch_bytes(self) -> int:
@@ -98,21 +104,8 @@ class Op:
         """Bytes read and written, constants included."""
         return self.bytes_in + self.bytes_out + self.bytes_weights
 
-    def signature(self) -> tuple[object, ...]:
-        """Everything but the name."""
-        return (
-            self.kind,
-            self.dtype,
-            self.macs,
-            self.bytes_in,
-            self.bytes_out,
-            self.bytes_weights,
-            self.cin,
-            self.cout,
-            self.kernel,
-            self.groups,
-            self.out_hw,
-        )
+
+_COLUMNS = tuple(f.name for f in fields(Op) if f.name != "name")
 
 
 @dataclass(frozen=True)
@@ -133,11 +126,43 @@ class Workload:
         """Bytes of all constants in the format the kernels use."""
         return sum(op.bytes_weights for op in self.ops)
 
+    def peak_memory_bytes(self, *, weights_in_flash: bool = False) -> int:
+        """Working memory of one inference: weights as the kernels read them, plus the peak of the activations.
+
+        The runtime's own code, its scratch buffers and copies that it makes of weights are not counted.
+
+        Args:
+            weights_in_flash: whether weights are read where they lie (microcontrollers): they need no RAM.
+        """
+        return self.peak_activation_bytes + (0 if weights_in_flash else self.weight_bytes)
+
+    def to_json(self) -> str:
+        """Compact text of all that predictions need; the names of the operators are left out."""
+        ops = [[getattr(op, name) for name in _COLUMNS] for op in self.ops]
+        data = {"version": 1, "columns": _COLUMNS, "ops": ops, "peak_activation_bytes": self.peak_activation_bytes}
+        return json.dumps(data, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Workload:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: the text is damaged or of another version.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            if data["version"] != 1 or data["columns"] != list(_COLUMNS):
+                raise ValueError("it was written by another version of autocompress")
+            rows = [dict(zip(_COLUMNS, row, strict=True)) for row in data["ops"]]
+            ops = tuple(Op(**row | {"name": "", "kernel": tuple(row["kernel"])}) for row in rows)
+            return cls(ops, int(data["peak_activation_bytes"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"damaged: {error!r}") from None
+
     @cached_property
     def fingerprint(self) -> str:
         """Stable 16-digit id of kinds, formats and shapes; weights and names do not enter."""
-        text = repr([op.signature() for op in self.ops])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     @classmethod
     def from_onnx(

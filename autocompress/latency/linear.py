@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,12 +72,29 @@ def cost_key(op: Op, block: int) -> str:
     A depthwise (or dense fp32) convolution whose channels do not fit the runtime's blocks of `block` channels
     runs on slower kernels: "<kind>_unaligned".
     """
-    if block <= 1:
-        return op.kind
-    dense = op.kind in {"conv", "conv1x1"} and op.dtype == "float32"
-    if (dense and op.cin >= block and op.cin % 4) or (op.kind == "depthwise" and op.cout % block):
-        return op.kind + _UNALIGNED
-    return op.kind
+    return op.kind + _UNALIGNED if is_unaligned(op, block) else op.kind
+
+
+def is_unaligned(op: Op, block: int) -> Any:
+    """Whether the channels do not fit the runtime's blocks; an array where the op holds arrays."""
+    if block > 1 and op.kind in {"conv", "conv1x1"} and op.dtype == "float32":
+        return (op.cin >= block) & (op.cin % 4 != 0)
+    if block > 1 and op.kind == "depthwise":
+        return op.cout % block != 0
+    return False
+
+
+def finer_key(op: Op) -> str:
+    """A finer kind of convolution, or "": a profile that holds its cost uses it, in other profiles nothing is missing.
+
+    "conv_stem" has at most 4 input channels; "conv_3x3s1" is 3x3 with stride 1, where Winograd's algorithm applies.
+    """
+    if op.kind != "conv":
+        return ""
+    if np.all(op.cin <= 4):
+        return "conv_stem"
+    pixels_in = op.bytes_in / (op.cin * (1 if op.dtype == "int8" else 4))
+    return "conv_3x3s1" if op.kernel == (3, 3) and np.all(pixels_in < 3 * op.out_hw) else ""
 
 
 def features(op: Op, block: int) -> tuple[float, ...]:
@@ -131,15 +149,26 @@ def _lookup(profile: DeviceProfile, key: str, dtype: Dtype) -> tuple[OpCost, boo
     )
 
 
-def _op_us(profile: DeviceProfile, op: Op) -> tuple[float, str]:
-    """Microseconds of one op and the "kind/dtype" that was missing, or ""."""
+def op_us(profile: DeviceProfile, op: Op) -> tuple[Any, set[str]]:
+    """Microseconds of one op (an array where the op holds arrays), and what the profile lacks, as "kind/dtype".
+
+    Raises:
+        DeviceError: the profile has no kind that could stand for it.
+    """
     if op.kind == "if":
-        return profile.if_overhead_us, ""
-    key, dtype = cost_key(op, profile.channel_block), _dtype(op)
-    cost, exact = _lookup(profile, key, dtype)
-    values = features(op, profile.channel_block)
-    time_us = sum(getattr(cost, term) * value for term, value in zip(_TERMS, values, strict=True))
-    return time_us, "" if exact else f"{key}/{dtype}"
+        return profile.if_overhead_us, set()
+    dtype, values, missing = _dtype(op), features(op, profile.channel_block), set()
+    unaligned = is_unaligned(op, profile.channel_block)
+    time_us: Any = 0.0
+    finer = finer_key(op)
+    kind = finer if dtype in profile.latency.get(finer, {}) else op.kind
+    for key, where in ((kind, np.logical_not(unaligned)), (op.kind + _UNALIGNED, unaligned)):
+        if np.any(where):
+            cost, exact = _lookup(profile, key, dtype)
+            own = sum(getattr(cost, term) * value for term, value in zip(_TERMS, values, strict=True))
+            time_us = own if np.all(where) else np.where(where, own, time_us)
+            missing |= set() if exact else {f"{key}/{dtype}"}
+    return time_us, missing
 
 
 def predict(profile: DeviceProfile, workload: Workload) -> LatencyEstimate:
@@ -152,10 +181,9 @@ def predict(profile: DeviceProfile, workload: Workload) -> LatencyEstimate:
     total_us = profile.run_overhead_us + profile.us_per_mb_beyond_cache * beyond
     missing: set[str] = set()
     for op in workload.ops:
-        time_us, lacking = _op_us(profile, op)
+        time_us, lacking = op_us(profile, op)
         total_us += time_us
-        if lacking:
-            missing.add(lacking)
+        missing |= lacking
     latency_ms, error = total_us / 1e3, profile.expected_error
     return LatencyEstimate(
         latency_ms=latency_ms,
@@ -173,7 +201,7 @@ def per_op_ms(profile: DeviceProfile, workload: Workload) -> list[tuple[str, flo
     """
     beyond = megabytes_beyond(workload, profile.cache_bytes) * profile.us_per_mb_beyond_cache
     share = beyond / max(1, sum(op.bytes_moved for op in workload.ops))
-    return [(op.name, (_op_us(profile, op)[0] + share * op.bytes_moved) / 1e3) for op in workload.ops]
+    return [(op.name, (op_us(profile, op)[0] + share * op.bytes_moved) / 1e3) for op in workload.ops]
 
 
 def fit(

@@ -304,9 +304,7 @@ class ParetoFront:
             reference: accuracy, latency_ms and size_bytes of the worst point that counts. State it
                 with the figure: volumes with different references cannot be compared.
         """
-        worst = _costs(reference)
-        costs = [_costs(p.objectives()) for p in self.points]
-        return _hypervolume([c for c in costs if all(x < limit for x, limit in zip(c, worst, strict=True))], worst)
+        return hypervolume([p.objectives() for p in self.points], reference)
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dictionary per point, fastest first."""
@@ -316,6 +314,13 @@ class ParetoFront:
 def _within(value: float | None, limit: float | None) -> bool:
     """Whether a limit is kept; an unknown value keeps none."""
     return limit is None or (value is not None and value <= limit)
+
+
+def hypervolume(points: Iterable[tuple[float, float, float]], reference: tuple[float, float, float]) -> float:
+    """Volume that points of (accuracy, latency, size) dominate up to `reference` (see `ParetoFront.hypervolume`)."""
+    worst = _costs(reference)
+    costs = map(_costs, points)
+    return _hypervolume([c for c in costs if all(x < limit for x, limit in zip(c, worst, strict=True))], worst)
 
 
 def _costs(objectives: tuple[float, float, float]) -> tuple[float, ...]:

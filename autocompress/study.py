@@ -38,11 +38,11 @@ class Settings(BaseModel):
     task: str
     """Reference as the user gave it, such as "my_task.py:task"."""
     task_name: str
-    metric: str
-    model_sha256: str
     task_kind: Literal["classification", "other"] = "classification"
     classes: tuple[str, ...] = ()
     preprocessing: str = ""
+    metric: str
+    model_sha256: str
     data_sha256: str
     device: dict[str, Any]
     """The whole device profile."""
@@ -101,7 +101,7 @@ class Study:
         folder = Path(path)
         settings = read_settings(folder)
         evaluations = {e.trial: e for e in _read_trials(folder)}
-        finals = _read_final(folder)
+        finals = read_final(folder)
         evaluations.update({e.trial: e for e in finals})
         return cls(folder, settings, tuple(evaluations[n] for n in sorted(evaluations)), bool(finals))
 
@@ -121,13 +121,13 @@ class Study:
         base = next((b for b in self.baselines if b.label == "fp32" and b.state == "complete"), None)
         return tuple(c.resolve(base) for c in self.settings.constraints) if base else ()
 
-    @property
-    def constraints_met(self) -> bool:
     @cached_property
     def conditions(self) -> dict[str, Any]:
         """How the final figures were taken: when, with what versions, how it was timed; empty before the end."""
         return dict(json.loads((self.path / "final.json").read_text())["conditions"]) if self.final else {}
 
+    @property
+    def constraints_met(self) -> bool:
         """Whether the points of the front keep all constraints."""
         return all(met_by(point, self.constraints) for point in self.front)
 
@@ -254,7 +254,12 @@ def _read_trials(study: Path) -> list[Evaluation]:
     return [_read_trial(path) for path in paths]
 
 
-def _read_final(study: Path) -> list[Evaluation]:
+def read_final(study: Path) -> list[Evaluation]:
+    """The final figures of the front and of the baselines; nothing before the end of a search.
+
+    Raises:
+        StudyError: they are damaged.
+    """
     path = study / "final.json"
     if not path.exists():
         return []

@@ -166,6 +166,9 @@ class Plan:
         return Settings(
             task=reference,
             task_name=task.name,
+            task_kind=task.kind,
+            classes=tuple(map(str, task.classes)),
+            preprocessing=task.preprocessing,
             metric=task.metric.name if task.evaluate is None else "evaluate",
             model_sha256=task.model_sha256,
             data_sha256=task.data_sha256,
@@ -182,9 +185,6 @@ class Plan:
 
 
 def _latency(forecast: Forecast) -> float:
-            task_kind=task.kind,
-            classes=tuple(map(str, task.classes)),
-            preprocessing=task.preprocessing,
     return _EARLY * forecast.best_case_ms + (1 - _EARLY) * forecast.worst_case_ms
 
 

@@ -39,6 +39,11 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads for trai
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 MaxLatency = Annotated[float | None, typer.Option(help="Latency at most, in milliseconds.")]
 MaxSize = Annotated[float | None, typer.Option(help="Size of the file at most, in bytes.")]
+MaxMemory = Annotated[float | None, typer.Option(help="Working memory (weights and activations) at most, in bytes.")]
+MaxEnergy = Annotated[float | None, typer.Option(help="Energy of one inference at most, in millijoules.")]
+ActivePower = Annotated[
+    float | None, typer.Option(help="What the device draws while it computes, in milliwatts; energy follows from it.")
+]
 MinAccuracy = Annotated[float | None, typer.Option(help="Accuracy at least (validation split).")]
 MaxDrop = Annotated[float | None, typer.Option(help="Accuracy at most so far below fp32; 0.01 is one point.")]
 MinSpeedup = Annotated[float | None, typer.Option(help="At least so many times faster than fp32.")]
@@ -81,10 +86,13 @@ def search(
     hours: Annotated[float | None, typer.Option(help="Hours of search, over all sessions.")] = None,
     max_latency_ms: MaxLatency = None,
     max_size_bytes: MaxSize = None,
+    max_memory_bytes: MaxMemory = None,
+    max_energy_mj: MaxEnergy = None,
     min_accuracy: MinAccuracy = None,
     max_accuracy_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
     min_compression: MinCompression = None,
+    active_power_mw: ActivePower = None,
     sampler: Annotated[str, typer.Option(help="tpe, nsga2, gp or random.")] = "tpe",
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
@@ -93,12 +101,22 @@ def search(
     from autocompress.controller.plan import Budget
     from autocompress.space import SearchSpace
 
-    limits = _constraints(max_latency_ms, max_size_bytes, min_accuracy, max_accuracy_drop, min_speedup, min_compression)
+    limits = _constraints(
+        max_latency_ms,
+        max_size_bytes,
+        max_memory_bytes,
+        max_energy_mj,
+        min_accuracy,
+        max_accuracy_drop,
+        min_speedup,
+        min_compression,
+    )
     budget = Budget(trials, hours)
     search_space = SearchSpace.load(space)
     profile = _device(device)
+    _check_power(active_power_mw)
     loaded = _task(task, threads)
-    profile = profile or _this_machine()
+    profile = _with_power(profile or _this_machine(), active_power_mw)
     from autocompress.controller import search as run
     from autocompress.report.live import Live
 
@@ -128,10 +146,13 @@ def check(
     device: DeviceOption = "host",
     max_latency_ms: MaxLatency = None,
     max_size_bytes: MaxSize = None,
+    max_memory_bytes: MaxMemory = None,
+    max_energy_mj: MaxEnergy = None,
     min_accuracy: MinAccuracy = None,
     max_accuracy_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
     min_compression: MinCompression = None,
+    active_power_mw: ActivePower = None,
     as_json: JsonOption = False,
 ) -> None:
     """Dry run: what can be compressed here, whether the constraints can be met, how long a trial takes."""
@@ -140,12 +161,22 @@ def check(
         return
     from autocompress.space import SearchSpace
 
-    limits = _constraints(max_latency_ms, max_size_bytes, min_accuracy, max_accuracy_drop, min_speedup, min_compression)
+    limits = _constraints(
+        max_latency_ms,
+        max_size_bytes,
+        max_memory_bytes,
+        max_energy_mj,
+        min_accuracy,
+        max_accuracy_drop,
+        min_speedup,
+        min_compression,
+    )
     search_space, profile = SearchSpace.load(space), _device(device)
+    _check_power(active_power_mw)
     loaded = _task(target, None)
     from autocompress.dry_run import dry_run
 
-    report = dry_run(loaded, profile or _this_machine(), search_space, limits)
+    report = dry_run(loaded, _with_power(profile or _this_machine(), active_power_mw), search_space, limits)
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
 
 
@@ -184,6 +215,8 @@ def export(
     trial: Annotated[int | None, typer.Option(help="Any complete trial by its number.")] = None,
     max_latency_ms: MaxLatency = None,
     max_size_bytes: MaxSize = None,
+    max_memory_bytes: MaxMemory = None,
+    max_energy_mj: MaxEnergy = None,
     min_accuracy: MinAccuracy = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; inside the study by default.")] = None,
 ) -> None:
@@ -201,10 +234,48 @@ def export(
             pick,  # type: ignore[arg-type]
             max_latency_ms=max_latency_ms,
             max_size_bytes=max_size_bytes,
+            max_memory_bytes=max_memory_bytes,
+            max_energy_mj=max_energy_mj,
             min_accuracy=min_accuracy,
         )
     folder = export_point(opened, point, out or opened.path / f"export-trial-{point.trial}")
     typer.echo(f"trial {point.trial}: {point.label}\nwrote {folder}/{', '.join(FILES)}")
+
+
+@app.command()
+def retarget(
+    study: StudyArgument,
+    device: Annotated[str, typer.Option(help="Names or paths of device profiles, with commas between them.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page with the front of every device to this file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write all trials on all devices to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Project a study onto other devices: a front for each, and what the best choice for one costs on another."""
+    from autocompress.retarget import retarget as run
+    from autocompress.study import Study
+
+    opened = Study.open(study)
+    names = list(dict.fromkeys(name.strip() for name in device.split(",") if name.strip()))
+    profiles = {name: _device(name) for name in names}
+    result = run(opened, [profile or _this_machine() for profile in profiles.values()])
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=1))
+    if html is not None:
+        from autocompress.report.retarget import write_html
+
+        write_html(result, html)
+        typer.echo(f"wrote {html}", err=as_json)
+    if csv is not None:
+        result.frame().to_csv(csv, index=False)
+        typer.echo(f"wrote {csv}", err=as_json)
+    if html is None and csv is None and not as_json:
+        from autocompress.report.retarget import cross_table, front_table, sentences
+
+        for projection in result.projections:
+            _print(front_table(result, projection))
+        _print(cross_table(result))
+        for sentence in sentences(result):
+            typer.echo(sentence)
 
 
 @app.command()
@@ -340,6 +411,16 @@ def _this_machine() -> DeviceProfile:
     return _calibrate("host", 1, 60.0)[0]
 
 
+def _check_power(active_power_mw: float | None) -> None:
+    if active_power_mw is not None and not 0 < active_power_mw < float("inf"):
+        raise InputError(f"--active-power-mw must be a number above 0, got {active_power_mw}")
+
+
+def _with_power(profile: DeviceProfile, active_power_mw: float | None) -> DeviceProfile:
+    """The profile with what the user says that the device draws."""
+    return profile if active_power_mw is None else profile.model_copy(update={"active_power_mw": active_power_mw})
+
+
 def _task(reference: str, threads: int | None) -> Task:
     """Load a task and look at its data."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are six times slower on a busy machine
@@ -368,6 +449,8 @@ def _keep_freed_memory() -> None:
 def _constraints(
     max_latency_ms: float | None,
     max_size_bytes: float | None,
+    max_memory_bytes: float | None,
+    max_energy_mj: float | None,
     min_accuracy: float | None,
     max_accuracy_drop: float | None,
     min_speedup: float | None,
@@ -382,6 +465,8 @@ def _constraints(
     found = [
         at_most("latency_ms", max_latency_ms) if max_latency_ms is not None else None,
         at_most("size_bytes", max_size_bytes) if max_size_bytes is not None else None,
+        at_most("peak_memory_bytes", max_memory_bytes) if max_memory_bytes is not None else None,
+        at_most("energy_mj", max_energy_mj) if max_energy_mj is not None else None,
         at_least("accuracy", min_accuracy) if min_accuracy is not None else None,
         drop(max_accuracy_drop) if max_accuracy_drop is not None else None,
         at_most("latency_ms", 1 / min_speedup, relative_to_baseline=True) if min_speedup else None,

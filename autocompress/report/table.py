@@ -14,6 +14,7 @@ from autocompress.report._words import (
     description,
     is_percentage,
     limits,
+    mj_text,
     ms_text,
     plural,
     reference,
@@ -39,6 +40,8 @@ class Row:
     source: str
     worst_case: str
     size: str
+    memory: str
+    energy: str
     versus: str
 
 
@@ -65,6 +68,8 @@ def _row(evaluation: Evaluation, base: Evaluation | None, percent: bool, on_fron
         source=e.latency_source if e.latency_ms is not None else "",
         worst_case=ms_text(e.worst_case_latency_ms) if e.exits and e.worst_case_latency_ms else "",
         size=size_text(e.size_bytes) if e.size_bytes is not None else "",
+        memory=size_text(e.peak_memory_bytes) if e.peak_memory_bytes is not None else "",
+        energy=mj_text(e.energy_mj) if e.energy_mj is not None else "",
         versus=text,
     )
 
@@ -86,6 +91,11 @@ def front_table(study: Study) -> Table:
     if exits:
         table.add_column("worst case", justify="right")
     table.add_column("size", justify="right", no_wrap=True)
+    memory, energy = any(row.memory for row in rows), any(row.energy for row in rows)
+    if memory:
+        table.add_column("memory", justify="right", no_wrap=True)
+    if energy:
+        table.add_column("energy", justify="right", no_wrap=True)
     table.add_column("against fp32")
     for i, row in enumerate(rows):
         value, _, interval = row.accuracy.partition(" [")
@@ -93,7 +103,7 @@ def front_table(study: Study) -> Table:
         cells = [str(row.trial), row.mark, row.recipe, accuracy]
         cells += [f"{row.latency}\n{row.source}".strip()]
         cells += [f"{row.worst_case}\n{row.source if row.worst_case else ''}".strip()] if exits else []
-        cells += [row.size, row.versus]
+        cells += [row.size] + [row.memory] * memory + [row.energy] * energy + [row.versus]
         last_baseline = "baseline" in row.mark and i + 1 < len(rows) and "baseline" not in rows[i + 1].mark
         style = "bold" if "baseline" in row.mark else None
         table.add_row(*(Text(cell) for cell in cells), style=style, end_section=last_baseline)

@@ -226,7 +226,8 @@ def export(
 
     opened = Study.open(study)
     if trial is not None:
-        if any(given is not None for given in (pick, max_latency_ms, max_size_bytes, min_accuracy)):
+        limits = (max_latency_ms, max_size_bytes, max_memory_bytes, max_energy_mj, min_accuracy)
+        if any(given is not None for given in (pick, *limits)):
             raise InputError("--trial names a point already: give either --trial, or --pick and limits")
         point = opened.evaluation(trial)
     else:

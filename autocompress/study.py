@@ -3,6 +3,7 @@
 study.json        the inputs: task, device, space, constraints, budget, seed, hashes, versions
 study.journal     the Optuna study (see controller/journal.py)
 trials/000012/    evaluation.json and model.onnx of trial 12
+workloads/        what a file executes, by content, so that any trial can be projected onto any device
 final.json        written at the end: front and baselines, measured on the device and scored on the test split
 """
 
@@ -22,6 +23,7 @@ from autocompress.constraints import Constraint, met_by
 from autocompress.errors import RecipeError, StudyError
 from autocompress.recipe import check_version, explain
 from autocompress.results import Evaluation, ParetoFront
+from autocompress.workload import Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,6 +221,23 @@ def read_evaluation(study: Path, trial: int) -> Evaluation | None:
     """The kept result of a trial, or None."""
     path = trial_folder(study, trial) / "evaluation.json"
     return _read_trial(path) if path.exists() else None
+
+
+def write_workloads(study: Path, workloads: Iterable[Workload]) -> None:
+    """Keep what a file executes; the same content is kept once."""
+    for workload in workloads:
+        path = study / "workloads" / f"{workload.fingerprint}.json"
+        if not path.exists():
+            write_atomically(path, workload.to_json())
+
+
+def read_workload(study: Path, fingerprint: str) -> Workload | None:
+    """What was kept under a fingerprint, or None if it is gone or damaged."""
+    try:
+        workload = Workload.from_json((study / "workloads" / f"{fingerprint}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return workload if workload.fingerprint == fingerprint else None
 
 
 def write_final(study: Path, evaluations: Iterable[Evaluation], conditions: dict[str, Any]) -> None:

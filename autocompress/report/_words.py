@@ -35,6 +35,11 @@ def size_text(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def mj_text(value: float) -> str:
+    """Millijoules with three significant digits."""
+    return f"{value:,.0f} mJ" if value >= 100 else f"{float(f'{value:.3g}'):g} mJ"
+
+
 def plural(count: int, noun: str) -> str:
     """Return the count with its noun: "1 point", "2 points"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -70,9 +75,9 @@ class Comparison:
         """Return the ratios, such as "5.2x faster, 12.1x smaller, -0.6 points"."""
         parts = []
         if self.speedup is not None:
-            parts.append(_ratio(self.speedup, "faster", "slower"))
+            parts.append(ratio_text(self.speedup, "faster", "slower"))
         if self.shrink is not None:
-            parts.append(_ratio(self.shrink, "smaller", "larger"))
+            parts.append(ratio_text(self.shrink, "smaller", "larger"))
         if self.points is not None:
             parts.append(f"{self.points:+.1f} points" if self.percent else f"{self.points:+.3g}")
         return ", ".join(parts)
@@ -106,7 +111,8 @@ def _speedup(evaluation: Evaluation, base: Evaluation) -> tuple[float | None, La
     return None, None
 
 
-def _ratio(ratio: float, better: str, worse: str) -> str:
+def ratio_text(ratio: float, better: str, worse: str) -> str:
+    """Return a ratio in words, such as "5.2x faster"."""
     word, value = (better, ratio) if ratio >= 1 else (worse, 1 / ratio)
     if value < 1.005:
         return f"not {better}"

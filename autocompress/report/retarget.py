@@ -124,7 +124,8 @@ def sentences(result: Retargeted) -> list[str]:
     """What to know about the tables."""
     study = result.study
     lines = [
-        f"Accuracies are those of the study (searched for {study.settings.device['name']}), all latencies are predicted."
+        f"Accuracies are those of the study (searched for {study.settings.device['name']}); "
+        "all latencies are predicted."
     ]
     for p in result.projections:
         lines.extend(f"{p.device.name}: {line}" for line in _about(p))

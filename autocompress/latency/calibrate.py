@@ -6,19 +6,18 @@ The steps share nothing but their data, so that a device can be measured elsewhe
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from autocompress.device import HOST, Calibration, DeviceProfile, Provenance
-from autocompress.errors import DeviceError
+from autocompress.errors import DeviceError, MeasurementError
+from autocompress.latency import _bundle_runner as runner
 from autocompress.latency.linear import fit, predict, relative_errors
-from autocompress.latency.measurements import Machine, Measurements, ModelTiming
-from autocompress.latency.micro_models import EXIT_LEVELS, EXIT_PAIR, PLAN_VERSION, plan, plan_digest
+from autocompress.latency.measurements import Measurements
+from autocompress.latency.micro_models import EXIT_LEVELS, EXIT_PAIR, PLAN_VERSION, extreme_model, plan, plan_digest
 from autocompress.workload import Workload
 
 Progress = Callable[[float, str], None]
@@ -27,24 +26,8 @@ Points = Mapping[str, tuple[Workload, float]]
 """Name of a measured graph -> its operators, its latency in ms."""
 
 MIN_BUDGET_S = 5.0
-_BATCH = 12
 _FOLDS = 5
 _CACHE_SIZES = tuple(2**20 * megabytes for megabytes in (1, 2, 4, 8, 16, 32))
-_FLAGS = (
-    "avx",
-    "avx2",
-    "avx512f",
-    "avx_vnni",
-    "avx512_vnni",
-    "amx_int8",
-    "asimd",
-    "asimddp",
-    "fphp",
-    "asimdhp",
-    "i8mm",
-    "sve",
-    "sve2",
-)
 
 
 def calibrate_host(threads: int = 1, budget_s: float = 60.0, progress: Progress | None = None) -> DeviceProfile:
@@ -74,57 +57,41 @@ def calibrate_host(threads: int = 1, budget_s: float = 60.0, progress: Progress 
 
 
 def measure_plan(threads: int, budget_s: float, progress: Progress) -> Measurements:
-    """Time every model of the plan on this machine, in batches that each hold the reference net.
+    """Time every model of the plan on this machine; a run that is not steady is returned with what it showed.
 
     Raises:
         MeasurementError: this machine cannot be timed.
     """
     import onnxruntime
 
-    from autocompress.runtimes.onnxruntime import TimingProtocol, example_feed, measure, reference_model, session
+    from autocompress.runtimes.onnxruntime import reference_model
 
     models = plan()
-    begin = datetime.datetime.now(datetime.UTC)
-    started = time.perf_counter()
-    reference = session(reference_model(), threads)
-    timings: list[ModelTiming] = []
-    for start in range(0, len(models), _BATCH):
-        batch = models[start : start + _BATCH]
-        sessions = [session(model.make(), threads) for model in batch]
-        left = max(0.0, started + budget_s - time.perf_counter())
-        share = left / (len(models) - start + len(models) / _BATCH)
-        protocol = TimingProtocol(
-            rounds=20, runs=400, passes=2, warm_up=3, pause_s=0.0, max_seconds=max(0.004, 0.8 * share)
-        )
-        pairs = [(item, example_feed(item)) for item in (*sessions, reference)]
-        *times, own = measure(pairs, threads=threads, protocol=protocol)
-        timings += [
-            ModelTiming(
-                name=model.name,
-                latency_ms=timing.latency_ms,
-                reference_ms=own.latency_ms,
-                spread=timing.spread,
-                at_s=time.perf_counter() - started,
-            )
-            for model, timing in zip(batch, times, strict=True)
-        ]
-        progress(len(timings) / len(models), f"{len(timings)} of {len(models)} nets")
-    return Measurements(
-        plan_version=PLAN_VERSION,
-        plan_digest=plan_digest(models),
-        runtime_version=onnxruntime.__version__,
-        threads=threads,
-        machine=Machine(
-            processor=processor_name(),
-            instruction_set=cpu_flags(),
-            int8_saturates=int8_saturates(),
-            cores=os.cpu_count() or 1,
-            system=f"{platform.system()} {platform.machine()}",
-        ),
-        started=begin.isoformat(timespec="seconds"),
-        seconds=time.perf_counter() - started,
-        complete=True,
-        timings=tuple(timings),
+    begin, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    events = runner.throttle_events()
+
+    def report(timings: list[dict[str, Any]], words: str) -> None:
+        progress(len(timings) / len(models), f"{len(timings)} of {len(models)} nets{words}")
+
+    sources = {model.name: model.make for model in models}
+    timings = runner.measure_models(sources, reference_model, threads, budget_s, report)
+    if not all(row["latency_ms"] > 0 and row["reference_ms"] > 0 for row in timings):
+        raise MeasurementError("the CPU clock of the thread did not advance during a run; this machine cannot time it.")
+    return Measurements.parse(
+        {
+            "version": runner.MEASUREMENTS_VERSION,
+            "plan_version": PLAN_VERSION,
+            "plan_digest": plan_digest(models),
+            "runtime_version": onnxruntime.__version__,
+            "threads": threads,
+            "machine": runner.machine_facts(extreme_model()),
+            "started": begin.isoformat(timespec="seconds"),
+            "seconds": time.perf_counter() - started,
+            "complete": True,
+            "throttled": runner.throttle_events() > events,
+            "timings": timings,
+        },
+        "calibration",
     )
 
 
@@ -223,55 +190,6 @@ def _rounded(ms: float) -> float:
     return float(f"{ms:.4g}")
 
 
-def cpu_flags() -> tuple[str, ...]:
-    """Instruction-set flags of this processor that matter for the kernels; empty where unknown."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ()
-    present: set[str] = set()
-    for line in text.splitlines():
-        if line.lower().startswith(("flags", "features")):
-            present.update(line.partition(":")[2].split())
-    return tuple(flag for flag in _FLAGS if flag in present)
-
-
-def processor_name() -> str:
-    """Name of this processor, as the system states it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    for line in text.splitlines():
-        if line.startswith(("model name", "Model")):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def channel_block(flags: Sequence[str]) -> int:
     """Channels per block of ONNX Runtime's fp32 convolution: 16 with AVX-512, otherwise 8."""
     return 16 if "avx512f" in flags else 8
-
-
-def int8_saturates() -> bool:
-    """Tell by test whether uint8 x int8 products overflow 16-bit sums on this machine.
-
-    A product of the extreme values 255 x 127 over 64 terms is compared with the exact integer.
-    """
-    from onnx import TensorProto, helper, numpy_helper
-
-    from autocompress.runtimes.onnxruntime import run, session
-
-    inner, columns = 64, 32
-    weight = numpy_helper.from_array(np.full((inner, columns), 127, np.int8), "weight")
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["x", "weight"], ["y"])],
-        "extreme",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, [8, inner])],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, [8, columns])],
-        [weight],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    feed = {"x": np.full((8, inner), 255, np.uint8)}
-    result = run(session(bytes(model.SerializeToString())), feed)[0]
-    return bool((result != 255 * 127 * inner).any())

@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autocompress._files import write_atomically
 from autocompress.errors import DeviceError
-
-MEASUREMENTS_VERSION = 1
+from autocompress.latency._bundle_runner import MEASUREMENTS_VERSION
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -52,6 +51,8 @@ class Measurements(_Data):
     version: Literal[1] = 1
     plan_version: int
     plan_digest: str
+    base_sha256: str = ""
+    """Digest of the user's own ONNX file, timed as "base"; empty if there was none."""
     runtime: Literal["onnxruntime"] = "onnxruntime"
     runtime_version: str
     threads: Annotated[int, Field(ge=1)]

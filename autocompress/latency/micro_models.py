@@ -7,7 +7,8 @@ with blocked channel order and warm caches) cost something else than alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,12 +17,15 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from autocompress.latency._bundle_runner import filler
+
 PLAN_VERSION = 2
 """Raise it when a net of the plan changes."""
 EXIT_LEVELS = 2
 EXIT_PAIR = ("exits/none", "exits/two")
 """The same net without and with `EXIT_LEVELS` exit tests: gives the cost of a test, is not fitted."""
 
+_FILLER_STD = 36.7
 _OPSET = 21
 _IR_VERSION = 10
 
@@ -29,9 +33,8 @@ _IR_VERSION = 10
 class NetBuilder:
     """Appends layers to a graph; with `int8` every activation passes through Q/DQ and weights are int8."""
 
-    def __init__(self, shape: tuple[int, ...], int8: bool = False, seed: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], int8: bool = False) -> None:
         self.int8 = int8
-        self._rng = np.random.default_rng(seed)
         self._nodes: list[NodeProto] = []
         self._weights: list[TensorProto] = []
         self._input_shape = shape
@@ -67,10 +70,11 @@ class NetBuilder:
         return self._node("DequantizeLinear", self._quantized[tensor].split("|"), self.shapes[tensor])
 
     def _weight(self, shape: tuple[int, ...], axis: int) -> str:
+        count = math.prod(shape)
         if not self.int8:
-            values = self._rng.standard_normal(shape).astype(np.float32)
-            return self._constant("weight", values / np.float32(np.sqrt(values[0].size)))
-        quantized = self._constant("weight", self._rng.integers(-63, 64, shape).astype(np.int8))
+            size = 1 / (_FILLER_STD * math.sqrt(count / shape[0]))
+            return self._constant("weight", filler(count, "float32", size).reshape(shape))
+        quantized = self._constant("weight", filler(count, "int8", 1.0).reshape(shape))
         scale = self._constant("scale", np.full(shape[axis], 0.01, np.float32))
         zero = self._constant("zero", np.zeros(shape[axis], np.int8))
         return self._node("DequantizeLinear", [quantized, scale, zero], shape, axis=axis)
@@ -183,7 +187,7 @@ class MicroModel:
     """One point of the plan."""
 
     name: str
-    make: Callable[[], bytes]
+    make: partial[bytes]
 
 
 def _chain(cin: int, cout: int, size: int, kernel: int, length: int, int8: bool, stem: bool) -> bytes:
@@ -281,7 +285,7 @@ def _width(rng: np.random.Generator, low: int, high: int) -> int:
     return max(step, round(width / step) * step)
 
 
-def _random_nets(rng: np.random.Generator, int8: bool) -> Iterator[Callable[[], bytes]]:
+def _random_nets(rng: np.random.Generator, int8: bool) -> Iterator[partial[bytes]]:
     for _ in range(26):
         size = int(rng.choice([8, 16, 32]))
         width = _width(rng, 8, 2048 // size)
@@ -300,7 +304,7 @@ def _random_nets(rng: np.random.Generator, int8: bool) -> Iterator[Callable[[], 
         yield partial(_transformer, tokens, width, heads, depth, int8, ratio)
 
 
-def _grids(rng: np.random.Generator, int8: bool) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _grids(rng: np.random.Generator, int8: bool) -> Iterator[tuple[str, partial[bytes]]]:
     for kernel in (1, 3):
         for size, high in ((32, 96), (16, 192), (8, 384), (4, 512)):
             for _ in range(4):
@@ -382,7 +386,21 @@ def plan() -> list[MicroModel]:
     return [*(model for pair in zip(*models, strict=True) for model in pair), *exits]
 
 
+def extreme_model() -> bytes:
+    """Return the net that shows saturation: uint8 [8, 64] times 127 everywhere, summed in int32."""
+    weight = numpy_helper.from_array(np.full((64, 32), 127, np.int8), "weight")
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "weight"], ["y"])],
+        "extreme",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [8, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [8, 32])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
 def plan_digest(models: Sequence[MicroModel]) -> str:
     """Stable id of a plan: measurements can be fitted only against the plan they were taken with."""
-    text = "\n".join([str(PLAN_VERSION), *(model.name for model in models)])
+    text = "\n".join([str(PLAN_VERSION), *(f"{m.name} {m.make.func.__name__} {m.make.args}" for m in models)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

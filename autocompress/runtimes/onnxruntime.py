@@ -8,7 +8,6 @@ two passes is the latency, and it is `trusted` if the two passes agree.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,41 +17,27 @@ import numpy as np
 import numpy.typing as npt
 
 from autocompress.errors import CandidateError, MeasurementError
+from autocompress.latency._bundle_runner import (
+    Stopwatch,
+    TimingProtocol,
+    build_session,
+    example_feed,
+    spread,
+    time_together,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
+
+__all__ = [
+    *("AGREEMENT", "FAST", "THOROUGH", "Arrays", "Timing", "TimingProtocol", "example_feed", "measure"),
+    *("measure_reference", "reference_model", "run", "session"),
+]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 AGREEMENT = 0.05
 """Largest relative difference of the two passes of a trusted timing."""
-
-_NUMPY_TYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class TimingProtocol:
-    """How much to measure; the defaults are what the ranking of finalists needs."""
-
-    rounds: int = 40
-    """Rounds per pass; each candidate runs once per round, `runs` times in a row."""
-    runs: int = 10
-    passes: int = 2
-    warm_up: int = 5
-    pause_s: float = 0.2
-    """Wait between the passes, so that a burst of other work does not hit both."""
-    max_seconds: float = 4.0
-    """Bound on the time spent per candidate; `runs`, then `rounds`, shrink to keep it."""
-
 
 THOROUGH = TimingProtocol()
 FAST = TimingProtocol(rounds=20, runs=4, pause_s=0.0, max_seconds=0.4)
@@ -87,20 +72,9 @@ def session(
     Raises:
         CandidateError: ONNX Runtime refuses the model.
     """
-    import onnxruntime as ort
-
-    ort.set_default_logger_severity(4)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
-    for key, value in (extra or {}).items():
-        options.add_session_config_entry(key, value)
     source = str(model) if isinstance(model, Path) else model
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return build_session(source, threads, extra or {})
     except Exception as error:  # onnxruntime has no common base class for its errors
         name = "the model" if isinstance(model, bytes) else str(model)
         raise CandidateError(f"ONNX Runtime cannot load {name}: {' '.join(str(error).split())}") from None
@@ -114,16 +88,6 @@ def run(
         return list(session.run(None if outputs is None else list(outputs), dict(feed)))
     except Exception as error:
         raise CandidateError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())}") from None
-
-
-def example_feed(session: onnxruntime.InferenceSession, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
-    """Random inputs of the right shapes and types, symbolic dimensions set to 1."""
-    rng = np.random.default_rng(seed)
-    feed: dict[str, npt.NDArray[Any]] = {}
-    for value in session.get_inputs():
-        shape = [dim if isinstance(dim, int) and dim > 0 else 1 for dim in value.shape]
-        feed[value.name] = np.asarray(rng.standard_normal(shape)).astype(_NUMPY_TYPES[value.type])
-    return feed
 
 
 @functools.cache
@@ -152,49 +116,6 @@ def reference_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-class _Runner:
-    """Times one session; keeps the times of all passes in nanoseconds."""
-
-    def __init__(
-        self, session: onnxruntime.InferenceSession, feed: Arrays, threads: int, protocol: TimingProtocol
-    ) -> None:
-        self._run, self._feed = session.run, dict(feed)
-        self._clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
-        self.smallest_ns: list[int] = []
-        self.wall_ns: list[int] = []
-        self._pass_ns: list[int] = []
-        for _ in range(max(1, protocol.warm_up)):
-            started = time.perf_counter()
-            self._run(None, self._feed)
-        seconds = max(1e-6, time.perf_counter() - started)
-        calls = max(8, int(protocol.max_seconds / protocol.passes / seconds))
-        self.rounds = min(protocol.rounds, calls)
-        self.runs = max(1, min(protocol.runs, calls // self.rounds))
-
-    def end_pass(self) -> None:
-        self.smallest_ns.append(_smallest(self._pass_ns))
-        self._pass_ns = []
-
-    def burst(self) -> None:
-        clock, wall, call, feed = self._clock, time.perf_counter_ns, self._run, self._feed
-        for _ in range(self.runs):
-            wall_start, start = wall(), clock()
-            call(None, feed)
-            elapsed, wall_elapsed = clock() - start, wall() - wall_start
-            self._pass_ns.append(elapsed)
-            self.wall_ns.append(wall_elapsed)
-
-
-def _smallest(times_ns: Sequence[int]) -> int:
-    """The smallest time of a pass that can be true: at least half the median.
-
-    A virtual machine books the time that its host took from it late, off the clock of whichever call runs then; one
-    call in a million seems to take next to nothing.
-    """
-    half = float(np.median(times_ns)) / 2
-    return min(t for t in times_ns if t >= half)
-
-
 def measure(
     candidates: Sequence[tuple[onnxruntime.InferenceSession, Arrays]],
     *,
@@ -221,45 +142,28 @@ def measure(
     reference = session(reference_model(), threads)
     everything = [*candidates, (reference, example_feed(reference))]
     try:
-        runners = [_Runner(s, feed, threads, protocol) for s, feed in everything]
-        for index in range(protocol.passes):
-            if index and protocol.pause_s:
-                time.sleep(protocol.pause_s)
-            _one_pass(runners)
+        watches = time_together(everything, threads, protocol)
     except KeyboardInterrupt:
         raise
     except Exception as error:
         raise CandidateError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())}") from None
-    if any(min(runner.smallest_ns) <= 0 for runner in runners):
+    if any(min(watch.smallest_ns) <= 0 for watch in watches):
         raise MeasurementError("the CPU clock of the thread did not advance during a run; this machine cannot time it.")
-    scale = 1.0 if reference_ms is None else reference_ms * 1e6 / min(runners[-1].smallest_ns)
-    return [_timing(runner, runners[-1], threads, scale) for runner in runners[:-1]]
+    scale = 1.0 if reference_ms is None else reference_ms * 1e6 / min(watches[-1].smallest_ns)
+    return [_timing(watch, watches[-1], threads, scale) for watch in watches[:-1]]
 
 
-def _one_pass(runners: Sequence[_Runner]) -> None:
-    for index in range(max(runner.rounds for runner in runners)):
-        for runner in runners:
-            if index < runner.rounds:
-                runner.burst()
-    for runner in runners:
-        runner.end_pass()
-
-
-def _timing(runner: _Runner, reference: _Runner, threads: int, scale: float) -> Timing:
-    pairs = zip(runner.smallest_ns, reference.smallest_ns, strict=True)
-    relative = [own / other for own, other in pairs]
-    spread = max(relative) / min(relative) - 1
-    raw = max(runner.smallest_ns) / min(runner.smallest_ns) - 1
-    spread = min(spread, raw)
-    wall_ms = np.asarray(runner.wall_ns, dtype=np.float64) / 1e6
+def _timing(watch: Stopwatch, reference: Stopwatch, threads: int, scale: float) -> Timing:
+    difference = spread(watch, reference)
+    wall_ms = np.asarray(watch.wall_ns, dtype=np.float64) / 1e6
     return Timing(
-        latency_ms=min(runner.smallest_ns) / 1e6 * scale,
+        latency_ms=min(watch.smallest_ns) / 1e6 * scale,
         p50_ms=float(np.median(wall_ms)),
         p95_ms=float(np.percentile(wall_ms, 95)),
-        n=len(runner.wall_ns),
+        n=len(watch.wall_ns),
         threads=threads,
-        spread=spread,
-        trusted=spread <= AGREEMENT,
+        spread=difference,
+        trusted=difference <= AGREEMENT,
     )
 
 

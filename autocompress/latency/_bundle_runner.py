@@ -1,0 +1,476 @@
+"""Times the models of a calibration bundle on the device where it is started.
+
+Usage: python run.py [--seconds 180] [--threads 1] [--out result.json]
+
+Needs Python 3.8 or newer, numpy and onnxruntime, nothing else. It can be interrupted at any time: the same
+command goes on where it stopped. Stop other programs first, and let the device cool between two runs.
+
+(This file is also the one home of the timing protocol of autocompress, which imports it: hence it keeps to
+Python 3.8 and to these two packages.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import glob
+import hashlib
+import json
+import os
+import platform
+import signal
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+try:
+    import numpy as np
+except ImportError:
+    raise SystemExit("error: numpy is missing; install it with: python -m pip install numpy onnxruntime") from None
+
+if TYPE_CHECKING:
+    Source = Callable[[], bytes]
+    Report = Callable[[list[dict[str, Any]], str], None]
+
+MEASUREMENTS_VERSION = 1
+MODELS_FILE = "models.zip"
+MANIFEST = "manifest.json"
+REFERENCE = "reference"
+EXTREME = "int8-extreme"
+BASE = "base"
+"""Name of the timing of the user's own model."""
+
+BATCH = 12
+_AGAIN_SHARE = 0.15
+_AGAIN_SPREAD = 0.05
+_AGAIN_SLOWDOWN = 1.1
+_BLOCK_SIZE = 65521
+_FLAGS = (
+    *("avx", "avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8"),
+    *("asimd", "asimddp", "fphp", "asimdhp", "i8mm", "sve", "sve2"),
+)
+_NUMPY_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+
+
+# ---------------------------------------------------------------------------------------- the timing protocol
+
+
+@dataclass(frozen=True)
+class TimingProtocol:
+    """How much to measure; the defaults are what the ranking of finalists needs."""
+
+    rounds: int = 40
+    """Rounds per pass; each candidate runs once per round, `runs` times in a row."""
+    runs: int = 10
+    passes: int = 2
+    warm_up: int = 5
+    pause_s: float = 0.2
+    """Wait between the passes, so that a burst of other work does not hit both."""
+    max_seconds: float = 4.0
+    """Bound on the time spent per candidate; `runs`, then `rounds`, shrink to keep it."""
+
+
+def build_session(model: bytes | str, threads: int = 1, extra: Mapping[str, str] | None = None) -> Any:
+    """Build a quiet CPU session with all graph optimisations.
+
+    `extra` holds session configuration entries. Spinning is on with more than one thread (small nets are up
+    to 1.5 times slower without) and off with one.
+    """
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(4)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
+    for key, value in (extra or {}).items():
+        options.add_session_config_entry(key, value)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def example_feed(session: Any, seed: int = 0) -> dict[str, Any]:
+    """Random inputs of the right shapes and types, symbolic dimensions set to 1."""
+    rng = np.random.default_rng(seed)
+    feed: dict[str, Any] = {}
+    for value in session.get_inputs():
+        shape = [dim if isinstance(dim, int) and dim > 0 else 1 for dim in value.shape]
+        feed[value.name] = np.asarray(rng.standard_normal(shape)).astype(_NUMPY_TYPES[value.type])
+    return feed
+
+
+class Stopwatch:
+    """Times one session; keeps the times of all passes in nanoseconds."""
+
+    def __init__(self, session: Any, feed: Mapping[str, Any], threads: int, protocol: TimingProtocol) -> None:
+        self._run, self._feed = session.run, dict(feed)
+        self._clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
+        self.smallest_ns: list[int] = []
+        self.wall_ns: list[int] = []
+        self._pass_ns: list[int] = []
+        for _ in range(max(1, protocol.warm_up)):
+            started = time.perf_counter()
+            self._run(None, self._feed)
+        seconds = max(1e-6, time.perf_counter() - started)
+        calls = max(8, int(protocol.max_seconds / protocol.passes / seconds))
+        self.rounds = min(protocol.rounds, calls)
+        self.runs = max(1, min(protocol.runs, calls // self.rounds))
+
+    def end_pass(self) -> None:
+        """Close the pass: its smallest time is kept."""
+        self.smallest_ns.append(smallest_time_ns(self._pass_ns))
+        self._pass_ns = []
+
+    def burst(self) -> None:
+        """Run `runs` times in a row."""
+        clock, wall, call, feed = self._clock, time.perf_counter_ns, self._run, self._feed
+        for _ in range(self.runs):
+            wall_start, start = wall(), clock()
+            call(None, feed)
+            elapsed, wall_elapsed = clock() - start, wall() - wall_start
+            self._pass_ns.append(elapsed)
+            self.wall_ns.append(wall_elapsed)
+
+
+def smallest_time_ns(times_ns: Sequence[int]) -> int:
+    """Return the smallest time of a pass that can be true: at least half the median.
+
+    A virtual machine books the time that its host took from it late, off the clock of whichever call runs
+    then; one call in a million seems to take next to nothing.
+    """
+    half = float(np.median(times_ns)) / 2
+    return min(t for t in times_ns if t >= half)
+
+
+def time_together(
+    pairs: Sequence[tuple[Any, Mapping[str, Any]]], threads: int, protocol: TimingProtocol
+) -> list[Stopwatch]:
+    """Run sessions with their feeds round-robin, so that a change of the clock hits all of them."""
+    watches = [Stopwatch(session, feed, threads, protocol) for session, feed in pairs]
+    for index in range(protocol.passes):
+        if index and protocol.pause_s:
+            time.sleep(protocol.pause_s)
+        for number in range(max(watch.rounds for watch in watches)):
+            for watch in watches:
+                if number < watch.rounds:
+                    watch.burst()
+        for watch in watches:
+            watch.end_pass()
+    return watches
+
+
+def spread(watch: Stopwatch, reference: Stopwatch) -> float:
+    """Relative difference between the passes: as timed or relative to the reference net, the smaller of both."""
+    relative = [own / other for own, other in zip(watch.smallest_ns, reference.smallest_ns)]
+    raw = max(watch.smallest_ns) / min(watch.smallest_ns) - 1
+    return min(max(relative) / min(relative) - 1, raw)
+
+
+# ------------------------------------------------------------------------------------------------ the machine
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """Instruction-set flags of this processor that matter for the kernels; empty where unknown."""
+    present = set()
+    for line in _text("/proc/cpuinfo").splitlines():
+        if line.lower().startswith(("flags", "features")):
+            present.update(line.partition(":")[2].split())
+    return tuple(flag for flag in _FLAGS if flag in present)
+
+
+def processor_name() -> str:
+    """Name of this processor, or of the board, as the system states it."""
+    for line in _text("/proc/cpuinfo").splitlines():
+        if line.startswith(("model name", "Model")):
+            return line.partition(":")[2].strip()
+    board = _text("/proc/device-tree/model").strip("\0 \n")
+    return board or platform.processor() or platform.machine() or "unknown"
+
+
+def int8_saturates(extreme_model: bytes) -> bool:
+    """Tell by test whether uint8 x int8 products overflow 16-bit sums: 255 x 127, summed, is not exact."""
+    session = build_session(extreme_model)
+    (value,) = session.get_inputs()
+    result = session.run(None, {value.name: np.full(value.shape, 255, np.uint8)})[0]
+    return bool((result != 255 * 127 * value.shape[-1]).any())  # all weights are 127
+
+
+def machine_facts(extreme_model: bytes) -> dict[str, Any]:
+    """Return what the measurements must say about this machine."""
+    return {
+        "processor": processor_name(),
+        "instruction_set": list(cpu_flags()),
+        "int8_saturates": int8_saturates(extreme_model),
+        "cores": os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def throttle_events() -> int:
+    """Count of thermal interventions that the system reports; a higher count later means throttling.
+
+    Sources: the throttle counters of x86 processors, cooling devices of Linux that lower the clock, and the
+    firmware of the Raspberry Pi (frequency capped, throttled, soft temperature limit).
+    """
+    pattern = "/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
+    count = sum(int(_text(path) or 0) for path in glob.glob(pattern))
+    for path in glob.glob("/sys/class/thermal/cooling_device*"):
+        if "cpufreq" in _text(path + "/type"):
+            count += int(_text(path + "/cur_state") or 0)
+    firmware = _text("/sys/devices/platform/soc/soc:firmware/get_throttled")
+    return count + bin(int(firmware or "0", 16) & 0b1110).count("1")
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+# ------------------------------------------------------------------------------------------ measuring a plan
+
+
+def filler(count: int, dtype: str, scale: float) -> Any:
+    """Pseudo-random weights: small integers, times `scale` unless the type is int8 (which keeps to 7 bits)."""
+    block = np.random.RandomState(0).randint(-63, 64, _BLOCK_SIZE).astype(dtype)
+    values = np.resize(block, count)
+    return values if dtype == "int8" else values * values.dtype.type(scale)
+
+
+def measure_models(
+    sources: Mapping[str, Source],
+    reference: Source,
+    threads: int,
+    seconds: float,
+    report: Report,
+    done: Sequence[Mapping[str, Any]] = (),
+    elapsed_s: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Time models in batches that each hold the reference net; unsteady ones again in what is left of the time.
+
+    Args:
+        sources: name and maker of each model.
+        reference: maker of the reference net.
+        threads: 1 counts CPU time of the thread, more count wall time.
+        seconds: wall time to spend; every model is measured whatever it is.
+        report: called after every batch with all timings so far and a few words.
+        done: timings of an earlier, interrupted run; their models are not timed again.
+        elapsed_s: seconds that the earlier run took.
+
+    Returns:
+        One timing per model: name, latency_ms, reference_ms (of its batch), spread, at_s.
+    """
+    started = time.perf_counter()
+    quiet = build_session(reference(), threads)
+    timings = {str(row["name"]): dict(row) for row in done}
+
+    def batch(names: Sequence[str], deadline: float, n_left: int, words: str) -> None:
+        sessions = [build_session(sources[name](), threads) for name in names]
+        left = max(0.0, started + deadline - time.perf_counter())
+        share = 0.8 * left / (n_left + n_left / BATCH + 1)
+        protocol = TimingProtocol(20, 400, 2, 3, 0.0, max(0.004, share))
+        *watches, own = time_together([(s, example_feed(s)) for s in [*sessions, quiet]], threads, protocol)
+        for name, watch in zip(names, watches):
+            row = {
+                "name": name,
+                "latency_ms": min(watch.smallest_ns) / 1e6,
+                "reference_ms": min(own.smallest_ns) / 1e6,
+                "spread": round(spread(watch, own), 5),
+                "at_s": round(elapsed_s + time.perf_counter() - started, 2),
+            }
+            if name not in timings or _unrest(row, timings) < _unrest(timings[name], timings):
+                timings[name] = row
+        report(list(timings.values()), words)
+
+    missing = [name for name in sources if name not in timings]
+    for start in range(0, len(missing), BATCH):
+        batch(missing[start : start + BATCH], (1 - _AGAIN_SHARE) * seconds, len(missing) - start, "")
+    restless = sorted(timings, key=lambda name: _unrest(timings[name], timings), reverse=True)
+    restless = [name for name in restless if _unrest(timings[name], timings) > 0]
+    for start in range(0, len(restless), BATCH):
+        if time.perf_counter() - started < 0.95 * seconds:
+            batch(restless[start : start + BATCH], seconds, len(restless) - start, ", unsteady ones again")
+    return [timings[name] for name in sources]
+
+
+def _unrest(row: Mapping[str, Any], timings: Mapping[str, Mapping[str, Any]]) -> float:
+    """How far a timing is beyond what a steady machine shows; 0 for one that need not be repeated."""
+    best_ms = np.percentile([t["reference_ms"] for t in timings.values()] or [row["reference_ms"]], 10)
+    slowdown = row["reference_ms"] / best_ms
+    return float(max(0.0, row["spread"] - _AGAIN_SPREAD) + max(0.0, slowdown - _AGAIN_SLOWDOWN))
+
+
+# ------------------------------------------------------------------------------------------------- the bundle
+
+
+class Bundle:
+    """The models beside this script: ONNX files whose large weights were cut out, as numbers do not matter."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._archive = zipfile.ZipFile(os.path.join(folder, MODELS_FILE))
+        self.manifest = json.loads(self._archive.read(MANIFEST).decode("utf-8"))
+
+    def model(self, entry: Mapping[str, Any]) -> bytes:
+        """Return a whole ONNX file: the pieces, with weights between them."""
+        if "file" in entry:
+            with open(os.path.join(self._folder, entry["file"]), "rb") as file:
+                content = file.read()
+        else:
+            content = self._archive.read(entry["name"])  # zipfile checks its CRC
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise SystemExit("error: {} is damaged; copy the bundle again".format(entry.get("file", MODELS_FILE)))
+        parts, last = [], 0
+        for offset, count, dtype, scale in entry.get("holes", ()):
+            parts += [content[last:offset], filler(count, dtype, scale).tobytes()]
+            last = offset
+        return b"".join([*parts, content[last:]])
+
+    def sources(self) -> dict[str, Source]:
+        """Name and maker of every model that is timed."""
+        return {entry["name"]: self._source(entry) for entry in self.manifest["models"]}
+
+    def _source(self, entry: Mapping[str, Any]) -> Source:
+        return lambda: self.model(entry)
+
+
+def checksum(result: Mapping[str, Any]) -> str:
+    """Digest of everything in a result but its checksum."""
+    content = {key: value for key, value in result.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode("utf-8")).hexdigest()
+
+
+def write_result(path: str, result: dict[str, Any]) -> None:
+    """Write the result, all or nothing."""
+    result["checksum"] = checksum(result)
+    temporary = path + ".part"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _earlier(path: str, fresh: Mapping[str, Any]) -> dict[str, Any]:
+    """Result of an interrupted run of the same bundle on the same machine, or an empty mapping."""
+    try:
+        result = json.loads(_text(path))
+        same = ("plan_digest", "threads", "runtime_version", "machine", "base_sha256")
+        usable = result["checksum"] == checksum(result) and all(result[key] == fresh[key] for key in same)
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return dict(result) if usable else {}
+
+
+def run(folder: str, out: str, threads: int, seconds: float, say: Callable[[str, bool], None]) -> None:
+    """Measure the bundle in `folder` and write the result to `out`, after every batch."""
+    import onnxruntime
+
+    bundle = Bundle(folder)
+    manifest = bundle.manifest
+    begin = time.perf_counter()
+    result: dict[str, Any] = {
+        "version": MEASUREMENTS_VERSION,
+        "plan_version": manifest["plan_version"],
+        "plan_digest": manifest["plan_digest"],
+        "base_sha256": manifest["base_sha256"],
+        "runtime": "onnxruntime",
+        "runtime_version": onnxruntime.__version__,
+        "threads": threads,
+        "machine": machine_facts(bundle.model(manifest[EXTREME])),
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "seconds": 0.0,
+        "complete": False,
+        "throttled": False,
+        "timings": [],
+    }
+    earlier = _earlier(out, result)
+    result.update(earlier)
+    sources = bundle.sources()
+    if result["complete"]:
+        say(f"{out} holds a complete result already; remove it to measure again", True)
+        return
+    if earlier:
+        say("going on after {} of {} models".format(len(earlier["timings"]), len(sources)), True)
+    before_s, events, n_before = result["seconds"], throttle_events(), len(result["timings"])
+
+    def report(timings: list[dict[str, Any]], words: str) -> None:
+        took = time.perf_counter() - begin
+        n, reference_ms = len(timings), [row["reference_ms"] for row in timings]
+        left_s = int(max(seconds - took, took / max(1, n - n_before) * (len(sources) - n)))
+        result["throttled"] = result["throttled"] or throttle_events() > events
+        result.update(timings=timings, seconds=round(before_s + took, 2))
+        write_result(out, result)
+        slow = reference_ms[-1] / min(reference_ms)
+        heat = ", the device is throttling" if result["throttled"] else ""
+        text = "{} of {} models, about {}:{:02} left, clock {:.0%} of the best{}{}"
+        say(text.format(n, len(sources), left_s // 60, left_s % 60, 1 / slow, words, heat), False)
+
+    reference = manifest[REFERENCE]
+    seconds_left = max(5.0, seconds - before_s)
+    timings = measure_models(
+        sources, lambda: bundle.model(reference), threads, seconds_left, report, result["timings"], before_s
+    )
+    result.update(timings=timings, complete=True, seconds=round(before_s + time.perf_counter() - begin, 2))
+    write_result(out, result)
+    say(f"wrote {out}", True)
+
+
+def _say(text: str, stays: bool) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\033[K" + text + ("\n" if stays else ""))
+    else:
+        sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the command line; returns the exit code: 0 done, 1 impossible, 130 interrupted."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=180.0, help="time to spend; slow devices take longer")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one inference")
+    parser.add_argument("--out", default=os.path.join(folder, "result.json"), help="file to write")
+    options = parser.parse_args()
+    if options.threads < 1 or not options.seconds > 0:
+        parser.error("--threads and --seconds must be above 0")
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, _interrupt)
+    try:
+        run(folder, options.out, options.threads, options.seconds, _say)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on where it stopped", True)
+        return 130
+    except ImportError as error:
+        _say(f"error: {error}; install it with: python -m pip install onnxruntime", True)
+        return 3
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        _say(f"error: the bundle beside this script cannot be used ({error}); copy it again", True)
+        return 1
+    except Exception as error:  # onnxruntime has no common base class for its errors
+        _say(f"error: this onnxruntime cannot run the models; take a newer one ({error})", True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,8 @@ from autocompress.controller.plan import Plan
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError, ConstraintError, TaskError
 from autocompress.evaluate import Evaluator, Forecast
+from autocompress.latency import linear
+from autocompress.payoff import Knob, knobs
 from autocompress.recipe import Recipe, technique
 from autocompress.results import Evaluation
 from autocompress.space import SearchSpace, StageSpace
@@ -30,6 +32,10 @@ class DryRun:
     accuracy: float
     latency_ms: float
     size_bytes: int
+    peak_memory_bytes: int | None
+    energy_mj: float | None
+    profile: str
+    """How far the device profile can be trusted for this network."""
     groups: dict[str, int]
     unprunable: dict[str, str]
     layers: dict[str, str]
@@ -37,8 +43,8 @@ class DryRun:
     n_knobs: int
     n_recipes: float
     left_out: tuple[str, ...]
-    knobs: dict[str, float]
-    """Predicted speed-up of a technique on its own."""
+    knobs: tuple[Knob, ...]
+    """What each technique on its own would gain, predicted."""
     strongest_ms: float | None
     strongest_bytes: int | None
     constraints: tuple[str, ...]
@@ -60,7 +66,8 @@ class DryRun:
         lines = [
             f"{self.task} on {self.device}: {self.n_params:,} parameters, {self.macs:,} MACs; the fp32 file has "
             f"accuracy {self.accuracy:.4f} (validation), {self.latency_ms:.3f} ms (predicted), "
-            f"{self.size_bytes:,} bytes",
+            f"{self.size_bytes:,} bytes{self._memory_and_energy()}",
+            self.profile,
             f"\nprunable groups ({len(self.groups)}): {widths or 'none'}",
             *(f"  cannot be pruned: {name}: {reason}" for name, reason in self.unprunable.items()),
             f"quantisable layers ({len(self.layers)}): {', '.join(self.layers) or 'none'}",
@@ -69,8 +76,10 @@ class DryRun:
             f"\nsearch space: {self.n_knobs} knobs, {size} recipes",
             *(f"  {note}" for note in self.left_out),
             "\nwhat pays on this device (predicted, one technique at a time):",
-            *(f"  {name:<19} {factor:.2f}x {_verdict(factor)}" for name, factor in self.knobs.items()),
+            *(f"  {knob.text()}" for knob in self.knobs),
         ]
+        if nothing := [knob.name for knob in self.knobs if knob.speedup is not None and not knob.pays]:
+            lines.append(f"  does not pay here: {', '.join(nothing)}")
         if self.strongest_ms is not None:
             lines.append(f"  strongest recipe of the space: {self.strongest_ms:.3f} ms, {self.strongest_bytes:,} bytes")
         lines.append(f"\nconstraints: {', '.join(self.constraints) or 'none'}")
@@ -82,6 +91,10 @@ class DryRun:
             f"{3600 / self.seconds_per_trial:.0f} trials an hour"
         )
         return "\n".join(lines)
+
+    def _memory_and_energy(self) -> str:
+        memory = f", {self.peak_memory_bytes:,} bytes of working memory" if self.peak_memory_bytes is not None else ""
+        return memory + (f", {self.energy_mj:.3g} mJ" if self.energy_mj is not None else "")
 
 
 def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: Iterable[Constraint]) -> DryRun:
@@ -110,6 +123,9 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         accuracy=base.validation.value,
         latency_ms=base.predicted_latency_ms,
         size_bytes=base.size_bytes,
+        peak_memory_bytes=base.peak_memory_bytes,
+        energy_mj=base.energy_mj,
+        profile=_trust(evaluator),
         groups=dict(anatomy.widths),
         unprunable=dict(anatomy.unprunable),
         layers=dict(anatomy.layers),
@@ -117,7 +133,7 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         n_knobs=len(plan.space.knobs(outline)),
         n_recipes=plan.space.size(outline),
         left_out=plan.space.notes,
-        knobs=_knobs(evaluator, base.predicted_latency_ms),
+        knobs=knobs(evaluator),
         strongest_ms=strongest.best_case_ms if strongest else None,
         strongest_bytes=strongest.size_bytes if strongest else None,
         constraints=tuple(map(str, plan.constraints)),
@@ -134,20 +150,20 @@ def _feasible(plan: Plan, base: Evaluation) -> tuple[str, Forecast | None]:
         return str(error), None
 
 
-def _knobs(evaluator: Evaluator, base_ms: float) -> dict[str, float]:
-    """Predicted speed-up of each technique alone."""
-    trials: dict[str, list[dict[str, Any]]] = {
-        "int8": [{"technique": "ptq", "weight_bits": 8}],
-        "int4 weights": [{"technique": "ptq", "weight_bits": 4}],
-        "fp16 weights": [{"technique": "ptq", "weight_bits": 16, "activation_bits": 32}],
-    }
-    if evaluator.anatomy.groups:
-        trials["pruning 50 %"] = [{"technique": "prune", "ratio": 0.5}]
-        trials["pruning 50 % + int8"] = [*trials["pruning 50 %"], *trials["int8"]]
-    return {
-        name: base_ms / evaluator.forecast(Recipe.parse({"stages": stages})).worst_case_ms
-        for name, stages in trials.items()
-    }
+def _trust(evaluator: Evaluator) -> str:
+    """What is known about the error of the profile, and whether it knows the operators of the network."""
+    device, calibration = evaluator.device, evaluator.device.calibration
+    if calibration is None:
+        error = "its error is not known"
+    else:
+        error = (
+            f"median error {calibration.median_error:.1%}, 9 of 10 within {calibration.p90_error:.0%} on "
+            f"{calibration.split} ({calibration.points} points, {calibration.date})"
+        )
+    missing = linear.predict(device, evaluator.forecast(Recipe()).cost.workloads[-1]).missing
+    known = f"it does not know {', '.join(missing)}: rough" if missing else "it knows all operators of the network"
+    other = f"; measured with {device.measured_with}, so ratios are more certain than milliseconds"
+    return f"profile {device.name}: {error}; {known}{other if device.measured_with != device.runtime else ''}"
 
 
 def _epochs(stage: StageSpace) -> int:
@@ -185,9 +201,3 @@ def _epoch_seconds(task: Task, n_batches: int = 4) -> float | None:
     if isinstance(task.train, torch.utils.data.Dataset):
         length = math.ceil(length / task.batch_size)
     return min(times) * length
-
-
-def _verdict(factor: float) -> str:
-    if factor < 0.97:
-        return "slower: does not pay here"
-    return "no gain in speed" if factor < 1.05 else "faster"

@@ -27,7 +27,7 @@ HEAVY = {
 }
 LIGHT = (
     *("__init__", "_files", "_lazy", "constraints", "controller.__init__", "device", "domains", "errors"),
-    *("recipe", "results", "space", "study", "techniques.__init__", "workload"),
+    *("recipe", "results", "space", "study", "techniques.__init__", "workload", "ablation", "confusion"),
     *("techniques.distill", "techniques.early_exit", "techniques.exit_threshold", "techniques.prune"),
     *("techniques.ptq", "techniques.qat", "quantization", "runtime_support"),
 )
@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_files", "domains", "runtime_support"),
     ("recipe", "device", "workload", "_workload_reader", "_workload_fusion"),
     ("space", "results"),
-    ("constraints", "study"),
+    ("constraints", "study", "confusion"),
     ("task", "runtimes", "latency", "quantization"),
     ("graph",),
     ("candidate",),
@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("techniques",),
     ("deploy",),
     ("evaluate",),
-    ("controller", "replay", "dry_run", "stopwatch", "export", "testing", "report"),
+    ("controller", "replay", "dry_run", "stopwatch", "export", "_infer", "testing", "report", "ablation"),
     ("cli",),
 )
 """A module may import those of its own layer and of the layers above it in this list."""

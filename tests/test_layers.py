@@ -44,7 +44,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("techniques",),
     ("deploy",),
     ("evaluate",),
-    ("controller", "replay", "dry_run", "stopwatch", "export", "_infer", "testing", "report", "ablation"),
+    (
+        *("controller", "replay", "dry_run", "payoff", "retarget", "stopwatch", "export", "_infer", "testing"),
+        *("report", "ablation"),
+    ),
     ("cli",),
 )
 """A module may import those of its own layer and of the layers above it in this list."""

@@ -32,7 +32,7 @@ LIGHT = (
     *("techniques.ptq", "techniques.qat", "quantization", "runtime_support"),
 )
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "_lazy"),
+    ("errors", "_lazy", "_process", "known_costs"),
     ("_files", "domains", "runtime_support"),
     ("recipe", "device", "workload", "_workload_reader", "_workload_fusion"),
     ("space", "results"),
@@ -52,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """A module may import those of its own layer and of the layers above it in this list."""
 WITHIN = {
+    "known_costs": {"known_costs"},
     "techniques": set(),
     "runtimes": set(),
     "report": {"report"},

@@ -1,0 +1,241 @@
+"""Ways to spend a budget on a synthetic problem; each takes a campaign and a seed and runs it to its end."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+from synthetic import (
+    ACTIVATION_BITS,
+    CONDITIONS,
+    EPOCHS,
+    LOOK_COST,
+    MAX_ERROR,
+    MAX_MB,
+    MAX_MS,
+    QAT_FACTOR,
+    SPACE,
+    STAGES,
+    WEIGHT_BITS,
+    Campaign,
+    Columns,
+)
+
+from autocompress.known_costs import KnownCostSampler
+
+_NETWORK_KNOBS = [n for n in SPACE if not n.startswith(("weight_bits", "activation_bits", "threshold"))]
+"""What a network is trained with; without quantisation-aware training the bits are chosen afterwards."""
+_BITS = [n for n in SPACE if n.startswith(("weight_bits", "activation_bits"))]
+_SWEPT_BITS = 6
+_KEPT_THRESHOLDS = 5
+_SIDE = 8
+
+
+def stock(make: Callable[[int], BaseSampler]) -> Callable[[Campaign, int], None]:
+    """A sampler of Optuna, told the limits as constraints and the logarithms of the costs as objectives."""
+
+    def run(campaign: Campaign, seed: int) -> None:
+        study = _study(make(seed))
+        while not campaign.is_over:
+            trial = study.ask(SPACE)
+            error, latency, size = campaign.train(trial.params, campaign.begin(), 0, EPOCHS)
+            trial.set_constraint("latency", np.log(latency / MAX_MS))
+            trial.set_constraint("size", np.log(size / MAX_MB))
+            trial.set_constraint("error", 10 * (error - MAX_ERROR))
+            study.tell(trial, [error, np.log(latency), np.log(size)])
+
+    return run
+
+
+def halving(campaign: Campaign, seed: int) -> None:
+    """Random recipes that meet the limits, promoted by thirds at 1, 3 and 10 epochs by non-dominated rank.
+
+    After multi-objective asynchronous successive halving (Schmucker et al. 2021); ties of rank go to the
+    recipe that is farthest from those promoted already.
+    """
+    rng = np.random.default_rng(seed)
+    rungs = (0, 1, 3, EPOCHS)
+    reached: dict[int, list[_Run]] = {1: [], 2: [], 3: []}
+    while not campaign.is_over:
+        thirds = ((k, _ranked(reached[k], k)[: len(reached[k]) // 3]) for k in (2, 1))
+        waiting = (one for k, third in thirds for one in third if len(one.values) == k)
+        job = next(waiting, None) or _Run(_random_feasible(campaign, rng), campaign.begin())
+        rung = len(job.values) + 1
+        job.values.append(np.array(campaign.train(job.setting, job.luck, rungs[rung - 1], rungs[rung])))
+        reached[rung].append(job)
+
+
+@dataclass
+class _Run:
+    setting: dict[str, Any]
+    luck: float
+    values: list[NDArray[np.float64]] = field(default_factory=list)
+    """As measured at each rung that it reached."""
+
+
+@dataclass(frozen=True)
+class KnownCosts:
+    """Our sampler with what the product does around it; each part can be switched off."""
+
+    table: bool = True
+    """Sensitivity of each stage to pruning and bits, without training, as features of the model."""
+    sweep: bool = True
+    """Thresholds and post-training bits are tried on every trained network."""
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, campaign: Campaign, seed: int) -> None:
+        sampler = KnownCostSampler(
+            SPACE,
+            campaign.problem.costs,
+            reference=(MAX_ERROR, MAX_MS, MAX_MB),
+            log_costs=True,
+            conditions=CONDITIONS,
+            features=Sensitivity(campaign).features if self.table else None,
+            effort=lambda x: EPOCHS * np.where(x["qat"] > 0, QAT_FACTOR, 1.0) + LOOK_COST,
+            seed=seed,
+            **dict(self.settings),
+        )
+        study = _study(sampler)
+        while not campaign.is_over:
+            trial = study.ask(SPACE)
+            luck = campaign.begin()
+            values = campaign.train(trial.params, luck, 0, EPOCHS)
+            study.tell(trial, values)
+            if self.sweep:
+                for setting in (trial.params, *self._other_bits(campaign, study, sampler, trial.params, luck)):
+                    _sweep_thresholds(campaign, study, setting, luck)
+
+    @staticmethod
+    def _other_bits(
+        campaign: Campaign, study: optuna.Study, sampler: KnownCostSampler, trained: dict[str, Any], luck: float
+    ) -> list[dict[str, Any]]:
+        """Other bits for the same weights, as far as they promise more than their evaluation costs."""
+        tried: list[dict[str, Any]] = []
+        if trained["qat"]:
+            return tried
+        network = {name: trained[name] for name in SPACE if name not in _BITS}
+        for setting, improvement in sampler.propose(study, _SWEPT_BITS, network):
+            if improvement < 2e-5 or campaign.is_over:
+                break
+            _add(study, setting, campaign.evaluate(setting, luck, EPOCHS))
+            tried.append(setting)
+        return tried
+
+
+class Sensitivity:
+    """Damage of one stage's pruning or bits at a time, without training; costs 51 looks."""
+
+    _RATIOS = (0.3, 0.6)
+
+    def __init__(self, campaign: Campaign) -> None:
+        gentle = {
+            **{name: (d.low + d.high) / 2 for name, d in SPACE.items() if hasattr(d, "low")},
+            **{f"prune{s}": 0.0 for s in range(STAGES)},
+            **{f"weight_bits{s}": len(WEIGHT_BITS) - 1 for s in range(STAGES)},
+            **{f"activation_bits{s}": len(ACTIVATION_BITS) - 1 for s in range(STAGES)},
+            "criterion": 0,
+            "qat": 0,
+            "resolution": 2,
+            "exit1": 0,
+            "exit2": 0,
+        }
+
+        def look(**change: Any) -> float:
+            return float(campaign.evaluate({**gentle, **change}, campaign.begin(), 0)[0])
+
+        base = np.mean([look() for _ in range(3)])
+        self._pruning, self._weights, self._activations = [], [], []
+        for s in range(STAGES):
+            damages = [max(look(**{f"prune{s}": ratio}) - base, 0.0) for ratio in self._RATIOS]
+            self._pruning.append([0.0, damages[0], max(damages), 1.4 * max(damages)])
+            bits = range(len(WEIGHT_BITS) - 1)
+            self._weights.append([*(max(look(**{f"weight_bits{s}": b}) - base, 0.0) for b in bits), 0.0])
+            self._activations.append([max(look(**{f"activation_bits{s}": 0}) - base, 0.0), 0.0])
+
+    def features(self, x: Columns) -> NDArray[np.float64]:
+        """Sums of the damages over the stages."""
+        pruning = sum(np.interp(x[f"prune{s}"], [0, *self._RATIOS, 0.8], self._pruning[s]) for s in range(STAGES))
+        weights = sum(np.array(self._weights[s])[x[f"weight_bits{s}"]] for s in range(STAGES))
+        activations = sum(np.array(self._activations[s])[x[f"activation_bits{s}"]] for s in range(STAGES))
+        ptq = 1 - x["qat"]
+        rounding = weights + activations
+        return np.column_stack([pruning, np.log(0.02 + pruning), weights, activations, rounding * ptq])
+
+
+def _sweep_thresholds(campaign: Campaign, study: optuna.Study, setting: dict[str, Any], luck: float) -> None:
+    """Try the exits' thresholds on a grid, which costs nothing, and keep a handful of the useful points."""
+    grids = [np.linspace(0.3, 0.99, _SIDE) if setting[f"exit{i}"] else [setting[f"threshold{i}"]] for i in (1, 2)]
+    if not (setting["exit1"] or setting["exit2"]):
+        return
+    found = []
+    for first, second in itertools.product(*grids):
+        one = {**setting, "threshold1": float(first), "threshold2": float(second)}
+        found.append((campaign.evaluate(one, luck, EPOCHS, is_free=True), one))
+    found.sort(key=lambda item: item[0][0])
+    front: list[Any] = []
+    for values, one in found:
+        if not front or values[1] < front[-1][0][1]:
+            front.append((values, one))
+    front = [item for item in front if item[0][1] <= MAX_MS and item[0][0] <= MAX_ERROR]
+    if front:
+        for i in np.unique(np.linspace(0, len(front) - 1, _KEPT_THRESHOLDS).round().astype(int)):
+            _add(study, front[i][1], front[i][0])
+
+
+def _add(study: optuna.Study, setting: dict[str, Any], values: Any) -> None:
+    trial = optuna.create_trial(state=TrialState.COMPLETE, values=values, params=setting, distributions=SPACE)
+    study.add_trial(trial)
+
+
+def _study(sampler: BaseSampler) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    return optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
+
+
+def _random_feasible(campaign: Campaign, rng: np.random.Generator) -> dict[str, Any]:
+    sampler = RandomSampler(seed=int(rng.integers(2**31)))
+    while True:
+        setting = _study(sampler).ask(SPACE).params
+        x = {name: np.array([value]) for name, value in setting.items()}
+        if (campaign.problem.costs(x)[1] <= 0).all():
+            return setting
+
+
+def _ranked(runs: list[_Run], rung: int) -> list[_Run]:
+    """By non-dominated rank at a rung, then from the most accurate on always the farthest from those before."""
+    left, order = list(runs), []
+    limits = np.log([MAX_ERROR, MAX_MS, MAX_MB])
+    while left:
+        y = np.log([one.values[rung - 1] for one in left])
+        y = y + 10 * np.maximum(y - limits, 0).sum(1, keepdims=True)
+        dominated = ((y[:, None] >= y[None]).all(2) & (y[:, None] > y[None]).any(2)).any(1)
+        front = np.flatnonzero(~dominated)
+        picked = [int(np.argmin(y[front, 0]))]
+        distance = np.linalg.norm(y[front] - y[front[picked[0]]], axis=1)
+        while len(picked) < len(front):
+            distance[picked] = -1
+            picked.append(int(np.argmax(distance)))
+            distance = np.minimum(distance, np.linalg.norm(y[front] - y[front[picked[-1]]], axis=1))
+        order += [left[front[i]] for i in picked]
+        left = [one for i, one in enumerate(left) if dominated[i]]
+    return order
+
+
+METHODS: dict[str, Callable[[Campaign, int], None]] = {
+    "random": stock(lambda seed: RandomSampler(seed=seed)),
+    "nsga2": stock(lambda seed: NSGAIISampler(seed=seed, population_size=24)),
+    "halving": halving,
+    "tpe": stock(lambda seed: TPESampler(seed=seed)),
+    "ehvi": KnownCosts(),
+    "ehvi, no sweep": KnownCosts(sweep=False),
+    "ehvi, no table, no sweep": KnownCosts(table=False, sweep=False),
+}

@@ -23,7 +23,7 @@ from autocompress.recipe import Phase, Recipe, Stage, check_version, parse_stage
 
 _SHIPPED = (Path(__file__).parent / "search_spaces", Path(__file__).parent.parent / "search_spaces")
 _SWITCH = ("off", "on")
-_TABLES = ("ratio", "weight_bits", "activation_bits")
+TABLES = ("ratio", "weight_bits", "activation_bits")
 """Fields that take a value per layer or stage."""
 _BITS = ("weight_bits", "activation_bits")
 
@@ -338,8 +338,8 @@ def _parse_stage_space(entry: object, path: str) -> StageSpace:
             fixed[key] = value
         elif _is_domain(value):
             domains[key] = _parse_scoped(value, f"{path}.{key}")
-            if domains[key].per != "model" and key not in _TABLES:
-                raise SpaceError(f"{path}.{key}: per: {domains[key].per} is for {', '.join(_TABLES)}")
+            if domains[key].per != "model" and key not in TABLES:
+                raise SpaceError(f"{path}.{key}: per: {domains[key].per} is for {', '.join(TABLES)}")
         else:
             drawn = {p: _parse_scoped(v, f"{path}.{key}.{p}") for p, v in value.items() if isinstance(v, Mapping)}
             fixed[key] = {part: v for part, v in value.items() if part not in drawn}

@@ -62,10 +62,14 @@ class Projection:
 
     @cached_property
     def choice(self) -> Evaluation | None:
-        """The most accurate point where there are constraints that can be kept, the knee otherwise."""
-        if self.knee is None or not self.constraints or not self.constraints_met:
+        """The best point in what the user left free.
+
+        The most accurate one where only costs are limited, the fastest where only accuracy is, else the knee.
+        """
+        limited = {c.quantity == "accuracy" for c in self.constraints}
+        if self.knee is None or len(limited) != 1 or not self.constraints_met:
             return self.knee
-        return self.front.select()
+        return self.front.select("fastest" if limited == {True} else "most-accurate")
 
     def point(self, trial: int) -> Evaluation | None:
         """The figures of a trial on this device, or None if it does not run there."""

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from autocompress.constraints import Constraint, at_least, at_most, max_accuracy_drop, met_by
+from autocompress.constraints import Constraint, at_least, at_most, device_limits, max_accuracy_drop, met_by
+from autocompress.device import DeviceProfile
 from autocompress.errors import ConstraintError
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation, Score
@@ -60,8 +61,35 @@ def test_met_by_needs_all_of_them() -> None:
     assert met_by(BASE, [])
 
 
+def test_memory_and_energy_are_quantities() -> None:
+    known = BASE.model_copy(update={"peak_memory_bytes": 5000, "active_power_mw": 500.0})  # 4 ms at 0.5 W are 2 mJ
+    assert met_by(known, [at_most("peak_memory_bytes", 5000), at_most("energy_mj", 2.0)])
+    assert not met_by(known, [at_most("peak_memory_bytes", 4999)])
+    assert not met_by(known, [at_most("energy_mj", 1.9)])
+    half = at_most("energy_mj", 0.5, relative_to_baseline=True).resolve(known)
+    assert (half.quantity, half.limit) == ("energy_mj", pytest.approx(1.0))
+
+
+def test_an_unknown_quantity_keeps_no_limit() -> None:
+    assert not met_by(BASE, [at_most("energy_mj", 1e9)])
+    with pytest.raises(ConstraintError, match="the energy_mj of the fp32 baseline is not known"):
+        at_most("energy_mj", 0.5, relative_to_baseline=True).resolve(BASE)
+
+
+def test_the_memory_of_a_device_is_a_limit() -> None:
+    device = DeviceProfile.load("raspberry-pi-4").model_copy(update={"flash_bytes": 1000, "ram_bytes": 300})
+    assert [(c.quantity, c.sense, c.limit, c.because) for c in device_limits(device)] == [
+        ("size_bytes", "at most", 1000, "flash of raspberry-pi-4"),
+        ("peak_memory_bytes", "at most", 300, "RAM of raspberry-pi-4"),
+    ]
+    assert device_limits(device.model_copy(update={"flash_bytes": None, "ram_bytes": None})) == []
+
+
 BAD: list[tuple[tuple[Any, ...], str]] = [
-    (("latency", "at most", 1.0), "no quantity 'latency'; known: accuracy, latency_ms, size_bytes"),
+    (
+        ("latency", "at most", 1.0),
+        "no quantity 'latency'; known: accuracy, latency_ms, size_bytes, peak_memory_bytes, energy_mj",
+    ),
     (("latency_ms", "below", 1.0), "the sense must be 'at most' or 'at least', got 'below'"),
     (("latency_ms", "at most", 0.0), "latency_ms at most 0: the limit must be above 0"),
     (("latency_ms", "at most", -1.0), "the limit must be a number of at least 0, got -1.0"),

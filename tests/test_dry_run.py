@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from small import EXITS, NUMERICS, SPACE, device, small_task, space
+from small import DEVICE, EXITS, NUMERICS, SPACE, device, small_task, space
 
 from autocompress.constraints import at_most
 from autocompress.dry_run import _epochs, dry_run
@@ -35,7 +35,17 @@ def test_a_network_of_convolutions() -> None:
     report = dry_run(small_task("resnet"), device(), space(EXITS), [])
     assert report.places and all(0 < share < 1 for share in report.places.values())
     assert report.n_recipes == 2 and report.to_dict()["n_recipes"] == 2
-    assert set(report.knobs) == {"int8", "int4 weights", "fp16 weights", "pruning 50 %", "pruning 50 % + int8"}
+    names = [knob.name for knob in report.knobs]
+    assert {"int8 everywhere", "fp16", "4-bit weights", "pruning every group by half"} <= set(names)
+    text = report.to_text()
+    assert all(f"\n  {name}: " in text for name in names)
+    assert f"profile {DEVICE}: median error" in text and "operators of the network" in text
+    assert f"{report.peak_memory_bytes:,} bytes of working memory" in text and "mJ" not in text
+
+
+def test_energy_is_shown_where_the_power_is_known() -> None:
+    report = dry_run(small_task(), device().model_copy(update={"active_power_mw": 3000.0}), space(NUMERICS), [])
+    assert report.energy_mj == pytest.approx(3 * report.latency_ms) and "mJ" in report.to_text()
 
 
 def test_a_task_that_is_wrong_is_refused() -> None:

@@ -110,6 +110,27 @@ def test_select_obeys_limits_and_pick() -> None:
     assert FRONT.select(trial=6).trial == 6
 
 
+def test_energy_follows_from_the_latency_that_counts() -> None:
+    e = point(0, 0.9, 2.0, 100)
+    assert e.energy_mj is None and e.as_row()["energy_mj"] is None
+    powered = e.model_copy(update={"active_power_mw": 1500.0, "peak_memory_bytes": 700})
+    assert powered.energy_mj == pytest.approx(3.0)
+    assert powered.model_copy(update={"measured_latency_ms": 4.0}).energy_mj == pytest.approx(6.0)
+    assert powered.as_row()["peak_memory_bytes"] == 700
+
+
+def test_select_by_memory_and_energy() -> None:
+    with pytest.raises(ConstraintError, match="no point of the front meets"):
+        FRONT.select(max_memory_bytes=10**9)  # not known of any point
+    known = ParetoFront(
+        p.model_copy(update={"peak_memory_bytes": 10 * p.trial, "active_power_mw": 10.0}) for p in FRONT
+    )
+    assert known.select(max_memory_bytes=40).trial == 4
+    assert known.select(max_energy_mj=0.009).trial == 6
+    with pytest.raises(ConstraintError, match=r"memory 40 bytes, energy 0\.008 mJ"):
+        known.select(max_memory_bytes=39)
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [

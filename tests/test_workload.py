@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -213,3 +215,31 @@ def test_padded_macs_round_channels_up_to_the_block() -> None:
 def test_an_unreadable_file_is_an_input_error(tmp_path: object) -> None:
     with pytest.raises(InputError, match=r"missing\.onnx: this file cannot be read as ONNX"):
         Workload.from_onnx("missing.onnx")
+
+
+def _two_convs() -> Workload:
+    net = NetBuilder((1, 3, 8, 8), int8=True)
+    return _load(net.build(net.conv(net.conv("input", 16), 16, 1)))
+
+
+def test_kept_text_says_all_that_matters() -> None:
+    work = _two_convs()
+    read = Workload.from_json(work.to_json())
+    assert read.fingerprint == work.fingerprint and read.peak_activation_bytes == work.peak_activation_bytes
+    assert [replace(op, name="") for op in work.ops] == list(read.ops)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 2}', "\x00"])
+def test_damaged_text_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        Workload.from_json(text)
+    rows = _two_convs().to_json().replace('"macs",', "")
+    with pytest.raises(ValueError, match="another version"):
+        Workload.from_json(rows)
+
+
+def test_working_memory_is_weights_and_activations() -> None:
+    work = _two_convs()
+    assert work.weight_bytes > 0 and work.peak_activation_bytes > 0
+    assert work.peak_memory_bytes() == work.weight_bytes + work.peak_activation_bytes
+    assert work.peak_memory_bytes(weights_in_flash=True) == work.peak_activation_bytes

@@ -24,7 +24,7 @@ from autocompress.report._words import (
     plural,
     size_text,
 )
-from autocompress.results import Evaluation
+from autocompress.results import Evaluation, Score
 from autocompress.retarget import Crossing, Projection, Retargeted
 
 _CAPTION = (
@@ -37,7 +37,9 @@ def front_headings(projection: Projection, metric: str) -> list[str]:
     """Headings of `front_rows`; quantities that no point has are left out."""
     points = list(projection.front)
     return [
-        *("trial", "", "recipe", metric, "latency"),
+        *("trial", "", "recipe", f"{metric}, validation"),
+        *([f"{metric}, test"] if any(p.test for p in points) else []),
+        "latency",
         *(["worst case"] if any(p.exits for p in points) else []),
         *("size", "memory"),
         *(["energy"] if any(p.energy_mj is not None for p in points) else []),
@@ -49,13 +51,13 @@ def front_rows(projection: Projection, metric: str, percent: bool) -> list[list[
     headings = front_headings(projection, metric)
     rows = []
     for e in projection.front:
-        low, high = projection.intervals[e.trial]
         cells = {
             "trial": str(e.trial),
             "": _marks(projection, e),
             "recipe": description(e),
-            metric: f"{accuracy_text(e.score, percent)} {e.score.split}" if e.score else "",
-            "latency": f"{ms_text(e.latency_ms or 0.0)} ({ms_text(low)} to {ms_text(high)})",
+            f"{metric}, validation": _value(e.validation, percent),
+            f"{metric}, test": _value(e.test, percent),
+            "latency": ms_text(e.latency_ms or 0.0),
             "worst case": ms_text(e.worst_case_latency_ms) if e.worst_case_latency_ms is not None else "",
             "size": size_text(e.size_bytes or 0),
             "memory": size_text(e.peak_memory_bytes) if e.peak_memory_bytes is not None else "",
@@ -63,6 +65,10 @@ def front_rows(projection: Projection, metric: str, percent: bool) -> list[list[
         }
         rows.append([cells[heading] for heading in headings])
     return rows
+
+
+def _value(score: Score | None, percent: bool) -> str:
+    return accuracy_text(score, percent).partition(" [")[0] if score else ""
 
 
 def _marks(projection: Projection, e: Evaluation) -> str:
@@ -75,7 +81,9 @@ def _marks(projection: Projection, e: Evaluation) -> str:
 
 def front_table(result: Retargeted, projection: Projection) -> Table:
     """The front on one device."""
-    table = Table(title=Text(f"{result.study.settings.task_name} on {projection.device.name}"), title_justify="left")
+    name = f"{result.study.settings.task_name} on {projection.device.name}"
+    error = f"latency predicted, +-{projection.device.expected_error:.0%}"
+    table = Table(title=Text(f"{name} ({error})"), title_justify="left")
     metric = result.study.settings.metric
     for heading in front_headings(projection, metric):
         right = heading not in ("", "recipe")

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+from small import device, small_task
+
+from autocompress.device import DeviceProfile
+from autocompress.evaluate import Evaluator
+from autocompress.graph.anatomy import Anatomy, dissect
+from autocompress.payoff import Knob, knobs
+from autocompress.recipe import Recipe
+from autocompress.task import Task
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Task, Anatomy]:
+    task = small_task("resnet")
+    return task, dissect(task)
+
+
+def on(parts: tuple[Task, Anatomy], target: DeviceProfile) -> dict[str, Knob]:
+    return {knob.name: knob for knob in knobs(Evaluator(parts[0], target, anatomy=parts[1]))}
+
+
+def accelerator(*formats: str, **changes: object) -> DeviceProfile:
+    latency = {"any": {name: {"us_per_mmac": 100.0, "us_per_mb_in": 10.0} for name in formats}}
+    provenance = {"kind": "measured", "source": "a test"}
+    return DeviceProfile.parse({"name": "npu", "latency": latency, "provenance": provenance, **changes})
+
+
+def test_factors_are_those_of_the_forecasts(parts: tuple[Task, Anatomy]) -> None:
+    found = on(parts, device())
+    evaluator = Evaluator(parts[0], device(), anatomy=parts[1])
+    base = evaluator.forecast(Recipe())
+    int8 = evaluator.forecast(Recipe.parse({"stages": [{"technique": "ptq", "weight_bits": 8}]}))
+    assert found["int8 everywhere"].speedup == pytest.approx(base.worst_case_ms / int8.worst_case_ms)
+    assert found["int8 everywhere"].shrink == pytest.approx(base.size_bytes / int8.size_bytes)
+    exits = [knob for name, knob in found.items() if name.startswith("an exit after")]
+    speedups = [knob.speedup for knob in exits if knob.speedup is not None]
+    assert exits and speedups == sorted(speedups, reverse=True) and speedups[0] > 1
+    assert "samples that take none" in exits[0].note
+
+
+def test_every_stage_has_its_own_line(parts: tuple[Task, Anatomy]) -> None:
+    found = on(parts, device())
+    stages = set(parts[1].groups.values())
+    assert {f"pruning {stage} by half" for stage in stages if len(stages) > 1} <= found.keys()
+    assert all("of the time" in found[f"pruning {stage} by half"].note for stage in stages if len(stages) > 1)
+    assert (found["pruning every group by half"].speedup or 0) > 1
+
+
+def test_what_does_not_pay_is_said(parts: tuple[Task, Anatomy]) -> None:
+    fp16 = on(parts, device())["fp16"]
+    assert fp16.speedup == pytest.approx(1.0, abs=0.02)
+    assert fp16.text().startswith("fp16: no faster here (1.00x), 1.")
+    assert not Knob("x", 1.0, 1.04, 1.0).pays and Knob("x", 0.9, 1.06).pays
+    assert Knob("x", 0.5, 2.0).text() == "x: slower here (0.50x), 2.00x smaller"
+
+
+def test_what_the_runtime_cannot_execute_is_said(parts: tuple[Task, Anatomy]) -> None:
+    found = on(parts, accelerator("int8", "float32", runtime="rknn"))
+    assert found["4-bit weights"].text() == "4-bit weights: not possible: rknn executes weights of 8 and 32 bits"
+    assert found["early exits"].note == "not possible: rknn does not execute If operators"
+    assert "quantises again" in found["int8 everywhere"].note
+    integers = on(parts, accelerator("int8", runtime="edgetpu"))
+    assert integers["int8 everywhere"].speedup == pytest.approx(1.0)  # it is the reference there
+    assert "executes weights of 8 bits" in integers["fp16"].note
+    unmeasured = on(parts, accelerator("float32"))
+    assert "no int8 measurements" in unmeasured["int8 everywhere"].note
+
+
+def test_steps_of_widths(parts: tuple[Task, Anatomy]) -> None:
+    stepped = on(parts, accelerator("float32", channel_block=4))
+    assert stepped["widths"].text().startswith("widths: in steps of 4; removing 1 channel more than a step gains")
+    assert "widths" not in on(parts, accelerator("float32", channel_block=1))

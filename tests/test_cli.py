@@ -172,7 +172,7 @@ def test_check_of_a_task_is_a_dry_run(project: Path, run: Run) -> None:
     for words in ("prunable groups", "quantisable layers", "search space:", "what pays on this device", "time: about"):
         assert words in text
     data = json.loads(run(*arguments, "--json", "--max-latency-ms", 0.00001).out)
-    assert data["device"] == DEVICE and data["n_params"] > 0 and data["knobs"]["int8"] > 0
+    assert data["device"] == DEVICE and data["n_params"] > 0 and data["knobs"][0]["speedup"] > 0
     assert data["infeasible"].startswith("impossible: latency_ms must be at most 1e-05")
     assert data["seconds_per_trial"] > data["seconds_per_epoch"] > 0
 
@@ -209,6 +209,25 @@ def test_show_keeps_standard_output_for_json(study: Path, tmp_path: Path, run: R
     result = run("show", study, "--json", "--html", tmp_path / "report.html")
     json.loads(result.out)
     assert "wrote" in result.err
+
+
+# ----------------------------------------------------------------------------------------------------- retarget
+
+
+def test_retarget(study: Path, tmp_path: Path, run: Run) -> None:
+    text = run("retarget", study, "--device", f"{DEVICE},jetson-nano-cpu").out
+    assert f"on {DEVICE}" in text and "on jetson-nano-cpu" in text and "what a choice costs elsewhere" in text
+    result = run("retarget", study, "--device", DEVICE, "--json", "--html", tmp_path / "page.html")
+    data = json.loads(result.out)
+    assert data["devices"][0]["n_run"] == 5 and "<html" in (tmp_path / "page.html").read_text()
+    assert run("retarget", study, "--device", DEVICE, "--csv", tmp_path / "all.csv").code == 0
+    assert len((tmp_path / "all.csv").read_text().splitlines()) == 1 + 5
+
+
+def test_retarget_refuses(study: Path, tmp_path: Path, run: Run) -> None:
+    run("retarget", study, "--device", "rasberry-pi-4").refused("unknown device", "did you mean 'raspberry-pi-4'")
+    run("retarget", study, "--device", ",").refused("name at least one device")
+    run("retarget", tmp_path, "--device", DEVICE).refused("not a study folder")
 
 
 # ---------------------------------------------------------------------------------------------- export and apply
@@ -423,6 +442,10 @@ def test_a_model_that_cannot_be_exported(tmp_path: Path, run: Run) -> None:
         ([], ["a search needs a budget"]),
         (["--trials", 1, "--max-latency-ms", -1], ["latency_ms", "at least 0, got -1"]),
         (["--trials", 1, "--max-size-bytes", 0], ["size_bytes", "above 0"]),
+        (["--trials", 1, "--max-memory-bytes", 0], ["peak_memory_bytes", "above 0"]),
+        (["--trials", 1, "--max-memory-bytes", 10], ["impossible: peak_memory_bytes must be at most 10"]),
+        (["--trials", 1, "--max-energy-mj", 5], ["energy_mj at most 5", "give it: --active-power-mw"]),
+        (["--trials", 1, "--active-power-mw", 0], ["--active-power-mw must be a number above 0, got 0"]),
         (["--trials", 1, "--min-accuracy", "nan"], ["accuracy", "got nan"]),
         (["--trials", 1, "--min-accuracy", 1.5], ["accuracy", "impossible"]),
         (["--trials", 1, "--min-speedup", 0], ["--min-speedup must be above 0, got 0"]),

@@ -32,6 +32,7 @@ ANY = "any"
 """Key of `DeviceProfile.latency`: the cost of every operator kind that has no entry of its own."""
 
 Dtype = Literal["float32", "int8"]
+Degree = Literal["none", "one", "few", "full"]
 DeviceClass = Literal["board", "phone", "computer", "gpu", "npu", "mcu", "fpga"]
 """Where a network runs; board, phone and computer stand for their CPU."""
 _NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -61,6 +62,8 @@ class OpCost(_Data):
 class Calibration(_Data):
     """How the coefficients were fitted and how far off they are on graphs that were not fitted."""
 
+    degree: Degree = "none"
+    """How much was measured on the very device and runtime; "none" is public data."""
     points: Annotated[int, Field(ge=1)]
     """Measured graphs, held-out ones included."""
     held_out: Annotated[int, Field(ge=0)] = 0
@@ -222,6 +225,8 @@ class DeviceProfile(_Data):
         """Write the profile as YAML at once or not at all (temporary file, then rename); returns the path."""
         target = Path(path)
         data = self.model_dump(mode="json", exclude_none=True)
+        if "calibration" in data:
+            data["calibration"] = data.pop("calibration")  # its long list of graphs comes last
         for costs in data["latency"].values():
             for dtype, cost in costs.items():
                 costs[dtype] = {key: float(f"{value:.5g}") for key, value in cost.items() if value}

@@ -74,7 +74,7 @@ class _Payoff:
     def knobs(self) -> tuple[Knob, ...]:
         found = [
             self._bits("int8 everywhere", 8, 8, self._int8_note()),
-            self._bits("fp16", 16, 32, "stored in 16 bits, computed in float32: fp16 is not native"),
+            self._bits("fp16", 16, 32, self._fp16_note()),
             self._bits("4-bit weights", 4, 8, "unpacked to int8 when the file is loaded"),
         ]
         if self.anatomy.groups:
@@ -110,6 +110,11 @@ class _Payoff:
             return Knob(name, note="speed not known: the profile has no int8 measurements")
         bits_of = {"weight_bits": weights, "activation_bits": activations}
         return self._knob(name, [{"technique": "ptq", **bits_of}], note)
+
+    def _fp16_note(self) -> str:
+        if self.device.float_format == "float16":
+            return "the profile's figures for float are of fp16 arithmetic already"
+        return "stored in 16 bits, computed in float32: fp16 is not native"
 
     def _int8_note(self) -> str:
         if not self.device.support.reads_quantized:

@@ -8,46 +8,83 @@ from rich.table import Table
 
 from autocompress.device import DeviceProfile
 
+CLASSES = {
+    "board": "boards (CPU)",
+    "phone": "phones (CPU)",
+    "computer": "computers (CPU)",
+    "gpu": "GPUs",
+    "npu": "neural processors",
+    "mcu": "microcontrollers",
+    "fpga": "FPGA boards",
+}
+"""Title of every class of device, in the order of the table."""
+
+
+def formats(profile: DeviceProfile) -> str:
+    """The number formats that the profile has figures for."""
+    floats = "fp16" if profile.float_format == "float16" else "fp32"
+    return ", ".join(floats if name == "float32" else name for name in sorted(profile.dtypes))
+
 
 def devices_table(profiles: Iterable[DeviceProfile]) -> Table:
-    """One row per profile."""
-    table = Table(title="device profiles", title_justify="left")
-    for column in ("name", "processor", "threads", "int8", "median error", "held out", "source"):
-        table.add_column(column)
-    for p in profiles:
-        c = p.calibration
-        table.add_row(
-            p.name,
-            p.processor,
-            str(p.threads),
-            p.int8_arithmetic,
-            f"{c.median_error:.0%}" if c else "unknown",
-            c.split if c else "",
-            f"{p.provenance.kind}, {p.measured_with}",
-        )
+    """One row per profile, grouped by class; one line each on a terminal of 100 columns."""
+    table = Table(title="device profiles", title_justify="left", box=None, pad_edge=False)
+    for column in ("name", "processor", "threads", "runtime", "formats", "error", "90 %"):
+        table.add_column(column, no_wrap=column != "processor")
+    known = list(profiles)
+    for device_class, title in CLASSES.items():
+        chosen = [p for p in known if p.device_class == device_class]
+        if chosen:
+            table.add_row()
+            table.add_row(f"[bold]{title}[/bold]")
+        for p in chosen:
+            c = p.calibration
+            errors = (f"{c.median_error:.0%}", f"{c.p90_error:.0%}") if c else ("unknown", "")
+            table.add_row(p.name, p.processor, str(p.threads), p.runtime, formats(p), *errors)
+    table.caption = (
+        "error: median over graphs that were not fitted; 90 %: nine of ten are within.\n"
+        "`autocompress devices show NAME` says what a profile was made from and what it cannot know."
+    )
+    table.caption_justify = "left"
     return table
 
 
 def device_text(profile: DeviceProfile) -> str:
-    """What the profile is, how it was made, and the cost of every operator kind."""
-    c = profile.calibration
+    """What the profile is, how it was made, what it cannot know, and the cost of every operator kind."""
+    c, support = profile.calibration, profile.support
     limits = [f"flash {profile.flash_bytes:,} bytes"] if profile.flash_bytes else []
     limits += [f"RAM {profile.ram_bytes:,} bytes"] if profile.ram_bytes else []
+    bits = " and ".join(map(str, sorted(profile.weight_bits)))
+    origin = profile.provenance
     lines = [
         f"{profile.name}: {profile.description or profile.processor}",
-        f"  processor     {profile.processor}, {profile.threads} thread(s), {' '.join(profile.instruction_set)}",
-        f"  runtime       {profile.runtime} {profile.runtime_version}, measured with {profile.measured_with}",
-        f"  int8          {profile.int8_arithmetic} arithmetic",
+        f"  processor     {profile.processor}, {profile.threads} thread(s), {' '.join(profile.instruction_set)}".rstrip(
+            ", "
+        ),
+        f"  runtime       {profile.runtime} {profile.runtime_version}".rstrip()
+        + f", measured with {profile.measured_with}",
+        f"  your file     {support.way}",
+        f"  executes      weights of {bits} bits, early exits: {'yes' if support.early_exits else 'no'}",
+        f"  formats       {formats(profile)}, {profile.int8_arithmetic} int8 arithmetic",
         f"  limits        {', '.join(limits) or 'none'}",
-        f"  source        {profile.provenance.kind}: {profile.provenance.source}",
     ]
+    if profile.active_power_mw:
+        lines.append(f"  power         {profile.active_power_mw:g} mW while a network runs")
+    lines.append(f"  source        {origin.kind}: {origin.source}" + (f" ({origin.licence})" if origin.licence else ""))
+    if origin.datasheet:
+        lines.append(f"  data sheet    {origin.datasheet}")
     if c:
         lines.append(
             f"  calibration   {c.points} graphs, {c.date}; error on {c.split}: median {c.median_error:.1%}, "
             f"90 % of them within {c.p90_error:.1%}"
         )
+    lines += [f"  cannot know   {caveat}" for caveat in profile.caveats]
     lines.append("  operator                     overhead us   us per million MACs")
-    for kind, formats in sorted(profile.latency.items()):
-        for dtype, cost in sorted(formats.items()):
+    for kind, costs in sorted(profile.latency.items()):
+        for dtype, cost in sorted(costs.items()):
             lines.append(f"    {kind + ' ' + dtype:<26} {cost.overhead_us:>11.2f}   {cost.us_per_mmac:>19.2f}")
+    if c and c.held_out_ms:
+        lines += ["  held out                          measured ms   predicted ms   off by"]
+        for name, (ms, guess) in sorted(c.held_out_ms.items(), key=lambda item: item[1][0]):
+            lines.append(f"    {name:<30} {ms:>13.3f}  {guess:>13.3f}  {guess / ms - 1:>+7.0%}")
     return "\n".join(lines)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,6 +21,7 @@ from torch.nn import functional
 from autocompress.candidate import Candidate, MultiExit, Workshop
 from autocompress.errors import CandidateError, TaskError
 from autocompress.task import length, outputs_of, seed_everything
+from autocompress.weights import load_weights, save_weights
 
 _CACHE_BYTES = 512 * 2**20
 
@@ -90,6 +93,7 @@ def fit(
     *,
     parameters: Sequence[Mapping[str, Any]] | None = None,
     title: str = "training",
+    checkpoint: Path | None = None,
 ) -> float:
     """Train `model` in place and return the mean loss of the last epoch.
 
@@ -97,6 +101,8 @@ def fit(
         model: returns logits, or a tuple of logits with early exits.
         parameters: parameter groups for the optimizer, where not all of the model with one rate.
         title: what the progress is called.
+        checkpoint: written after every epoch; training goes on from it where it exists. Its name must tell apart
+            everything that leads to the weights.
 
     Raises:
         CandidateError: the loss became infinite or NaN.
@@ -112,8 +118,15 @@ def fit(
     warm_up = min(1.0, max(0.2, 2 / (total + 1)))  # at least one step: OneCycleLR divides by their number
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total + 1, pct_start=warm_up)
     objective = _Objective(model, workshop, distillation)
-    mean, step, started = math.nan, 0, time.monotonic()
-    for epoch in range(schedule.epochs):
+    mean, step, first = math.nan, 0, 0
+    if checkpoint and (kept := load_weights(checkpoint)) is not None:
+        model.load_state_dict(kept["model"])
+        mean, step, first = kept["loss"], kept["step"], kept["epoch"]
+        if first < schedule.epochs:
+            optimizer.load_state_dict(kept["optimizer"])
+            cycle.load_state_dict(kept["cycle"])
+    began, started = step, time.monotonic()
+    for epoch in range(first, schedule.epochs):
         seed_everything(workshop.seed * 1000 + epoch)  # the same batches for every candidate
         total_loss, count = 0.0, 0
         if not isinstance(model, torch.fx.GraphModule):
@@ -130,11 +143,29 @@ def fit(
             if step < total:
                 cycle.step()
             step, total_loss, count = step + 1, total_loss + value, count + 1
-            workshop.progress(_message(title, step, total, value, started))
+            seconds = (time.monotonic() - started) / (step - began) * (total - step)
+            workshop.progress(f"{title}: step {step}/{total}, loss {value:.3f}, {seconds:.0f} s left")
         mean = total_loss / max(1, count)
+        if checkpoint:
+            state = {"epoch": epoch + 1, "step": step, "loss": mean, "model": model.state_dict()}
+            if epoch + 1 < schedule.epochs:
+                state |= {"optimizer": optimizer.state_dict(), "cycle": cycle.state_dict()}
+            save_weights(checkpoint, state)
     if not isinstance(model, torch.fx.GraphModule):
         model.eval()
     return mean
+
+
+def seconds_per_epoch(model: nn.Module, workshop: Workshop, distillation: Distillation, n_steps: int = 4) -> float:
+    """Time a few steps of training without changing any parameter; the first one warms up."""
+    objective = _Objective(model.train(), workshop, distillation)
+    times = []
+    for inputs, targets in itertools.islice(_several(workshop.task.train_batches()), n_steps):
+        started = time.monotonic()
+        objective(inputs, targets).backward()  # type: ignore[no-untyped-call]
+        times.append(time.monotonic() - started)
+    model.zero_grad(set_to_none=True)
+    return sum(times[1:] or times) / max(1, len(times[1:] or times)) * _length(workshop)
 
 
 @torch.no_grad()
@@ -339,8 +370,3 @@ def _several(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor,
 
 def _has(model: nn.Module, name: str) -> bool:
     return any(name == other for other, _ in model.named_modules())
-
-
-def _message(title: str, step: int, total: int, loss: float, started: float) -> str:
-    left = (time.monotonic() - started) / step * (total - step)
-    return f"{title}: step {step}/{total}, loss {loss:.3f}, {left:.0f} s left"

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -256,3 +257,30 @@ def test_no_epochs_touch_batchnorm_only(trained_workshop: Workshop) -> None:
     )
     changed = {k for k in state if not torch.equal(state[k], before[k])}
     assert changed and all("running_" in k or "num_batches" in k for k in changed)
+
+
+def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    schedule, terms = Schedule(epochs=3, learning_rate=0.05), Distillation(weight=0.5)
+
+    def train(checkpoint: Path | None, interrupt_after: int = 10**9) -> dict[str, Tensor]:
+        steps = 0
+
+        def count(message: str) -> None:
+            nonlocal steps
+            steps += 1
+            if steps > interrupt_after:
+                raise KeyboardInterrupt
+
+        workshop = make_workshop("resnet")
+        workshop.progress = count
+        model = copy.deepcopy(workshop.task.model)
+        fit(model, workshop, schedule, terms, checkpoint=checkpoint)
+        return model.state_dict()
+
+    expected, kept = train(None), tmp_path / "kept"
+    for interrupt_after in (3, 3):  # two batches an epoch
+        with pytest.raises(KeyboardInterrupt):
+            train(kept, interrupt_after)
+    for _ in range(2):  # the second time there is nothing left to do
+        got = train(kept)
+        assert all(torch.equal(expected[name], got[name]) for name in expected)

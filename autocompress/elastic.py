@@ -1,0 +1,354 @@
+"""One set of weights for all pruned versions of a network: trained once, it gives each of them a good start.
+
+A sub-network is the pruned network itself, run with slices of the shared weights; its gradients flow into them. So
+it equals the pruned network exactly, whatever its layers are, and costs no more than that in training.
+
+References: Yu and Huang, Universally slimmable networks, arXiv 1903.05134 (the largest, the smallest and random
+sub-networks in every step); Cai et al., Once-for-all, arXiv 1908.09791 (their distillation from the whole network).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autocompress._files import write_json
+from autocompress.candidate import Candidate, ExitHead, MultiExit, Workshop
+from autocompress.errors import CandidateError, InputError
+from autocompress.graph.channels import ChannelGroup, ChannelPruner, output_layers
+from autocompress.recipe import Phase, Recipe
+from autocompress.results import Score
+from autocompress.task import outputs_of
+from autocompress.training import Distillation, Schedule, fit, reestimate_batchnorm, seconds_per_epoch, to_layout
+
+SCHEDULE = Schedule(epochs=8, learning_rate=0.05, clip=1.0)
+DISTILLATION = Distillation(temperature=4.0, weight=0.7, exit_weight=1.0)
+_RANDOM = 2
+"""Random sub-networks in every step, besides the smallest and the whole one."""
+_POOL = 16
+"""Sub-networks ready for use; pruning one takes about as long as a step, so each serves for some steps."""
+_POOL_STEPS = 32
+"""Steps after which they are replaced by others."""
+
+Slices = Mapping[str, tuple[Tensor | None, ...]]
+"""For each parameter of a pruned network and each of its axes, the indices in the original, or None for all."""
+
+
+class SharedNetwork(nn.Module):
+    """The user's network with an exit head for every place and kind of head that was asked for.
+
+    Its weights are those of all sub-networks.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(model)
+        self.heads = nn.ModuleDict()
+
+    def add_heads(self, candidate: Candidate) -> None:
+        """Take over the exit heads of an unpruned candidate, where they are new."""
+        if isinstance(candidate.model, MultiExit):
+            for place, head in zip(candidate.model.places, candidate.model.heads, strict=True):
+                if (key := _head_key(place, head)) not in self.heads:
+                    self.heads[key] = copy.deepcopy(head)
+
+    def whole(self, candidate: Candidate) -> nn.Module:
+        """The network that a candidate was pruned from, made of the shared weights."""
+        if not isinstance(candidate.model, MultiExit):
+            return self.backbone
+        keys = [
+            _head_key(place, head) for place, head in zip(candidate.model.places, candidate.model.heads, strict=True)
+        ]
+        if missing := [key for key in keys if key not in self.heads]:
+            raise CandidateError(f"elastic: no exit head {missing[0]!r} was trained; trained: {', '.join(self.heads)}")
+        return MultiExit(self.backbone, dict(zip(candidate.model.places, map(self._head, keys), strict=True)))
+
+    def _head(self, key: str) -> ExitHead:
+        head = self.heads[key]
+        assert isinstance(head, ExitHead)
+        return head
+
+
+class SubNetwork:
+    """A pruned network that runs with slices of the shared weights.
+
+    Args:
+        candidate: carried out up to and with its STRUCTURE stages, untrained. Its model is used as the frame.
+        shared: where the weights are.
+        workshop: of both.
+
+    Raises:
+        CandidateError: what pruning left is not a slice of the original network.
+    """
+
+    def __init__(self, candidate: Candidate, shared: SharedNetwork, workshop: Workshop) -> None:
+        self.frame = candidate.copy_model().requires_grad_(False)
+        whole = shared.whole(candidate)
+        self._parameters = dict(whole.named_parameters())
+        self._slices = slices_of(candidate, whole, workshop)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters of the pruned network, as functions of the shared ones."""
+        return {name: _cut(self._parameters[name], axes) for name, axes in self._slices.items()}
+
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run it: (N, ...) to the outputs of all exits, the network's own last."""
+        output = torch.func.functional_call(self.frame, self.weights(), (inputs,))
+        return output if isinstance(output, tuple) else (output,)
+
+
+def slices_of(candidate: Candidate, whole: nn.Module, workshop: Workshop) -> Slices:
+    """Find out which part of each parameter pruning has left.
+
+    A copy of the whole network whose parameters hold their own flat indices is pruned in the same way; what it then
+    holds is where the values come from.
+
+    Raises:
+        CandidateError: it is not a slice along the axes of the original.
+    """
+    tagged = copy.deepcopy(whole).requires_grad_(True)  # the dependency graph is read off autograd's
+    if candidate.removed:
+        example = workshop.task.example_input[:1]
+        order = [candidate.path_of(name) for name in workshop.anatomy.layers]
+        pruner = ChannelPruner(tagged, example, output_layers(tagged, example), order)
+        _tag(tagged)
+        for group in pruner.groups:
+            pruner.remove(group, _units(group, candidate.removed.get(group.name, ())))
+    else:
+        _tag(tagged)
+    shapes = {name: p.shape for name, p in whole.named_parameters()}
+    expected = {name: p.shape for name, p in candidate.model.named_parameters()}
+    left = dict(tagged.named_parameters())
+    if {name: p.shape for name, p in left.items()} != expected:
+        raise CandidateError(
+            "elastic: the parameters of the pruned network are not those of the original, made smaller"
+        )
+    slices = {name: _axes(name, left[name].detach().long(), shape) for name, shape in shapes.items()}
+    values = dict(candidate.model.named_parameters())
+    for name, original in workshop.task.model.named_parameters():
+        path = candidate.path_of(name)
+        if not torch.equal(_cut(original, slices[path]), values[path]):
+            raise CandidateError(f"elastic: the values of {path} are not a slice of the original's")
+    return slices
+
+
+class Elastic:
+    """Shared weights, trained.
+
+    Args:
+        workshop: the task and the anatomy of its network.
+        recipes: what sub-networks to train, by their STRUCTURE stages: the smallest one first, then random ones of
+            the space that is searched.
+        schedule: of the training; `epochs` is the upper limit.
+        folder: where the weights are kept, by the content of everything that leads to them, or nowhere.
+
+    Raises:
+        InputError: there is no recipe, or no training data.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        recipes: Sequence[Recipe],
+        *,
+        schedule: Schedule = SCHEDULE,
+        distillation: Distillation = DISTILLATION,
+        folder: Path | None = None,
+    ) -> None:
+        if not recipes:
+            raise InputError("elastic: needs one or more recipes to take sub-networks from")
+        if not workshop.task.trainable:
+            raise InputError("elastic: the task brings no training data; use the stand-alone evaluator")
+        self.workshop = workshop
+        self.recipes = tuple(recipe.upto(Phase.STRUCTURE) for recipe in recipes)
+        self.schedule = schedule
+        self.distillation = distillation
+        self.shared = SharedNetwork(workshop.task.model)
+        for recipe in {r.digest(): r for r in map(_unpruned, self.recipes)}.values():
+            self.shared.add_heads(_carry_out(recipe, workshop))
+        self.key = self._hash()
+        self._path = folder / f"elastic-{self.key}" if folder else None
+
+    def train(self, max_seconds: float = math.inf) -> None:
+        """Train the shared weights, or go on where an earlier call was interrupted, at its last whole epoch.
+
+        Args:
+            max_seconds: fewer epochs are trained where all of them would take longer, but at least one. How many is
+                settled when the training begins.
+
+        Raises:
+            CandidateError: the loss became infinite or NaN, or a sub-network is not a slice of the network.
+        """
+        epochs = self._settle(max_seconds)
+        layout = self.workshop.task.channels_last and self.workshop.task.example_input.dim() == 4
+        to_layout(self.shared, layout).requires_grad_(True)
+        fit(
+            _Sandwich(self.shared, self.recipes, self.workshop),
+            self.workshop,
+            replace(self.schedule, epochs=epochs),
+            self.distillation,
+            title="elastic training",
+            checkpoint=self._path,
+        )
+        to_layout(self.shared, False).eval().requires_grad_(False)
+        self.key = f"{self.key}.{epochs}"
+
+    def _settle(self, max_seconds: float) -> int:
+        """The number of epochs: the one of the first call, where the folder remembers it."""
+        note = self._path.with_suffix(".json") if self._path else None
+        if note and note.exists():
+            return int(json.loads(note.read_text())["epochs"])
+        epochs = self.schedule.epochs
+        if math.isfinite(max_seconds):
+            epochs = max(1, min(epochs, int(max_seconds / self.seconds_per_epoch())))
+        if note:
+            write_json(note, {"epochs": epochs})
+        return epochs
+
+    def seconds_per_epoch(self) -> float:
+        """Time a few steps on a copy of the shared weights."""
+        with torch.random.fork_rng(devices=[]):
+            sandwich = _Sandwich(copy.deepcopy(self.shared).requires_grad_(True), self.recipes, self.workshop)
+            probe = replace(self.workshop, progress=lambda message: None, memo={})
+            return seconds_per_epoch(sandwich, probe, self.distillation)
+
+    def weights(self, candidate: Candidate) -> dict[str, Tensor]:
+        """State for the model of an untrained candidate: shared weights, and its own BatchNorm statistics.
+
+        Raises:
+            CandidateError: its network is not a slice of the original, or has exits that were not trained.
+        """
+        part = SubNetwork(candidate, self.shared, self.workshop)
+        state: dict[str, Tensor] = {**candidate.model.state_dict(), **part.weights()}
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def start(self, candidate: Candidate) -> Candidate:
+        """The candidate with the shared weights; its BatchNorm statistics are re-estimated."""
+        model = candidate.copy_model()
+        model.load_state_dict(self.weights(candidate))
+        reestimate_batchnorm(model, self.workshop)
+        return candidate.evolve("elastic: starts from the shared weights", model=model)
+
+    def accuracy(self, candidate: Candidate) -> Score:
+        """The metric on the validation split with shared weights: a proxy of what training will give, no result.
+
+        It is that of the torch model in float32, at the network's own output, before any quantisation.
+        """
+        return torch_score(self.start(candidate).backbone, self.workshop)
+
+    def _hash(self) -> str:
+        task = self.workshop.task
+        parts = [task.model_sha256, task.data_sha256, self.workshop.seed, [r.digest() for r in self.recipes]]
+        settings = [repr(self.schedule), repr(self.distillation), _RANDOM, _POOL, _POOL_STEPS]
+        return hashlib.sha256(json.dumps([parts, settings]).encode()).hexdigest()[:24]
+
+
+class _Sandwich(nn.Module):
+    """Runs the smallest, some random and the whole network: their outputs, the whole network's last."""
+
+    steps: Tensor
+
+    def __init__(self, shared: SharedNetwork, recipes: Sequence[Recipe], workshop: Workshop) -> None:
+        super().__init__()
+        self.shared = shared
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self._recipes = recipes
+        self._workshop = workshop
+        self._smallest = self._part(recipes[0])
+        self._pool: list[SubNetwork] = []
+        self._pool_number = -1
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        step = int(self.steps)
+        self.steps.add_(1)
+        rng = np.random.default_rng([self._workshop.seed, step])
+        pool = self._pool_for(step // _POOL_STEPS)
+        parts = [self._smallest, *(pool[i] for i in rng.integers(len(pool), size=_RANDOM))]
+        outputs = [output for part in parts for output in part(inputs)]
+        return (*outputs, self.shared.backbone(inputs))
+
+    def _pool_for(self, number: int) -> list[SubNetwork]:
+        if number != self._pool_number:
+            rng = np.random.default_rng([self._workshop.seed, number, 1])
+            chosen = rng.choice(len(self._recipes), min(_POOL, len(self._recipes)), replace=False)
+            self._pool = [self._part(self._recipes[i]) for i in chosen]
+            self._pool_number = number
+        return self._pool
+
+    def _part(self, recipe: Recipe) -> SubNetwork:
+        part = SubNetwork(_carry_out(recipe, self._workshop), self.shared, self._workshop)
+        part.frame.train()
+        return part
+
+
+def _tag(model: nn.Module) -> None:
+    """Put its flat index into each entry of each parameter; float64 holds them exactly."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        parameter.data = torch.arange(parameter.numel(), dtype=torch.float64).view(parameter.shape)
+
+
+def _axes(name: str, left: Tensor, shape: Sequence[int]) -> tuple[Tensor | None, ...]:
+    """Split the flat indices of what is left of a parameter into one set of indices for each axis."""
+    if left.numel() == 0 or left.dim() != len(shape):
+        raise CandidateError(f"elastic: pruning has changed the shape of {name} from {tuple(shape)}")
+    where = torch.unravel_index(left, tuple(shape))
+    axes: list[Tensor | None] = []
+    again = torch.zeros((1,) * left.dim(), dtype=torch.long)
+    for axis, (indices, size) in enumerate(zip(where, shape, strict=True)):
+        line = indices[tuple(slice(None) if a == axis else slice(1) for a in range(left.dim()))]
+        again = torch.add(again * size, line)
+        kept = line.flatten()
+        axes.append(None if torch.equal(kept, torch.arange(size)) else kept)
+    if not torch.equal(again, left):
+        raise CandidateError(f"elastic: what pruning has left of {name} is not a slice of it")
+    return tuple(axes)
+
+
+def _cut(parameter: Tensor, axes: Sequence[Tensor | None]) -> Tensor:
+    for axis, indices in enumerate(axes):
+        if indices is not None:
+            parameter = parameter.index_select(axis, indices)
+    return parameter
+
+
+def _units(group: ChannelGroup, removed: Sequence[int]) -> list[int]:
+    """The units (channels of one part, or heads) whose removal a candidate tells of."""
+    return [i for i in removed if group.n_heads or i < group.n_channels // group.n_parts]
+
+
+def _head_key(place: str, head: nn.Module) -> str:
+    """Tells heads apart; a module's name must not hold dots."""
+    assert isinstance(head, ExitHead)
+    hidden = 0 if isinstance(head.body, nn.Identity) else head.classifier.in_features
+    return f"{place} {hidden}".replace(".", "/")
+
+
+def _unpruned(recipe: Recipe) -> Recipe:
+    return Recipe(stages=tuple(stage for stage in recipe.stages if stage.technique != "prune"))
+
+
+def _carry_out(recipe: Recipe, workshop: Workshop) -> Candidate:
+    candidate = Candidate(workshop.task.model)
+    for stage in recipe.stages:
+        candidate = stage.apply(candidate, workshop)
+    return candidate
+
+
+def torch_score(model: nn.Module, workshop: Workshop) -> Score:
+    """The metric of a torch model on the validation split."""
+
+    def predict(inputs: Any) -> Any:
+        return outputs_of(model, torch.from_numpy(inputs))[-1].numpy()
+
+    return workshop.task.score(predict, "validation")

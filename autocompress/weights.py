@@ -1,0 +1,37 @@
+"""Weights on disk: written all or nothing, with a checksum in front."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autocompress._files import write_atomically
+
+
+def save_weights(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors (and plain numbers and texts between them)."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    write_atomically(path, hashlib.sha256(data).digest() + data)
+
+
+def load_weights(path: Path) -> dict[str, Any] | None:
+    """What was written, or None where there is nothing or the file is damaged (it is then deleted)."""
+    if not path.exists():
+        return None
+    try:
+        data = path.read_bytes()
+        digest, state = data[:32], data[32:]
+        if hashlib.sha256(state).digest() != digest:
+            raise ValueError("checksum")
+        loaded: dict[str, Any] = torch.load(io.BytesIO(state), weights_only=True)
+        path.touch()
+        return loaded
+    except (ValueError, OSError, RuntimeError, EOFError):
+        path.unlink(missing_ok=True)
+        return None

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import small_task
+from tasks import make_workshop
+from torch import Tensor, nn
+from zoo import ZOO, synthetic_classification
+
+from autocompress.candidate import Candidate, Workshop
+from autocompress.elastic import Elastic, SharedNetwork, SubNetwork
+from autocompress.errors import CandidateError, InputError
+from autocompress.graph.anatomy import dissect
+from autocompress.recipe import Recipe
+from autocompress.task import Task, outputs_of
+from autocompress.training import Schedule
+
+Get = Callable[[str], Workshop]
+EXIT = {"technique": "early_exit", "first": 0.3, "hidden": 8}
+
+
+def recipe(*stages: dict[str, Any]) -> Recipe:
+    return Recipe.parse({"stages": list(stages)})
+
+
+def pruned(workshop: Workshop, seed: int, *before: dict[str, Any]) -> Candidate:
+    """A candidate with another random share removed from every group, by a random criterion."""
+    rng = torch.Generator().manual_seed(seed)
+    shares = torch.rand(len(workshop.anatomy.groups), generator=rng) * 0.9
+    ratio = dict(zip(workshop.anatomy.groups, shares.tolist(), strict=True))
+    prune = {"technique": "prune", "ratio": ratio, "round_to": 1, "importance": ("l2", "fpgm", "random")[seed % 3]}
+    candidate = Candidate(workshop.task.model)
+    for stage in recipe(*before, prune).stages:
+        candidate = stage.apply(candidate, workshop)
+    return candidate
+
+
+def shared_with(workshop: Workshop, *stages: dict[str, Any]) -> SharedNetwork:
+    shared = SharedNetwork(workshop.task.model)
+    candidate = Candidate(workshop.task.model)
+    for stage in recipe(*stages).stages:
+        candidate = stage.apply(candidate, workshop)
+    shared.add_heads(candidate)
+    return shared
+
+
+def inputs_for(workshop: Workshop, n: int = 8) -> Tensor:
+    return synthetic_classification(workshop.task.example_input, n=n)[0]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_a_subnetwork_is_the_pruned_network(name: str, seed: int, training: bool, workshop_of: Get) -> None:
+    """Bit for bit, BatchNorm included: with running statistics, and with those of the batch."""
+    workshop = workshop_of(name)
+    candidate = pruned(workshop, seed)
+    part = SubNetwork(candidate, SharedNetwork(workshop.task.model), workshop)
+    expected = candidate.copy_model().train(training)
+    part.frame.train(training)
+    with torch.no_grad():
+        torch.manual_seed(0)  # dropout
+        want = expected(inputs_for(workshop))
+        torch.manual_seed(0)
+        (got,) = part(inputs_for(workshop))
+    assert torch.equal(want, got)
+    for name_, buffer in expected.named_buffers():
+        assert torch.equal(buffer, part.frame.get_buffer(name_))
+
+
+@pytest.mark.parametrize("name", ["resnet", "audio1d", "vit_matmul"])
+def test_with_exits_too(name: str, workshop_of: Get) -> None:
+    workshop = workshop_of(name)
+    candidate = pruned(workshop, 1, EXIT)
+    part = SubNetwork(candidate, shared_with(workshop, EXIT), workshop)
+    want, got = outputs_of(candidate.model, inputs_for(workshop)), part(inputs_for(workshop))
+    assert len(want) == len(got) == 2
+    assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
+
+
+def test_an_exit_that_was_not_trained_is_refused(workshop_of: Get) -> None:
+    workshop = workshop_of("resnet")
+    shared = shared_with(workshop, {**EXIT, "hidden": 16})
+    with pytest.raises(CandidateError, match="no exit head 'blocks/0 8' was trained; trained: blocks/0 16"):
+        SubNetwork(pruned(workshop, 0, EXIT), shared, workshop)
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_gradients_reach_the_shared_weights_that_are_kept_and_no_others(name: str, workshop_of: Get) -> None:
+    workshop = workshop_of(name)
+    candidate = pruned(workshop, 0)
+    shared = SharedNetwork(workshop.task.model).requires_grad_(True)
+    part = SubNetwork(candidate, shared, workshop)
+    alone = candidate.copy_model().requires_grad_(True)
+    alone(inputs_for(workshop)).square().sum().backward()
+    part(inputs_for(workshop))[0].square().sum().backward()
+    whole = dict(shared.backbone.named_parameters())
+    for parameter_name, parameter in alone.named_parameters():
+        assert parameter.grad is not None and whole[parameter_name].grad is not None
+        gradient = whole[parameter_name].grad
+        assert int((gradient != 0).sum()) == int((parameter.grad != 0).sum())
+        assert torch.allclose(gradient.sum(), parameter.grad.sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_whose_weights_are_not_sliced_is_refused(workshop_of: Get) -> None:
+    workshop = workshop_of("resnet")
+    other = Candidate(nn.Linear(3, 4), removed={})
+    with pytest.raises(CandidateError, match="are not those of the original, made smaller"):
+        SubNetwork(other, SharedNetwork(workshop.task.model), workshop)
+    candidate = pruned(workshop, 0)
+    with torch.no_grad():
+        candidate.model.fc.weight.mul_(2.0)
+    with pytest.raises(CandidateError, match=r"the values of fc\.weight are not a slice"):
+        SubNetwork(candidate, SharedNetwork(workshop.task.model), workshop)
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+PRUNE = {"technique": "prune", "round_to": 2}
+RECIPES = [recipe({**PRUNE, "ratio": ratio}, {"technique": "distill"}) for ratio in (0.75, 0.5, 0.25, 0.6)]
+SHORT = Schedule(epochs=3, learning_rate=0.05, clip=1.0)
+
+
+def elastic(task: Task, folder: Path | None = None, recipes: Sequence[Recipe] = RECIPES, **settings: Any) -> Elastic:
+    return Elastic(Workshop(task, dissect(task), **settings), recipes, schedule=SHORT, folder=folder)
+
+
+def structure(of: Elastic, chosen: Recipe) -> Candidate:
+    candidate = Candidate(of.workshop.task.model)
+    for stage in chosen.stages[:1]:
+        candidate = stage.apply(candidate, of.workshop)
+    return candidate
+
+
+@pytest.fixture(scope="module")
+def trained() -> Elastic:
+    made = elastic(small_task("resnet"))
+    made.train()
+    return made
+
+
+def test_shared_weights_serve_pruned_networks_better_than_the_originals(trained: Elastic) -> None:
+    untrained = Elastic(trained.workshop, RECIPES)
+    for chosen in RECIPES:
+        candidate = structure(trained, chosen)
+        assert trained.accuracy(candidate).value > untrained.accuracy(candidate).value
+    assert trained.accuracy(candidate).split == "validation"
+
+
+def test_training_repeats_and_depends_on_the_seed(trained: Elastic) -> None:
+    again, other = elastic(small_task("resnet")), elastic(small_task("resnet"), seed=1)
+    again.train()
+    other.train()
+    candidate = structure(trained, RECIPES[1])
+    weights = trained.weights(candidate)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in again.weights(candidate).items())
+    assert not all(torch.equal(weights[name], tensor) for name, tensor in other.weights(candidate).items())
+    assert again.key == trained.key != other.key
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(trained: Elastic, tmp_path: Path) -> None:
+    def interrupt(message: str) -> None:
+        if "step 5/" in message:  # in the second epoch of three batches
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        elastic(small_task("resnet"), tmp_path, progress=interrupt).train()
+    steps: list[str] = []
+    resumed = elastic(small_task("resnet"), tmp_path, progress=steps.append)
+    resumed.train()
+    assert [m.split(",")[0] for m in steps] == [f"elastic training: step {i}/9" for i in range(4, 10)]
+    candidate = structure(trained, RECIPES[1])
+    expected = trained.weights(candidate)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in resumed.weights(candidate).items())
+
+
+def test_a_time_limit_costs_epochs_and_is_kept_on_resuming(tmp_path: Path) -> None:
+    steps: list[str] = []
+    for limit in (1e-6, 1e9):
+        made = elastic(small_task("mlp"), tmp_path, progress=steps.append)
+        made.train(max_seconds=limit)
+        assert made.key.endswith(".1")
+    assert len(steps) == 3
+
+
+def test_exits_are_trained_with_the_rest() -> None:
+    workshop = make_workshop("resnet")
+    exits = [recipe(EXIT, {**PRUNE, "ratio": ratio}) for ratio in (0.75, 0.5)]
+    made = Elastic(workshop, exits, schedule=SHORT)
+    before = {name: p.clone() for name, p in made.shared.heads.named_parameters()}
+    made.train()
+    assert before and all(not torch.equal(p, before[name]) for name, p in made.shared.heads.named_parameters())
+
+
+def test_what_it_needs_is_said() -> None:
+    with pytest.raises(InputError, match="needs one or more recipes"):
+        elastic(small_task("mlp"), recipes=[])
+    with pytest.raises(InputError, match="the task brings no training data"):
+        elastic(small_task("mlp", train=None))

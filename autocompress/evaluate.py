@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 import time
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autocompress._files import write_atomically
 from autocompress.candidate import Candidate, Workshop
 from autocompress.deploy import Cost, Deployer, Deployment
 from autocompress.device import DeviceProfile
@@ -32,6 +30,7 @@ from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, S
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.task import Task, seed_everything
 from autocompress.techniques.exit_threshold import ExitThreshold
+from autocompress.weights import load_weights, save_weights
 
 Array = NDArray[Any]
 NEVER = 1.1
@@ -193,7 +192,7 @@ class Evaluator:
         if not stages:
             return candidate
         path = self.cache / f"{self._trained_key(candidate, recipe)}.pt" if self.cache else None
-        if path and (state := _load_state(path)) is not None:
+        if path and (state := load_weights(path)) is not None:
             model = candidate.copy_model()
             model.load_state_dict(state)
             return candidate.evolve("training: found in the cache", model=model)
@@ -433,29 +432,9 @@ def _hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _load_state(path: Path) -> dict[str, torch.Tensor] | None:
-    """Cached weights, or None where there are none or the entry is damaged (it is then deleted)."""
-    if not path.exists():
-        return None
-    try:
-        data = path.read_bytes()
-        digest, state = data[:32], data[32:]
-        if hashlib.sha256(state).digest() != digest:
-            raise ValueError("checksum")
-        loaded: dict[str, torch.Tensor] = torch.load(io.BytesIO(state), weights_only=True)
-        path.touch()
-        return loaded
-    except (ValueError, OSError, RuntimeError, EOFError):
-        path.unlink(missing_ok=True)
-        return None
-
-
 def _keep_state(path: Path, state: dict[str, torch.Tensor]) -> None:
     """Write weights with a checksum; the entries not used for longest make room."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getvalue()
-    write_atomically(path, hashlib.sha256(data).digest() + data)
+    save_weights(path, state)
     entries = sorted(path.parent.glob("*.pt"), key=lambda p: p.stat().st_mtime)
     total = sum(p.stat().st_size for p in entries)
     for entry in entries[:-1]:

@@ -8,17 +8,21 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autocompress.errors import AutocompressError, InputError
+from autocompress._process import let_threads_sleep
+from autocompress.errors import AutocompressError, InputError, StudyError
 
 if TYPE_CHECKING:
     from autocompress.constraints import Constraint
     from autocompress.device import DeviceProfile
+    from autocompress.report.watch import Watch
+    from autocompress.retarget import Retargeted
+    from autocompress.study import Study
     from autocompress.task import Task
 
 app = typer.Typer(
@@ -35,7 +39,12 @@ StudyArgument = Annotated[Path, typer.Argument(help="Folder of a study (--out of
 DeviceOption = Annotated[str, typer.Option(help="Name or path of a device profile; 'host' is this machine.")]
 SpaceOption = Annotated[str, typer.Option(help="Name of a shipped search space, or path of a YAML file.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything that is random.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads for training; all processors by default.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads for training, of each worker; all processors by default.")
+]
+PortOption = Annotated[
+    int | None, typer.Option(help="Of the web page; 8642 by default or any free one, 0 takes any free one.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 MaxLatency = Annotated[float | None, typer.Option(help="Latency at most, in milliseconds.")]
 MaxSize = Annotated[float | None, typer.Option(help="Size of the file at most, in bytes.")]
@@ -96,8 +105,28 @@ def search(
     sampler: Annotated[str, typer.Option(help="tpe, nsga2, gp or random.")] = "tpe",
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Candidates at the same time; one by default, all CPUs of the cluster with --executor ray."),
+    ] = None,
+    trial_timeout_minutes: Annotated[float | None, typer.Option(help="Stop a candidate that takes longer.")] = None,
+    executor: Annotated[str, typer.Option(help="local (processes of this machine) or ray (Ray Tune).")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; 'auto' is the one that runs here.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Database for Optuna's trials (postgresql://...); a file in --out by default.")
+    ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Show the search on a local web page, too.")] = False,
+    port: PortOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the result and errors.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json-lines", help="Print a JSON object per event, for logs.")] = False,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="At the end, evaluate the recommended points step by step.")
+    ] = False,
 ) -> None:
     """Search for the Pareto front; run it again with the same --out to resume."""
+    if quiet and json_lines:
+        raise InputError("give either --quiet or --json-lines")
+    from autocompress.controller.executors.base import Workers
     from autocompress.controller.plan import Budget
     from autocompress.space import SearchSpace
 
@@ -115,12 +144,18 @@ def search(
     search_space = SearchSpace.load(space)
     profile = _device(device)
     _check_power(active_power_mw)
+    page = _page(out, port=port) if serve else None
     loaded = _task(task, threads)
     profile = _with_power(profile or _this_machine(), active_power_mw)
     from autocompress.controller import search as run
-    from autocompress.report.live import Live
+    from autocompress.report.live import JsonLines, Live, Quiet, Recorder
 
-    with Live() as live:
+    with ExitStack() as stack:
+        shown = JsonLines() if json_lines else Quiet() if quiet else Live(folder=out)
+        stack.enter_context(shown)
+        if page is not None:
+            stack.enter_context(page)
+            shown.note(f"watch the search at {page.url}")
         study = run(
             loaded,
             profile,
@@ -131,8 +166,17 @@ def search(
             sampler=sampler,
             seed=seed,
             reference=task,
-            reporter=live,
+            workers=pool,
+            storage=storage,
+            reporter=stack.enter_context(Recorder(out, shown, {"trials": trials, "hours": hours})),
         )
+        if ablation:
+            from autocompress.ablation import ablate as evaluate_steps
+
+            evaluate_steps(study, loaded, progress=shown.status)
+    if isinstance(shown, JsonLines):
+        shown.write("finished", **study.to_dict())
+        return
     _print_study(study)
     typer.echo(
         f"\nlook at it:  autocompress show {out} --html report.html\nship one:    autocompress export {out} --pick knee"
@@ -280,6 +324,64 @@ def retarget(
 
 
 @app.command()
+def watch(
+    study: StudyArgument,
+    host: Annotated[str, typer.Option(help="Address to serve at; others than the default show it to the network.")] = (
+        "127.0.0.1"
+    ),
+    port: PortOption = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Show a study on a local web page that refreshes while the search runs; Ctrl-C ends it."""
+    if not study.is_dir():
+        raise StudyError(f"{study}: there is no such folder; give the --out of a search")
+    page = _page(study, host, port)
+    typer.echo(f"watch {study} at {page.url} (Ctrl-C ends it)")
+    if open_browser:
+        typer.launch(page.url)
+    try:
+        page.serve_forever()
+    except KeyboardInterrupt:
+        return
+    finally:
+        page.close()
+
+
+@app.command()
+def compare(
+    studies: Annotated[list[Path], typer.Argument(help="Folders of two or more studies of the same data.")],
+    html: Annotated[Path | None, typer.Option(help="Write the comparison to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set studies, samplers or devices against each other: hypervolumes, fronts, a table."""
+    from autocompress.report.compare import load, write_html
+
+    comparison = load(studies)
+    if html is not None:
+        write_html(comparison, html)
+        typer.echo(f"wrote {html}", err=as_json)
+    if as_json:
+        typer.echo(json.dumps(comparison.to_dict(), indent=1))
+    elif html is None:
+        _print(comparison.table())
+        for sentence in comparison.sentences():
+            typer.echo(sentence)
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="recipe.yaml, or a trial of a study: results/my-study:12, ...:knee.")],
+    after: Annotated[str, typer.Argument(help="The same.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say in words what changes from one recipe to another and, for trials of studies, what it costs."""
+    from autocompress.report.difference import Difference, load_side
+
+    difference = Difference(load_side(before), load_side(after))
+    typer.echo(json.dumps(difference.to_dict(), indent=1) if as_json else difference.to_text())
+
+
+@app.command()
 def apply(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
     task: TaskArgument,
@@ -397,6 +499,12 @@ def _calibrate(name: str, threads: int, seconds: float) -> tuple[DeviceProfile, 
         profile = calibrate_host(threads, seconds, lambda share, text: live.status(f"calibrating: {share:.0%}, {text}"))
     profile = profile.model_copy(update={"name": name})
     return profile, profile.save(user_profiles_folder() / f"{name}.yaml")
+
+
+def _page(study: Path, host: str = "127.0.0.1", port: int | None = None) -> Watch:
+    from autocompress.report.watch import Watch
+
+    return Watch(study, host, port)
 
 
 def _device(name: str) -> DeviceProfile | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
 from autocompress.errors import CandidateError
-from autocompress.recipe import Stage, Table, lookup, unknown_keys
+from autocompress.recipe import Stage, Table, lookup, table_changes, unknown_keys
 
 if TYPE_CHECKING:
     from autocompress.candidate import Workshop
@@ -50,6 +50,15 @@ class Quantize(Stage):
                     f"{self.technique}.{name}: no layer or stage {unknown[0]!r}; stages: "
                     f"{', '.join(dict.fromkeys(layers.values()))}; layers: {', '.join(layers)}"
                 )
+
+    def _change(self, name: str, before: Any, after: Any) -> list[str]:
+        if name not in ("weight_bits", "activation_bits"):
+            return super()._change(name, before, after)
+        what = "weights" if name == "weight_bits" else "activations"
+        return [
+            f"{what}{f' of {where}' if where else ''}: {new} bits instead of {old}"
+            for where, old, new in table_changes(before, after, 8)
+        ]
 
     def summary(self) -> str:
         """A few words for tables."""

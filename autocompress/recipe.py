@@ -16,7 +16,7 @@ from enum import IntEnum
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
@@ -82,6 +82,27 @@ class Stage(BaseModel):
     def summary(self) -> str:
         """A few words for tables and hover texts."""
         return self.technique
+
+    def added(self) -> list[str]:
+        """Say that a recipe has this stage and another one has not, a line per fact."""
+        return [f"{self.summary()} added"]
+
+    def removed(self) -> list[str]:
+        """Say that a recipe has this stage no more, a line per fact."""
+        return [f"{self.summary()} removed"]
+
+    def changes(self, other: Self) -> list[str]:
+        """Say what `other` does differently, a line per difference."""
+        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        return [line for name in mine for line in self._change(name, mine[name], theirs[name])]
+
+    def _change(self, name: str, before: Any, after: Any) -> list[str]:
+        """Lines about one field."""
+        words = name.replace("_", " ")
+        return [
+            f"{self.technique}: {words}{f' of {where}' if where else ''} {_plain(old)} -> {_plain(new)}"
+            for where, old, new in table_changes(before, after, None)
+        ]
 
 
 @cache
@@ -217,14 +238,16 @@ class Recipe(BaseModel):
     def diff(self, other: Recipe) -> str:
         """Say in words what `other` does differently, one line per difference."""
         lines: list[str] = []
-        names = [*dict.fromkeys(s.technique for s in (*self.stages, *other.stages))]
-        for name in names:
+        names = {s.technique: s.phase for s in (*self.stages, *other.stages)}
+        for name in sorted(names, key=lambda n: names[n]):
             mine, theirs = self.get(name), other.get(name)
-            if mine is None or theirs is None:
-                lines.append(f"{name}: {'added' if mine is None else 'removed'}")
-                continue
-            a, b = mine.model_dump(mode="json"), theirs.model_dump(mode="json")
-            lines += [f"{name}.{key}: {a[key]} -> {b[key]}" for key in a if a[key] != b[key]]
+            if mine is not None and theirs is not None:
+                lines += mine.changes(theirs)
+            elif theirs is not None:
+                replaced = next((s for s in self.stages if s.technique in theirs.conflicts), None)
+                lines += [f"{theirs.summary()} instead of {replaced.summary()}"] if replaced else theirs.added()
+            elif mine is not None and not any(s.technique in mine.conflicts for s in other.stages):
+                lines += mine.removed()
         return "\n".join(lines) or "no difference"
 
 
@@ -254,6 +277,28 @@ def lookup(table: Mapping[str, T] | T, name: str, stage: str, default: T) -> T:
         if fnmatchcase(name, pattern):
             return value
     return table.get(stage, table.get("default", default))
+
+
+def table_changes(before: Any, after: Any, default: Any) -> list[tuple[str, Any, Any]]:
+    """Where two settings differ: name of the layer or stage, before, after.
+
+    The name is "" where both hold for all layers, and "everything else" for what a table does not name.
+    """
+    if not isinstance(before, Mapping) and not isinstance(after, Mapping):
+        return [("", before, after)] if before != after else []
+    tables = [t if isinstance(t, Mapping) else {"default": t} for t in (before, after)]
+    rows = []
+    for key in dict.fromkeys([*(k for table in tables for k in table if k != "default"), "default"]):
+        old, new = (table.get(key, table.get("default", default)) for table in tables)
+        if old != new:
+            rows.append(("everything else" if key == "default" else key, old, new))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else "unset" if value is None else str(value)
 
 
 def unknown_keys(table: object, names: Iterable[str], stages: Iterable[str]) -> list[str]:

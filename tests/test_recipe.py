@@ -77,8 +77,64 @@ def test_replace_swaps_the_stages_of_a_phase() -> None:
 def test_diff_names_every_difference() -> None:
     a = parse({"technique": "prune", "ratio": 0.5}, {"technique": "ptq"})
     b = parse({"technique": "prune", "ratio": 0.25}, {"technique": "distill"})
-    assert a.diff(b).splitlines() == ["prune.ratio: 0.5 -> 0.25", "ptq: removed", "distill: added"]
+    assert a.diff(b).splitlines() == [
+        "every group keeps 75 % of its channels instead of 50 %",
+        "distill 3 ep added",
+        "ptq w8 removed",
+    ]
     assert a.diff(a) == "no difference"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (
+            {"technique": "prune", "ratio": {"stage1": 0.25, "stage2": 0.5}},
+            {"technique": "prune", "ratio": {"stage1": 0.5, "stage2": 0.5}},
+            ["stage1 keeps 50 % of its channels instead of 75 %"],
+        ),
+        (
+            {"technique": "prune", "ratio": 0.5},
+            {"technique": "prune", "ratio": {"stage1": 0.25}},
+            [
+                "stage1 keeps 75 % of its channels instead of 50 %",
+                "everything else keeps 100 % of its channels instead of 50 %",
+            ],
+        ),
+        (
+            {"technique": "ptq", "weight_bits": 8},
+            {"technique": "ptq", "weight_bits": {"default": 8, "stage4": 4}},
+            ["weights of stage4: 4 bits instead of 8"],
+        ),
+        (
+            {"technique": "ptq"},
+            {"technique": "ptq", "weight_bits": 16, "observer": "mse"},
+            ["weights: 16 bits instead of 8", "ptq: observer minmax -> mse"],
+        ),
+        ({"technique": "ptq"}, {"technique": "qat", "epochs": 2}, ["qat w8 2 ep instead of ptq w8"]),
+        ({"technique": "distill"}, {"technique": "distill", "temperature": 2}, ["distill: temperature 4 -> 2"]),
+        (
+            {"technique": "early_exit", "places": ["stage1"]},
+            {"technique": "early_exit", "places": ["stage2", "stage3"]},
+            [
+                "early exit after stage2 added",
+                "early exit after stage3 added",
+                "early exit after stage1 removed",
+            ],
+        ),
+    ],
+)
+def test_diff_speaks_the_language_of_each_technique(
+    before: dict[str, object], after: dict[str, object], words: list[str]
+) -> None:
+    assert parse(before).diff(parse(after)).splitlines() == words
+
+
+def test_diff_of_added_exits_and_thresholds() -> None:
+    exits = {"technique": "early_exit", "places": ["stage2"]}
+    assert parse().diff(parse(exits)) == "early exit after stage2 added"
+    a, b = (parse(exits, {"technique": "exit_threshold", "thresholds": [t]}) for t in (0.8, 0.9))
+    assert a.diff(b) == "exit 1 answers above a confidence of 0.9 instead of 0.8"
 
 
 def test_summary_reads_well() -> None:

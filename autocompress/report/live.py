@@ -1,71 +1,313 @@
-"""The terminal while something takes long: one line of status, a progress bar with the time left, a line per trial."""
+"""What a search shows while it runs: a terminal for people, lines for logs, a file for those who watch.
+
+All of them are reporters and context managers; SIGTERM ends a search like Ctrl-C does.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as Region
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
+from autocompress._files import write_atomically
+from autocompress.errors import AutocompressError
+from autocompress.report._follow import PROGRESS, Follower
+from autocompress.report._payload import reasons
 from autocompress.report._words import ms_text, size_text
+from autocompress.report.table import front_rows
 from autocompress.results import Evaluation
 
+if TYPE_CHECKING:
+    from autocompress.controller.reporter import Reporter
 
-class Live:
-    """A reporter for people. Writes to standard error, so that standard output stays a result."""
+_TRIAL = re.compile(r"trial (\d+): (.*)", re.DOTALL)
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_STATUS_EVERY_S = 10.0
+"""Between two lines of status in a log; training reports every step."""
 
-    def __init__(self, console: Console | None = None) -> None:
+
+class Quiet:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        self._previous = signal.signal(signal.SIGTERM, _interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGTERM, self._previous)
+
+    def note(self, message: str) -> None:
+        """Something worth reading once."""
+
+    def status(self, message: str) -> None:
+        """What is being done right now."""
+
+    def judged(self, evaluation: Evaluation, share: float, eta_s: float | None) -> None:
+        """A trial is finished."""
+
+
+class JsonLines(Quiet):
+    """One JSON object per line, for logs: `event` is "note", "status", "trial" or "finished"."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._last_status = 0.0
+
+    def write(self, event: str, **values: Any) -> None:
+        """Write one line."""
+        line = json.dumps({"event": event, "time": _now(), **values})
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+    def note(self, message: str) -> None:
+        """A line for each."""
+        self.write("note", message=message)
+
+    def status(self, message: str) -> None:
+        """A line now and then."""
+        if time.monotonic() - self._last_status >= _STATUS_EVERY_S:
+            self._last_status = time.monotonic()
+            self.write("status", message=message)
+
+    def judged(self, evaluation: Evaluation, share: float, eta_s: float | None) -> None:
+        """A line with the row of the trial, as in `show --json`."""
+        self.write("trial", **evaluation.as_row(), budget_used=round(share, 4), eta_s=eta_s)
+
+
+class Activity:
+    """What is being done: one line for each trial under way, one for everything else."""
+
+    def __init__(self) -> None:
+        self.now = ""
+        self._trials: dict[int, str] = {}
+
+    def status(self, message: str) -> None:
+        """Take a status; those of trials begin with "trial 12: "."""
+        match = _TRIAL.fullmatch(message)
+        self.now = "" if match else message
+        if match:
+            self._trials[int(match[1])] = match[2]
+
+    def done(self, trial: int) -> None:
+        """Forget a trial that was judged."""
+        self._trials.pop(trial, None)
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Trial (None for everything else) and what is done for it."""
+        rows: list[dict[str, Any]] = [{"trial": n, "doing": text} for n, text in sorted(self._trials.items())]
+        return rows + ([{"trial": None, "doing": self.now}] if self.now else [])
+
+
+class Live(Quiet):
+    """A reporter for people. Writes to standard error, so that standard output stays a result.
+
+    Lines about trials stay; below them a terminal shows the budget, what each worker does and, of the study in
+    `folder`, hypervolume, front and reasons of rejections.
+    """
+
+    def __init__(self, console: Console | None = None, folder: Path | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
+        self._follower = Follower(folder) if folder else None
+        self._activity = Activity()
+        self._study: list[RenderableType] = []
+        self._rejected = 0
+        self._known: set[int] = set()
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
-            TextColumn("{task.description}"),
             console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
+            auto_refresh=False,
         )
         self._bar = self._progress.add_task("", total=1.0, left="")
-        self._counts = {"complete": 0, "rejected": 0, "failed": 0}
+        self._region = Region(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
 
-    def __enter__(self) -> Live:
-        self._previous = signal.signal(signal.SIGTERM, _interrupt)
-        self._progress.start()
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self._console.is_terminal:
+            self._look()
+            self._region.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
-        signal.signal(signal.SIGTERM, self._previous)
+        if self._console.is_terminal:
+            self._region.stop()
+        super().__exit__(kind, error, trace)
 
     def note(self, message: str) -> None:
         """Print a line that stays."""
         self._console.print(f"note: {message}", markup=False)
 
     def status(self, message: str) -> None:
-        """Replace the status line."""
-        self._progress.update(self._bar, description=message[: max(20, self._console.width - 60)])
+        """Replace what is said about a trial, or about everything else."""
+        self._activity.status(message)
 
     def judged(self, evaluation: Evaluation, share: float, eta_s: float | None) -> None:
-        """Print the trial and move the bar."""
-        self._counts[evaluation.state] += 1
-        left = f"{eta_s / 60:.0f} min left" if eta_s is not None else ""
+        """Print the trial, move the bar, look at the study again."""
+        self._activity.done(evaluation.trial)
+        left = f"about {duration(eta_s)} left" if eta_s is not None else ""
         self._progress.update(self._bar, completed=min(1.0, share), left=left)
-        if evaluation.state == "rejected" and self._counts["rejected"] > 5:
-            return  # the first few say why; the rest is counted in the study
-        self._console.print(_line(evaluation), markup=False, soft_wrap=True)
+        if self._console.is_terminal:
+            self._look()
+        self._rejected += evaluation.state == "rejected"
+        if evaluation.state != "rejected" or self._rejected <= 5:  # the first few say why; the rest is counted
+            self._console.print(_line(evaluation), markup=False, soft_wrap=True)
+
+    def _look(self) -> None:
+        """Read what is new in the study."""
+        if self._follower is None or not self._follower.refresh() or self._follower.study is None:
+            return
+        study, volumes = self._follower.study, self._follower.volumes
+        self._known = {e.trial for e in study.evaluations}
+        rows = front_rows(study)
+        shown = max(4, self._console.height - 14)
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for name in ("trial", "", study.settings.metric, "latency", "size", "against fp32"):
+            table.add_column(Text(name), justify="right" if name not in ("", "against fp32") else "left", no_wrap=True)
+        for row in rows[:shown]:
+            cells = (str(row.trial), row.mark, row.accuracy.partition(" [")[0], row.latency, row.size, row.versus)
+            table.add_row(*map(Text, cells), style="dim" if row.mark == "baseline" else None)
+        self._study = [table]
+        if len(rows) > shown:
+            self._study.append(Text(f"and {len(rows) - shown} more points"))
+        if volumes is not None and volumes.last():
+            width = max(10, min(60, self._console.width - 40))
+            self._study.append(Text(f"hypervolume {sparkline(volumes.volume, width)} {volumes.last():.4g}"))
+        counted = [f"{count} {state}: {reason}" for state, reason, count, _ in reasons(study)[:3]]
+        self._study += [Text(line, overflow="ellipsis", no_wrap=True) for line in counted]
+
+    def _render(self) -> RenderableType:
+        doing = [
+            Text(
+                ("" if w["trial"] is None else f"trial {w['trial']}: ") + w["doing"], overflow="ellipsis", no_wrap=True
+            )
+            for w in self._activity.workers()[-8:]
+            if w["trial"] not in self._known
+        ]
+        return Group(*self._study, self._progress, *doing)
+
+
+class Recorder:
+    """Passes everything on to another reporter, and writes it into the study folder for those who watch.
+
+    The file is written at most once a second, by a thread of its own, and only once the study is there.
+    """
+
+    def __init__(self, folder: Path, shown: Reporter, budget: dict[str, float | None]) -> None:
+        self._folder = folder
+        self._shown = shown
+        self._activity = Activity()
+        self._told: dict[str, Any] = {
+            "version": 1,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_at": _now(),
+            "budget": budget,
+            "share": None,
+            "eta_s": None,
+            "notes": [],
+            "ended": "",
+        }
+        self._lock = threading.Lock()
+        self._changed = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_writing, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._changed.set()
+        self._thread.join()
+        self._told["ended"] = "interrupted" if kind else "finished"
+        self._write()
+
+    def note(self, message: str) -> None:
+        """Pass on and keep."""
+        self._shown.note(message)
+        self._keep(lambda: self._told["notes"].append(message))
+
+    def status(self, message: str) -> None:
+        """Pass on and keep."""
+        self._shown.status(message)
+        self._keep(lambda: self._activity.status(message))
+
+    def judged(self, evaluation: Evaluation, share: float, eta_s: float | None) -> None:
+        """Pass on and keep."""
+        self._shown.judged(evaluation, share, eta_s)
+
+        def change() -> None:
+            self._activity.done(evaluation.trial)
+            self._told |= {"share": share, "eta_s": eta_s}
+
+        self._keep(change)
+
+    def _keep(self, change: Callable[[], None]) -> None:
+        with self._lock:
+            change()
+        self._changed.set()
+
+    def _keep_writing(self) -> None:
+        while not self._stop.is_set():
+            self._changed.wait()
+            self._changed.clear()
+            self._write()
+            self._stop.wait(1.0)
+
+    def _write(self) -> None:
+        if not (self._folder / "study.json").exists():
+            return
+        with self._lock:
+            told = {**self._told, "workers": self._activity.workers(), "updated_at": _now()}
+            text = json.dumps(told)
+        try:
+            write_atomically(self._folder / PROGRESS, text)
+        except AutocompressError:
+            return  # a full disk stops the search where it matters, not here
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Return the course of values from 0 to their largest as block characters, at most `width` of them."""
+    if not values:
+        return ""
+    n = min(width, len(values))
+    picked = [values[(i + 1) * len(values) // n - 1] for i in range(n)]
+    top = max(picked) or 1.0
+    return "".join(_BLOCKS[min(len(_BLOCKS) - 1, int(max(0.0, v) / top * len(_BLOCKS)))] for v in picked)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: "45 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _line(e: Evaluation) -> str:
@@ -76,6 +318,10 @@ def _line(e: Evaluation) -> str:
     figures = f"{e.validation.value:.4f}  {ms_text(e.latency_ms):>9} {e.latency_source}  {size_text(e.size_bytes):>9}"
     again = f"  ({e.reason})" if e.reason else ""
     return f"{e.trial:>5}  {figures}  {name}{again}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _interrupt(number: int, frame: Any) -> None:

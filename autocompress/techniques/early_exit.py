@@ -7,7 +7,7 @@ after training (see exit_threshold).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -55,13 +55,18 @@ class EarlyExit(Stage):
             torch.manual_seed(workshop.seed)
             heads = {
                 place.name: ExitHead(place.channels, workshop.task.n_outputs, place.layout, hidden)
-                for place in self._choose(workshop)
+                for place in self.places_in(workshop.anatomy)
             }
         note = f"early_exit: heads at {', '.join(heads)}"
         return candidate.evolve(note, model=MultiExit(candidate.copy_model(), heads).eval())
 
-    def _choose(self, workshop: Workshop) -> list[anatomy.Place]:
-        found = workshop.anatomy.places
+    def places_in(self, network: anatomy.Anatomy) -> list[anatomy.Place]:
+        """Where the exits go in a network, in order of execution.
+
+        Raises:
+            CandidateError: a named place does not exist, or the network has none that fits.
+        """
+        found = network.places
         if not found:
             raise CandidateError("early_exit: the network has no place for an exit (see `autocompress check`)")
         if self.places:
@@ -74,6 +79,16 @@ class EarlyExit(Stage):
         wanted = [self.first + i * (1 - self.first) / self.count for i in range(self.count)]
         chosen = {min(found, key=lambda p, w=w: abs(p.fraction - w)).name: 0 for w in wanted}  # type: ignore[misc]
         return [place for place in found if place.name in chosen]
+
+    def added(self) -> list[str]:
+        """One line for each exit whose place is known."""
+        return [f"early exit after {place} added" for place in self.places] or super().added()
+
+    def _change(self, name: str, before: Any, after: Any) -> list[str]:
+        if name != "places":
+            return super()._change(name, before, after)
+        lines = [f"early exit after {place} added" for place in after if place not in before]
+        return lines + [f"early exit after {place} removed" for place in before if place not in after]
 
     def summary(self) -> str:
         """A few words for tables."""

@@ -6,7 +6,7 @@ initialisers of the file that can be fed at run time as well.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,23 @@ class ExitThreshold(Stage):
                 f"exit_threshold: the network has {len(candidate.exits)} exits, got {len(self.thresholds)} thresholds"
             )
         return candidate.evolve(thresholds=self.thresholds)
+
+    def added(self) -> list[str]:
+        """One line for each exit."""
+        return [f"exit {i + 1} answers above a confidence of {t:g}" for i, t in enumerate(self.thresholds)]
+
+    def removed(self) -> list[str]:
+        """Nothing to say of exits that are gone as well."""
+        return []
+
+    def _change(self, name: str, before: Any, after: Any) -> list[str]:
+        if name != "thresholds" or len(before) != len(after):
+            return super()._change(name, before, after)
+        return [
+            f"exit {i + 1} answers above a confidence of {new:g} instead of {old:g}"
+            for i, (old, new) in enumerate(zip(before, after, strict=True))
+            if old != new
+        ]
 
     def summary(self) -> str:
         """A few words for tables."""

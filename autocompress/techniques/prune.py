@@ -5,13 +5,13 @@ The search dimension is the group of channels that must go together (all layers 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from autocompress._lazy import lazy
 from autocompress.errors import CandidateError
-from autocompress.recipe import Number, Phase, Stage, Table, lookup, unknown_keys
+from autocompress.recipe import Number, Phase, Stage, Table, lookup, table_changes, unknown_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +85,14 @@ class Prune(Stage):
         total = sum(map(len, removed.values()))
         note = f"prune: {total} channels of {len(removed)} groups removed" if total else "prune: nothing removed"
         return candidate.evolve(note, model=model, removed=removed)
+
+    def _change(self, name: str, before: Any, after: Any) -> list[str]:
+        if name != "ratio":
+            return super()._change(name, before, after)
+        return [
+            f"{where or 'every group'} keeps {100 * (1 - new):.4g} % of its channels instead of {100 * (1 - old):.4g} %"
+            for where, old, new in table_changes(before, after, 0.0)
+        ]
 
     def summary(self) -> str:
         """A few words for tables."""

@@ -1,0 +1,93 @@
+"""Hypervolume as a search goes on: over evaluated candidates and over compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Literal
+
+import plotly.graph_objects as go
+
+from autocompress.report.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, _layout
+from autocompress.results import Evaluation, dominates, hypervolume
+
+Axis = Literal["evaluated", "minutes"]
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY)
+Point = tuple[float, float, float]
+"""Accuracy, latency_ms, size_bytes."""
+
+
+class Volumes:
+    """The hypervolume after each trial, brought up to date trial by trial.
+
+    Accuracies are those of the validation split, latencies the predicted ones where there are any, so that the
+    last measurements do not mix with the predictions before them.
+    """
+
+    def __init__(self, reference: Point, unit_ms: float = 1.0) -> None:
+        """Start empty; latencies are counted in `unit_ms`, in the reference too."""
+        self.reference = reference
+        self.unit_ms = unit_ms
+        self.front: list[Point] = []
+        self.evaluated: list[int] = []
+        """Candidates that had to be evaluated; rejected, repeated and derived ones are free."""
+        self.minutes: list[float] = []
+        """Compute, summed over all trials and workers."""
+        self.volume: list[float] = []
+
+    def add(self, e: Evaluation) -> None:
+        """Take in the next trial."""
+        costs = e.kind == "candidate" and e.state != "rejected" and not e.is_repeat and e.derived_from is None
+        self.evaluated.append((self.evaluated[-1] if self.evaluated else 0) + costs)
+        self.minutes.append((self.minutes[-1] if self.minutes else 0.0) + sum(e.seconds.values()) / 60)
+        volume = self.volume[-1] if self.volume else 0.0
+        if e.state == "complete" and e.validation and e.size_bytes:
+            latency_ms = e.predicted_latency_ms or e.latency_ms or self.unit_ms
+            point = (e.validation.value, latency_ms / self.unit_ms, float(e.size_bytes))
+            if not any(other == point or dominates(other, point) for other in self.front):
+                self.front = [p for p in self.front if not dominates(point, p)] + [point]
+                volume = hypervolume(self.front, self.reference)
+        self.volume.append(volume)
+
+    def last(self) -> float:
+        """The hypervolume now."""
+        return self.volume[-1] if self.volume else 0.0
+
+    def at(self, limit: float, axis: Axis = "evaluated") -> float:
+        """The hypervolume when `evaluated` or `minutes` had reached at most `limit`."""
+        reached = [v for x, v in zip(getattr(self, axis), self.volume, strict=True) if x <= limit]
+        return reached[-1] if reached else 0.0
+
+
+def in_order(evaluations: tuple[Evaluation, ...]) -> list[Evaluation]:
+    """Evaluations as they were finished."""
+    return sorted(evaluations, key=lambda e: (e.finished_at, e.trial))
+
+
+def volumes_figure(series: Mapping[str, Volumes], axis: Axis) -> go.Figure:
+    """Hypervolume of one or several studies over evaluated candidates or over minutes of compute."""
+    figure = go.Figure()
+    for i, (name, volumes) in enumerate(series.items()):
+        figure.add_scatter(
+            x=getattr(volumes, axis),
+            y=volumes.volume,
+            mode="lines",
+            line={"shape": "hv", "width": 2, **line_of(i)},
+            hovertemplate=f"{escape(name)}<br>%{{x:.4g}}: %{{y:.4g}}<extra></extra>",
+            name=escape(name),
+        )
+    title = "evaluated candidates" if axis == "evaluated" else "compute, all workers together (min)"
+    figure.update_layout(
+        _layout(
+            xaxis={"title": {"text": title}, "rangemode": "tozero"},
+            yaxis={"title": {"text": "hypervolume"}, "rangemode": "tozero"},
+        ),
+        showlegend=len(series) > 1,
+    )
+    return figure
+
+
+def line_of(i: int) -> dict[str, str]:
+    """Colour and dash of the i-th study: told apart without colours too."""
+    dashes = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+    return {"color": COLOURS[i % len(COLOURS)], "dash": dashes[i % len(dashes)]}

@@ -1,0 +1,73 @@
+"use strict";
+// What the live page and the comparison share: elements, words, and plots that follow the theme of the browser.
+const Figures = (() => {
+const drawn = new Map();
+
+function el(name, attributes, ...children) {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes || {})) {
+    if (key === "onclick") node.addEventListener("click", value);
+    else if (value !== null && value !== undefined) node.setAttribute(key, value);
+  }
+  node.append(...children.filter((c) => c !== null && c !== undefined));
+  return node;
+}
+function colours() {
+  const style = getComputedStyle(document.documentElement);
+  const get = (name) => style.getPropertyValue(name).trim();
+  return { card: get("--card"), text: get("--text"), soft: get("--soft"), grid: get("--grid"), line: get("--line") };
+}
+function themed(layout) {
+  const c = colours(), out = structuredClone(layout);
+  out.paper_bgcolor = out.plot_bgcolor = "rgba(0,0,0,0)";
+  out.font = { ...out.font, color: c.text };
+  out.hoverlabel = { ...out.hoverlabel, bgcolor: c.card, bordercolor: c.line, font: { ...(out.hoverlabel || {}).font, color: c.text } };
+  out.modebar = { bgcolor: "rgba(0,0,0,0)", color: c.soft, activecolor: c.text };
+  out.uirevision = "kept";
+  for (const key of Object.keys(out)) {
+    if (/^[xy]axis\d*$/.test(key)) Object.assign(out[key], { gridcolor: c.grid, linecolor: c.line, tickcolor: c.line, zerolinecolor: c.grid });
+  }
+  return out;
+}
+function lightened(traces) {
+  // The blue of the palette is too dark for a dark page: its sky blue takes over.
+  if (!matchMedia("(prefers-color-scheme: dark)").matches) return structuredClone(traces);
+  return JSON.parse(JSON.stringify(traces).replaceAll("#0072B2", "#56B4E9"));
+}
+function draw(place, figure) {
+  drawn.set(place, figure);
+  if (!window.Plotly || !figure) return;
+  for (const note of place.querySelectorAll(":scope > .waiting")) note.remove();
+  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+  window.Plotly.react(place, lightened(figure.data), themed(figure.layout), config);
+}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((figure, place) => draw(place, figure)));
+
+function table(heads, rows) {
+  const cell = (name, value, i) => el(name, { class: heads[i].startsWith("#") ? "num" : null }, value);
+  return el("table", {},
+    el("thead", {}, el("tr", {}, ...heads.map((h, i) => cell("th", h.replace("#", ""), i)))),
+    el("tbody", {}, ...rows.map((r) => el("tr", {}, ...r.map((v, i) => cell("td", v, i))))));
+}
+async function copy(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = el("textarea", { style: "position:fixed;opacity:0" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+}
+function copyable(text) {
+  const button = el("button", { type: "button" }, "Copy");
+  button.addEventListener("click", () => copy(text, button));
+  return el("div", { class: "copy" }, el("pre", {}, text), button);
+}
+const tag = (word, kind) => word ? el("span", { class: `tag ${kind || word}` }, word) : "";
+return { el, draw, table, copyable, tag };
+})();

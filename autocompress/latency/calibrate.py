@@ -95,15 +95,23 @@ def measure_plan(threads: int, budget_s: float, progress: Progress) -> Measureme
     )
 
 
-def fit_profile(measurements: Measurements, name: str) -> DeviceProfile:
-    """Fit the profile called `name`; every micro-model is also predicted by a fit that did not see it.
+def fit_profile(measurements: Measurements, name: str, base: Workload | None = None) -> DeviceProfile:
+    """Fit the profile called `name`; every measured graph is also predicted by a fit that did not see it.
+
+    Args:
+        measurements: a complete run.
+        name: of the profile.
+        base: operators of the user's own model, if it was measured too; it is fitted with the rest.
 
     Raises:
         DeviceError: the measurements are of another plan.
     """
     latencies_ms = measurements.at_full_speed_ms()
     plain_ms, exits_ms = (latencies_ms.pop(key, 0.0) for key in EXIT_PAIR)
+    base_ms = latencies_ms.pop(runner.BASE, None)
     points = _points(latencies_ms)
+    if base is not None and base_ms is not None:
+        points[runner.BASE] = base, base_ms
     held_out_ms = _held_out_ms(points, measurements)
     errors = [abs(predicted / measured - 1) for measured, predicted in held_out_ms.values()]
     machine = measurements.machine
@@ -118,7 +126,9 @@ def fit_profile(measurements: Measurements, name: str) -> DeviceProfile:
         "reference_ms": round(measurements.reference_ms, 6),
         "if_overhead_us": round(max(0.0, (exits_ms - plain_ms) * 1e3 / EXIT_LEVELS), 2),
         "provenance": Provenance(kind="measured", source=f"autocompress calibration on {machine.processor}"),
+        "caveats": (f"during calibration {measurements.unsteadiness}",) if measurements.unsteadiness else (),
         "calibration": Calibration(
+            degree="full",
             points=len(points),
             held_out=len(held_out_ms),
             median_error=round(float(np.median(errors)), 4),

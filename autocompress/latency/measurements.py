@@ -12,6 +12,11 @@ from autocompress._files import write_atomically
 from autocompress.errors import DeviceError
 from autocompress.latency._bundle_runner import MEASUREMENTS_VERSION
 
+UNSTEADY_SLOWDOWN = 0.3
+"""Larger loss of speed of the reference net during a run: its result is to be doubted."""
+UNSTEADY_SPREAD = 0.1
+"""Larger median difference between the passes: the same."""
+
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -81,6 +86,23 @@ class Measurements(_Data):
     def spread(self) -> float:
         """Median relative difference between the passes of a model."""
         return float(np.median([t.spread for t in self.timings]))
+
+    @property
+    def unsteadiness(self) -> str:
+        """Why the run is to be doubted, in one clause; empty if nothing speaks against it."""
+        if self.throttled:
+            return "the device reported that it lowered its clock because of heat"
+        if self.slowdown > UNSTEADY_SLOWDOWN:
+            return (
+                f"the device was {self.slowdown:.0%} slower in parts of the run (throttling or other programs; "
+                f"at most {UNSTEADY_SLOWDOWN:.0%} is fine)"
+            )
+        if self.spread > UNSTEADY_SPREAD:
+            return (
+                f"repeated timings differ by {self.spread:.0%} in the median (other programs; "
+                f"at most {UNSTEADY_SPREAD:.0%} is fine)"
+            )
+        return ""
 
     def at_full_speed_ms(self) -> dict[str, float]:
         """Latency of every model, in ms, had the reference net run at its full speed in its batch."""

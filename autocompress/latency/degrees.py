@@ -1,0 +1,186 @@
+"""Less than a full calibration: a profile of a similar device, moved by one or a few measured latencies.
+
+Every cost of the profile is multiplied by exp(s + d): s is free and common to all, d of each operator kind is
+Gaussian around 0. So one latency scales the profile, more of them bend it, and no cost becomes negative.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from autocompress.device import Calibration, DeviceProfile, Dtype, OpCost, Provenance
+from autocompress.errors import DeviceError
+from autocompress.latency.bundle import read_model
+from autocompress.latency.linear import predict
+from autocompress.workload import Workload
+
+Floats = npt.NDArray[np.float64]
+Point = tuple[str, Workload, float]
+"""Name, operators and measured latency in ms of a network."""
+
+_DEVIATION = 0.25
+_NOISE = 0.12
+_STEPS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedError:
+    """Error of the predictions for networks that were not measured."""
+
+    median: float
+    p90: float
+    source: str
+
+
+def expected_error(n_measured: int) -> ExpectedError:
+    """What `hardware_profiles/degrees_of_calibration.py` found on public data with so many measured networks."""
+    return EXPECTED[max(n for n in EXPECTED if n <= n_measured)]
+
+
+EXPECTED: dict[int, ExpectedError] = {}
+
+
+def refit(like: DeviceProfile, points: Sequence[Point], name: str) -> DeviceProfile:
+    """Move a profile to measured latencies of one or more networks.
+
+    Args:
+        like: profile of the same device under another runtime, or of a similar one.
+        points: the measured networks.
+        name: of the new profile.
+
+    Raises:
+        DeviceError: no points, or a latency that is not a positive number.
+    """
+    if not points or any(not math.isfinite(ms) or ms <= 0 for _, _, ms in points):
+        raise DeviceError("a latency must be a positive number of milliseconds.")
+    error = expected_error(len(points))
+    moved = _moved(like, points)
+    held_out_ms = {
+        label: (ms, predict(_moved(like, [*points[:k], *points[k + 1 :]]), work).latency_ms)
+        for k, (label, work, ms) in enumerate(points)
+        if len(points) > 1
+    }
+    source = f"{like.name} ({like.provenance.source})"
+    return moved.model_copy(
+        update={
+            "name": name,
+            "description": f"{name}: like {like.name}, moved to {len(points)} measured latencies",
+            "reference_ms": None,
+            "calibration": Calibration(
+                degree="one" if len(points) == 1 else "few",
+                points=len(points),
+                held_out=len(held_out_ms),
+                median_error=error.median,
+                p90_error=error.p90,
+                date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+                split=error.source,
+                held_out_ms={key: (float(f"{a:.4g}"), float(f"{b:.4g}")) for key, (a, b) in held_out_ms.items()},
+            ),
+            "provenance": Provenance(
+                kind=like.provenance.kind,
+                source=f"the user's measurements on top of {source}",
+                licence=like.provenance.licence,
+                datasheet=like.provenance.datasheet,
+            ),
+        }
+    )
+
+
+def _moved(like: DeviceProfile, points: Sequence[Point]) -> DeviceProfile:
+    """Return the profile with its costs multiplied by what the points ask for."""
+    entries = [(kind, dtype) for kind, formats in like.latency.items() for dtype in formats]
+    shares_ms = np.array([contributions_ms(like, work, entries) for _, work, _ in points])
+    factors = solve(shares_ms, np.array([ms for _, _, ms in points]))
+    call, of = float(factors[0]), dict(zip(entries, factors[1:].tolist(), strict=True))
+    latency = {
+        kind: {dtype: _times(cost, of[kind, dtype]) for dtype, cost in formats.items()}
+        for kind, formats in like.latency.items()
+    }
+    common = {key: getattr(like, key) * call for key in ("run_overhead_us", "us_per_mb_beyond_cache", "if_overhead_us")}
+    return like.model_copy(update={"latency": latency, **common})
+
+
+def contributions_ms(profile: DeviceProfile, work: Workload, entries: Sequence[tuple[str, Dtype]]) -> list[float]:
+    """Split a prediction into the cost of the call, then that of each entry of `profile.latency`."""
+    free = {kind: {dtype: OpCost() for dtype in formats} for kind, formats in profile.latency.items()}
+    call_ms = predict(profile.model_copy(update={"latency": free}), work).latency_ms
+    alone = profile.model_copy(update={"run_overhead_us": 0.0, "us_per_mb_beyond_cache": 0.0, "if_overhead_us": 0.0})
+    found = [call_ms]
+    for kind, dtype in entries:
+        latency = free | {kind: free[kind] | {dtype: profile.latency[kind][dtype]}}
+        found.append(predict(alone.model_copy(update={"latency": latency}), work).latency_ms)
+    return found
+
+
+def solve(shares_ms: Floats, measured_ms: Floats) -> Floats:
+    """Most probable factor of every part, given the latency of some networks.
+
+    Args:
+        shares_ms: (networks, parts) predicted cost of every part.
+        measured_ms: (networks,) measured latency.
+
+    Returns:
+        Factors (parts,), all positive. Gauss-Newton on the error of the logarithm; networks that stay far off
+        are weighted down.
+    """
+    n_parts = shares_ms.shape[1]
+    target = np.log(measured_ms)
+    start = float(np.median(target - np.log(shares_ms.sum(axis=1))))
+    columns = np.hstack([np.ones((n_parts, 1)), np.eye(n_parts)])  # log factor = s + d
+    prior = np.diag([1e-6, *[_DEVIATION**-2] * n_parts])
+    found = np.array([start, *[0.0] * n_parts])
+    for _ in range(_STEPS):
+        cost = shares_ms * np.exp(columns @ found)
+        total = cost.sum(axis=1)
+        error = np.log(total) - target
+        slope = (cost / total[:, None]) @ columns
+        weight = np.minimum(1.0, 2 * _NOISE / np.maximum(np.abs(error), 1e-9)) / _NOISE**2
+        pull = prior @ (found - np.array([start, *[0.0] * n_parts]))
+        step = np.linalg.solve(slope.T @ (weight[:, None] * slope) + prior, slope.T @ (weight * error) + pull)
+        found = found - np.clip(step, -1.0, 1.0)
+    return np.asarray(np.exp(columns @ found))
+
+
+def _times(cost: OpCost, factor: float) -> OpCost:
+    return OpCost(**{term: getattr(cost, term) * factor for term in OpCost.model_fields})
+
+
+def read_table(path: str | Path) -> list[Point]:
+    """Read a CSV table with the columns file and latency_ms; files are looked up beside the table.
+
+    Raises:
+        DeviceError: a column is missing, a latency is no positive number, or a file is no ONNX model.
+    """
+    table = Path(path)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise DeviceError(f"{path}: cannot be read: {reason}.") from None
+    if not rows or not {"file", "latency_ms"} <= set(rows[0]):
+        raise DeviceError(f"{path}: needs a first line 'file,latency_ms' and at least one row below it.")
+    points: list[Point] = []
+    for number, row in enumerate(rows, 2):
+        try:
+            ms = float(row["latency_ms"] or "")
+        except ValueError:
+            ms = math.nan
+        if not math.isfinite(ms) or ms <= 0:
+            raise DeviceError(
+                f"{path}, line {number}: latency_ms must be a positive number, got {row['latency_ms']!r}."
+            )
+        points.append((row["file"] or "", read_model(table.parent / (row["file"] or ""))[1], ms))
+    names = [label for label, _, _ in points]
+    twice = next((label for label in names if names.count(label) > 1), None)
+    if twice is not None:
+        raise DeviceError(f"{path}: {twice!r} is there twice; give one latency per file.")
+    return points

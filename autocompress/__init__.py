@@ -14,13 +14,16 @@ _HOMES = {
     "SearchSpace": "autocompress.space",
     "DeviceProfile": "autocompress.device",
     "Budget": "autocompress.controller",
+    "Workers": "autocompress.controller",
     "Constraint": "autocompress.constraints",
     "at_least": "autocompress.constraints",
     "at_most": "autocompress.constraints",
+    "max_accuracy_drop": "autocompress.constraints",
     "ParetoFront": "autocompress.results",
     "Study": "autocompress.study",
     "search": "autocompress.controller",
     "apply": "autocompress.replay",
+    "ablate": "autocompress.ablation",
 }
 
 __all__ = [*_HOMES, "__version__"]

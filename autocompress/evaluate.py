@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from autocompress.runtimes import onnxruntime as ort
 from autocompress.task import Task, seed_everything
 from autocompress.techniques.exit_threshold import ExitThreshold
 from autocompress.weights import load_weights, save_weights
+from autocompress.workload import Workload
 
 Array = NDArray[Any]
 NEVER = 1.1
@@ -70,6 +71,12 @@ class Outcome:
 
     evaluation: Evaluation
     file: bytes
+    workloads: tuple[Workload, ...] = ()
+    """The kernel calls on each path through the file, in the order of `evaluation.workloads`."""
+
+    def evolve(self, **changes: Any) -> Outcome:
+        """The same with other fields of the evaluation."""
+        return replace(self, evaluation=self.evaluation.model_copy(update=changes))
 
 
 @dataclass
@@ -139,7 +146,7 @@ class Evaluator:
         candidate = self._numerics(self.structure(recipe), recipe)
         deployment = self.deployer.build(candidate, final=False)
         thresholds = [0.5] * len(candidate.exits)
-        size = len(self.deployer.finish(deployment, thresholds, recipe, self._provenance()))
+        size = len(self.deployer.finish(deployment, thresholds, recipe, self.provenance()))
         numerics = [s for s in recipe.stages if s.phase > Phase.TRAINING]
         key = _hash(self._trained_key(candidate, recipe), [s.model_dump(mode="json") for s in numerics])
         shares = [
@@ -171,13 +178,18 @@ class Evaluator:
             settings = self._settings(candidate, deployment, cost, recipe)
             scored = [self._run(candidate, deployment, cost, setting) for setting in settings]
         outcomes = [self._outcome(candidate, deployment, cost, *one) for one in scored]
-        first = outcomes[0]
-        timed = first.evaluation.model_copy(update={"seconds": clock.seconds})
-        return [Outcome(timed, first.file), *outcomes[1:]]
+        return [outcomes[0].evolve(seconds=clock.seconds), *outcomes[1:]]
 
-    def score(self, file: bytes | Path, split: Split) -> Score:
-        """The metric of a file, computed by running it in its runtime."""
-        return self.task.score(predictor(ort.session(file, threads=_all_threads())), split)
+    def score(self, file: bytes | Path, split: Split, watch: Callable[[Array], None] = lambda outputs: None) -> Score:
+        """The metric of a file, computed by running it in its runtime; `watch` sees the outputs of each batch."""
+        predict = predictor(ort.session(file, threads=_all_threads()))
+
+        def watched(inputs: Array) -> Array:
+            outputs = predict(inputs)
+            watch(outputs)
+            return outputs
+
+        return self.task.score(watched, split)
 
     def baselines(self) -> dict[str, Recipe]:
         """What every study is compared with."""
@@ -249,7 +261,7 @@ class Evaluator:
         setting: tuple[Recipe, tuple[float, ...]],
     ) -> tuple[Recipe, bytes, Score, tuple[ExitSummary, ...]]:
         recipe, thresholds = setting
-        file = self.deployer.finish(deployment, thresholds, recipe, self._provenance())
+        file = self.deployer.finish(deployment, thresholds, recipe, self.provenance())
         session = ort.session(file, threads=1 if candidate.exits else _all_threads())
         predict = predictor(session)
         score = self.task.score(predict, "validation")
@@ -295,6 +307,9 @@ class Evaluator:
             predicted_latency_ms=expected,
             worst_case_latency_ms=cost.path_ms[-1] if exits else None,
             size_bytes=len(file),
+            peak_memory_bytes=cost.peak_memory_bytes,
+            active_power_mw=self.device.active_power_mw,
+            workloads=tuple(w.fingerprint for w in cost.workloads),
             sha256=hashlib.sha256(file).hexdigest(),
             parity=deployment.parity,
             n_params=sum(p.numel() for p in candidate.model.parameters()),
@@ -303,7 +318,7 @@ class Evaluator:
             exits=exits,
             notes=tuple(notes),
         )
-        return Outcome(evaluation, file)
+        return Outcome(evaluation, file, cost.workloads)
 
     def _layers(self, candidate: Candidate, cost: Cost) -> tuple[LayerSummary, ...]:
         if not self._base_ms:
@@ -329,7 +344,8 @@ class Evaluator:
             )
         return tuple(summaries)
 
-    def _provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
+        """Where a file comes from, for its metadata."""
         return {
             "task": self.task.name,
             "device": self.device.name,

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from autocompress.confusion import Confusion, write_confusions
 from autocompress.constraints import Constraint, met_by
 from autocompress.controller.plan import now, versions
 from autocompress.controller.reporter import Reporter
 from autocompress.evaluate import Evaluator, measure_paths
-from autocompress.results import Evaluation
+from autocompress.results import Evaluation, Score
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.study import Study, front_of, write_final
+from autocompress.task import ACCURACY
 
 _SLACK = 1.25
 """Points that are this factor slower than predicted to be on the front are measured too."""
@@ -54,14 +56,27 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
         }
     front = {e.trial for e in front_of(contenders, study.constraints)}
     final = []
+    confusions: dict[int, Confusion] = {}
     for evaluation in contenders:
         scored = evaluation
         if evaluator.task.has("test") and (evaluation.trial in front or evaluation.kind == "baseline"):
             reporter.status(f"scoring trial {evaluation.trial} on the test split")
-            score = evaluator.score(folder / str(evaluation.artifact), "test")
+            score, confusion = _score(folder / str(evaluation.artifact), evaluator)
+            confusions |= {evaluation.trial: confusion} if confusion else {}
             scored = evaluation.model_copy(update={"test": score})
         final.append(scored)
+    write_confusions(folder, confusions)
     write_final(folder, final, conditions)
+
+
+def _score(file: Path, evaluator: Evaluator) -> tuple[Score, Confusion | None]:
+    """Score a file on the test split, and count its answers by class where that is what the score counts."""
+    task, answers = evaluator.task, list[Any]()
+    score = evaluator.score(file, "test", lambda outputs: answers.append(outputs.argmax(-1)))
+    if task.metric is not ACCURACY or task.evaluate_test is not None:
+        return score, None
+    truth = np.concatenate([targets for _, targets in task.split("test")])
+    return score, Confusion.count(np.concatenate(answers), truth, task.n_outputs, "test")
 
 
 def _measure_contenders(

@@ -35,10 +35,10 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     files: list[str] = []
     score = Evaluator.score
 
-    def spy(self: Evaluator, file: bytes | Path, split: Split) -> Score:
+    def spy(self: Evaluator, file: bytes | Path, split: Split, *watch: Any) -> Score:
         assert isinstance(file, Path) and split == "test"
         files.append(f"{file.parent.name}/{file.name}")
-        return score(self, file, split)
+        return score(self, file, split, *watch)
 
     monkeypatch.setattr(Evaluator, "score", spy)
     return files

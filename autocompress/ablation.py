@@ -1,0 +1,310 @@
+"""What each part of a recipe brings, by evaluating it step by step, and what hand-made pipelines would bring.
+
+Both are kept in ablation.json of the study folder, their files in ablation/. The training cache of the study makes
+the steps that a search has trained already free. Torch is imported only when something is evaluated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from autocompress._files import write_atomically
+from autocompress.errors import CandidateError, StudyError
+from autocompress.recipe import Phase, Recipe, Stage, check_version
+from autocompress.results import Evaluation, Pick
+from autocompress.study import Study
+from autocompress.techniques.distill import Distill
+from autocompress.techniques.early_exit import EarlyExit
+from autocompress.techniques.prune import Prune
+from autocompress.techniques.ptq import Ptq
+
+if TYPE_CHECKING:
+    from autocompress.evaluate import Evaluator
+    from autocompress.task import Task
+
+_FILE, _FOLDER = "ablation.json", "ablation"
+_EXITS = ("early_exit", "exit_threshold")
+_RATIOS = (0.25, 0.5, 0.75)
+_EXIT_LOSS = 0.01
+"""A hand-made pipeline sets its thresholds so that the exits cost at most one point (validation)."""
+_WORDS = {
+    "prune": "pruning",
+    "distill": "distillation",
+    "ptq": "quantisation",
+    "qat": "quantisation-aware training",
+}
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Step(_Data):
+    """One recipe on the way, with what its file does."""
+
+    label: str
+    """What was added to the step before, such as "pruning"."""
+    evaluation: Evaluation
+
+    def change(self, before: Step) -> Change | None:
+        """What this step changed, or None where one of the two failed."""
+        mine, theirs = self.evaluation, before.evaluation
+        if mine.state != "complete" or theirs.state != "complete" or not (mine.score and theirs.score):
+            return None
+        if mine.latency_source == theirs.latency_source:
+            latency = mine.objectives()[1] / theirs.objectives()[1] - 1
+        else:
+            latency = (mine.predicted_latency_ms or 0.0) / (theirs.predicted_latency_ms or 1.0) - 1
+        return Change(
+            accuracy=mine.score.value - theirs.score.value,
+            tie=mine.score.low <= theirs.score.high and theirs.score.low <= mine.score.high,
+            latency=latency,
+            size=mine.objectives()[2] / theirs.objectives()[2] - 1,
+        )
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one step changed, against the step before."""
+
+    accuracy: float
+    """Difference of the metric."""
+    tie: bool
+    """Whether the 95 % intervals of the two accuracies overlap."""
+    latency: float
+    """Relative: -0.3 is 30 % less."""
+    size: float
+    """Relative: -0.3 is 30 % less."""
+
+
+class Chain(_Data):
+    """From the unchanged model to the recipe of one trial, one stage more at each step."""
+
+    trial: int
+    steps: tuple[Step, ...]
+
+    def changes(self) -> list[Change | None]:
+        """One for each step behind the first."""
+        return [step.change(before) for before, step in zip(self.steps, self.steps[1:], strict=False)]
+
+
+class Ablation(_Data):
+    """Chains of the recommended points, and pipelines put together by hand, for comparison."""
+
+    version: Literal[1] = 1
+    chains: tuple[Chain, ...] = ()
+    pipelines: tuple[Step, ...] = ()
+    """The first is the unchanged model, timed in the same session."""
+
+
+def recommended(study: Study) -> dict[int, tuple[Pick, ...]]:
+    """The trials that `export --pick` hands over, with the names of their picks; baselines are left out."""
+    picks: dict[int, tuple[Pick, ...]] = {}
+    for pick in get_args(Pick) if len(study.front) else ():
+        point = study.front.select(pick)
+        if point.kind == "candidate":
+            picks[point.trial] = (*picks.get(point.trial, ()), pick)
+    return picks
+
+
+def chain_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
+    """Labels and recipes from the unchanged model to `recipe`.
+
+    Pruning without training means with BatchNorm re-estimated. Exits come last: the step before is the same network
+    trained without them.
+    """
+    training = next((s for s in recipe.stages if isinstance(s, Distill)), Distill())
+    repair = training.model_copy(update={"epochs": 0})
+    steps, kept = [("unchanged", Recipe())], list[Stage]()
+    for stage in recipe.stages:
+        if stage.technique in _EXITS:
+            continue
+        kept.append(stage)
+        stages = [*kept, repair] if stage.phase is Phase.STRUCTURE else kept
+        steps.append((_word(stage), Recipe(stages=tuple(stages))))
+    if len(kept) < len(recipe.stages):
+        steps.append(("early exits", recipe))
+    return [s for i, s in enumerate(steps) if not i or s[1].digest() != steps[i - 1][1].digest()]
+
+
+def _word(stage: Stage) -> str:
+    if isinstance(stage, Distill) and not stage.weight:
+        return "fine-tuning"
+    return _WORDS.get(stage.technique, stage.technique)
+
+
+def pipelines_for(evaluator: Evaluator, space: dict[str, Any]) -> list[tuple[str, Recipe]]:
+    """What people put together by hand: the same ratio everywhere, trained as long as the search trains, int8.
+
+    Args:
+        evaluator: of the task and device.
+        space: the search space of the study; its number of epochs and learning rate are used.
+    """
+    from autocompress.controller.plan import Fixed
+    from autocompress.space import SearchSpace
+
+    outline = evaluator.anatomy.outline
+    parsed = SearchSpace.parse(space)
+    usual = parsed.sample(Fixed(parsed.setting(outline, lambda: 0.5, optional=False)), outline)
+    found = usual.get("distill")
+    training = found if isinstance(found, Distill) else Distill()
+    prune = usual.get("prune")
+    round_to = prune.round_to if isinstance(prune, Prune) else 8
+    kinds = {"no training": training.model_copy(update={"epochs": 0})}
+    if evaluator.task.trainable:
+        kinds = {"fine-tuning": training.model_copy(update={"weight": 0.0}), "distillation": training}
+    int8 = (Ptq(),) if outline.layers else ()
+    made = [
+        (
+            f"prune {ratio:.0%} + {name}{' + int8' if int8 else ''}",
+            (Prune(ratio=ratio, round_to=round_to), stage, *int8),
+        )
+        for ratio in (_RATIOS if outline.groups else ())
+        for name, stage in kinds.items()
+    ]
+    if outline.places and outline.groups and evaluator.task.trainable:
+        made.append(
+            (
+                f"exit + prune 50% + distillation{' + int8' if int8 else ''}",
+                (EarlyExit(), Prune(ratio=0.5, round_to=round_to), training, *int8),
+            )
+        )
+    return [(name, Recipe(stages=stages)) for name, stages in made]
+
+
+def ablate(
+    study: Study,
+    task: Task,
+    trials: Sequence[int] | None = None,
+    *,
+    pipelines: bool = False,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Ablation:
+    """Evaluate the chains of some trials, and the hand-made pipelines; keep both in the study folder.
+
+    All files are scored on validation and, when the search is finished, on the test split; on this machine they are
+    timed side by side. What ablation.json held of other trials stays.
+
+    Args:
+        study: where the recipes come from.
+        task: the model and data that the study was made with.
+        trials: complete candidates; those of `recommended` by default.
+        pipelines: also evaluate the hand-made pipelines.
+        progress: is told what is going on.
+
+    Raises:
+        StudyError: the task is not the study's, or a trial is not a complete candidate.
+    """
+    from autocompress.controller.journal import exclusive
+    from autocompress.device import DeviceProfile
+    from autocompress.evaluate import Evaluator
+
+    settings = study.settings
+    for name in ("model_sha256", "data_sha256"):
+        if (theirs := getattr(settings, name)) != (mine := getattr(task, name)):
+            raise StudyError(
+                f"{study.path}: was made with another {name.partition('_')[0]} ({name} {theirs[:12]}, now "
+                f"{mine[:12]}); give the task of the search"
+            )
+    points = [study.evaluation(trial) for trial in (recommended(study) if trials is None else trials)]
+    for point in points:
+        if point.state != "complete" or point.kind != "candidate":
+            what = "a baseline" if point.kind == "baseline" else point.state
+            raise StudyError(f"{study.path}: trial {point.trial} is {what}; only complete candidates have a chain")
+    with exclusive(study.path):
+        device = DeviceProfile.parse(settings.device, "device of the study")
+        evaluator = Evaluator(task, device, seed=settings.seed, cache=study.path / "cache", progress=progress)
+        bench = _Bench(study, evaluator, progress)
+        chains = {p.trial: [(label, bench.add(recipe)) for label, recipe in chain_of(p.recipe)] for p in points}
+        hand_made = [("unchanged", Recipe()), *pipelines_for(evaluator, settings.space)] if pipelines else []
+        compared = [(label, bench.add(recipe)) for label, recipe in hand_made]
+        bench.judge()
+        before = read_ablation(study.path) or Ablation()
+        found = Ablation(
+            chains=(
+                *(c for c in before.chains if c.trial not in chains),
+                *(Chain(trial=trial, steps=bench.steps(steps)) for trial, steps in chains.items()),
+            ),
+            pipelines=bench.steps(compared) if pipelines else before.pipelines,
+        )
+        write_atomically(study.path / _FILE, found.model_dump_json() + "\n")
+    return found
+
+
+class _Bench:
+    """Evaluates each recipe once; what the study has a file of is taken from there."""
+
+    def __init__(self, study: Study, evaluator: Evaluator, progress: Callable[[str], None]) -> None:
+        self.study = study
+        self.evaluator = evaluator
+        self.progress = progress
+        complete = [e for e in reversed(study.evaluations) if e.state == "complete" and e.artifact]
+        self.known = {e.recipe_digest: e for e in complete if (study.path / str(e.artifact)).exists()}
+        self.found: dict[str, Evaluation] = {}
+
+    def add(self, recipe: Recipe) -> str:
+        """Evaluate a recipe if it is a new one; return the key of its result."""
+        key = recipe.digest()
+        if key not in self.found:
+            self.found[key] = self.known.get(key) or self._evaluate(recipe, key)
+        return key
+
+    def _evaluate(self, recipe: Recipe, key: str) -> Evaluation:
+        self.progress(f"evaluating {recipe.summary()}")
+        number = -1 - len(self.found)  # no trial of the study
+        try:
+            outcomes = self.evaluator.evaluate(recipe)
+        except CandidateError as error:
+            failed = {"state": "failed", "reason": str(error), "label": recipe.summary()}
+            return Evaluation.model_validate({"trial": number, "recipe": recipe, "recipe_digest": key, **failed})
+        best = max(o.evaluation.objectives()[0] for o in outcomes)
+        good = [o for o in outcomes if o.evaluation.objectives()[0] >= best - _EXIT_LOSS]
+        chosen = min(good, key=lambda o: o.evaluation.objectives()[1])
+        artifact = f"{_FOLDER}/{key}.onnx"
+        write_atomically(self.study.path / artifact, chosen.file)
+        return chosen.evaluation.model_copy(update={"trial": number, "artifact": artifact})
+
+    def judge(self) -> None:
+        """Time and score all files that were evaluated."""
+        from autocompress.controller.finish import measure
+        from autocompress.runtimes import onnxruntime as ort
+
+        complete = {key: e for key, e in self.found.items() if e.state == "complete"}
+        if self.evaluator.device.is_this_machine and complete:
+            self.progress(f"measuring {len(complete)} files on this machine")
+            timed = measure(self.study.path, list(complete.values()), self.evaluator, ort.THOROUGH)
+            complete = dict(zip(complete, timed, strict=True))
+        for key, evaluation in complete.items():
+            if self.study.final and evaluation.test is None and self.evaluator.task.has("test"):
+                self.progress(f"scoring {evaluation.label} on the test split")
+                score = self.evaluator.score(self.study.path / str(evaluation.artifact), "test")
+                complete[key] = evaluation.model_copy(update={"test": score})
+        self.found |= complete
+
+    def steps(self, labelled: Sequence[tuple[str, str]]) -> tuple[Step, ...]:
+        """The results under their labels, without what the report does not show."""
+        slim = {"layers": ()}
+        return tuple(Step(label=label, evaluation=self.found[key].model_copy(update=slim)) for label, key in labelled)
+
+
+def read_ablation(study: Path) -> Ablation | None:
+    """What `ablate` kept, or None.
+
+    Raises:
+        StudyError: the file is damaged or of another version.
+    """
+    path = study / _FILE
+    if not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_text())
+        check_version(data, str(path), StudyError)
+        return Ablation.model_validate(data)
+    except (OSError, ValueError, TypeError, AttributeError, ValidationError) as error:
+        raise StudyError(f"{path}: damaged ({type(error).__name__}); delete it and run `autocompress ablate`") from None

@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("graph",),
     ("candidate",),
     ("training", "weights"),
+    ("elastic",),
     ("techniques",),
     ("deploy",),
     ("evaluate",),

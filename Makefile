@@ -4,12 +4,13 @@ BIN := .venv/bin
 STUDY := results/quickstart
 TRIALS := 24
 
-.PHONY: help quickstart test check benchmark clean
+.PHONY: help quickstart test check docs benchmark clean
 
 help:
 	@echo "make quickstart   search on a shipped model and data, a few minutes; ends with a report to open"
 	@echo "make test         all tests"
 	@echo "make check        formatting, lint, types, layers"
+	@echo "make docs         the documentation as a site, in site/"
 	@echo "make benchmark    the CIFAR-10 study of the README, about an hour and a half"
 	@echo "make clean        remove .venv, caches and the quickstart's study"
 
@@ -31,11 +32,14 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_layers.py
 
+docs: .venv/installed-dev
+	$(BIN)/mkdocs build --strict
+
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/cifar10.py
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist $(STUDY)
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist site $(STUDY)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and pinned: an open version would bring gigabytes of libraries for graphics cards.
@@ -49,5 +53,5 @@ clean:
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install -q -c constraints.txt --group dev
+	$(BIN)/python -m pip install -q -c constraints.txt --group dev --group docs
 	@touch $@

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autocompress._process import let_threads_sleep
+from autocompress.devices_cli import app as devices_app
+from autocompress.devices_cli import calibrate_this_machine
 from autocompress.errors import AutocompressError, InputError, StudyError
 
 if TYPE_CHECKING:
@@ -60,11 +59,11 @@ MinCompression = Annotated[float | None, typer.Option(help="At least so many tim
 
 
 _INTERRUPTED = 130
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def main() -> None:
     """Run the command line; input errors end with one sentence and exit code 2, others of ours with 1."""
+    let_threads_sleep()
     try:
         app(standalone_mode=True)
     except SystemExit as end:  # typer turns Ctrl-C into this one, without a word
@@ -141,6 +140,7 @@ def search(
         min_compression,
     )
     budget = Budget(trials, hours)
+    pool = Workers(workers, threads, trial_timeout_minutes, executor, address)  # type: ignore[arg-type]
     search_space = SearchSpace.load(space)
     profile = _device(device)
     _check_power(active_power_mw)
@@ -229,9 +229,14 @@ def show(
     study: StudyArgument,
     html: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write all trials to this file.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="With --html: device profiles for a cross table, with commas between them.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """The front of a study as a table, as JSON, or as a report that explains it."""
+    if device is not None and html is None:
+        raise InputError("--device is for the report: give --html too, or use `autocompress retarget`")
     from autocompress.study import Study
 
     opened = Study.open(study)
@@ -240,13 +245,59 @@ def show(
     if html is not None:
         from autocompress.report.html import write_html
 
-        write_html(opened, html)
+        write_html(opened, html, _retargeted(opened, device) if device is not None else None)
         typer.echo(f"wrote {html}", err=as_json)
     if csv is not None:
         opened.frame().to_csv(csv)
         typer.echo(f"wrote {csv}", err=as_json)
     if html is None and csv is None and not as_json:
         _print_study(opened)
+
+
+@app.command()
+def ablate(
+    study: StudyArgument,
+    task: TaskArgument,
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(help="knee, fastest, smallest or most-accurate; can be repeated. All four by default."),
+    ] = None,
+    trial: Annotated[list[int] | None, typer.Option(help="Any complete candidate; can be repeated.")] = None,
+    pipelines: Annotated[
+        bool, typer.Option("--pipelines", help="Also evaluate pipelines put together by hand, for comparison.")
+    ] = False,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What each part of a recipe brings: evaluate it step by step, for the report."""
+    from autocompress.study import Study
+
+    opened = Study.open(study)
+    chosen = [opened.front.select(name).trial for name in pick or ()]  # type: ignore[arg-type]
+    loaded = _task(task, threads)
+    from autocompress.ablation import ablate as run
+    from autocompress.report.live import Live
+
+    trials = [*chosen, *(trial or ())] or None
+    with Live() as live:
+        found = run(opened, loaded, trials, pipelines=pipelines, progress=live.status)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1))
+        return
+    from autocompress.report.chains import ablation_tables
+
+    for table in ablation_tables(found, opened):
+        _print(table)
+
+
+@app.command()
+def schema(
+    what: Annotated[str, typer.Argument(help="recipe, space, device or study.")],
+) -> None:
+    """Print the JSON schema of a file format, for the completion of editors."""
+    from autocompress.schema import schema as of
+
+    typer.echo(json.dumps(of(what), indent=1))
 
 
 @app.command()
@@ -296,13 +347,10 @@ def retarget(
     as_json: JsonOption = False,
 ) -> None:
     """Project a study onto other devices: a front for each, and what the best choice for one costs on another."""
-    from autocompress.retarget import retarget as run
     from autocompress.study import Study
 
     opened = Study.open(study)
-    names = list(dict.fromkeys(name.strip() for name in device.split(",") if name.strip()))
-    profiles = {name: _device(name) for name in names}
-    result = run(opened, [profile or _this_machine() for profile in profiles.values()])
+    result = _retargeted(opened, device)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=1))
     if html is not None:
@@ -430,75 +478,7 @@ def measure(
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
 
 
-devices_app = typer.Typer(
-    help="Device profiles: list them, look at one, calibrate this machine.", rich_markup_mode=None
-)
 app.add_typer(devices_app, name="devices", invoke_without_command=True)
-
-
-@devices_app.callback(invoke_without_command=True)
-def devices(context: typer.Context) -> None:
-    """List the profiles when no subcommand is given."""
-    if context.invoked_subcommand is None:
-        devices_list()
-
-
-@devices_app.command("list")
-def devices_list(as_json: JsonOption = False) -> None:
-    """Names of all profiles with their expected error."""
-    from autocompress.device import DeviceProfile, list_profiles
-
-    profiles = [DeviceProfile.load(name) for name in list_profiles()]
-    if as_json:
-        rows = [p.model_dump(mode="json", exclude={"latency"}) for p in profiles]
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    from autocompress.report.devices import devices_table
-
-    _print(devices_table(profiles))
-
-
-@devices_app.command("show")
-def devices_show(name: Annotated[str, typer.Argument(help="Name or path.")], as_json: JsonOption = False) -> None:
-    """Everything a profile says."""
-    from autocompress.device import DeviceProfile
-
-    profile = DeviceProfile.load(name)
-    if as_json:
-        typer.echo(profile.model_dump_json(indent=1))
-        return
-    from autocompress.report.devices import device_text
-
-    typer.echo(device_text(profile))
-
-
-@devices_app.command("calibrate")
-def devices_calibrate(
-    name: Annotated[str, typer.Argument(help="Name of the profile to write; 'host' is used by default.")] = "host",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one inference.")] = 1,
-    seconds: Annotated[float, typer.Option(min=1, help="Time to spend.")] = 60.0,
-) -> None:
-    """Measure this machine and write its profile."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(f"the name of a profile may hold letters, digits, '.', '_' and '-' only, got {name!r}")
-    profile, path = _calibrate(name, threads, seconds)
-    calibration = profile.calibration
-    assert calibration is not None
-    typer.echo(
-        f"wrote {path}\n{calibration.points} graphs measured, median error on {calibration.held_out} held-out "
-        f"ones {calibration.median_error:.1%}, int8 arithmetic {profile.int8_arithmetic}"
-    )
-
-
-def _calibrate(name: str, threads: int, seconds: float) -> tuple[DeviceProfile, Path]:
-    from autocompress.device import user_profiles_folder
-    from autocompress.latency.calibrate import calibrate_host
-    from autocompress.report.live import Live
-
-    with Live() as live:
-        profile = calibrate_host(threads, seconds, lambda share, text: live.status(f"calibrating: {share:.0%}, {text}"))
-    profile = profile.model_copy(update={"name": name})
-    return profile, profile.save(user_profiles_folder() / f"{name}.yaml")
 
 
 def _page(study: Path, host: str = "127.0.0.1", port: int | None = None) -> Watch:
@@ -514,10 +494,19 @@ def _device(name: str) -> DeviceProfile | None:
     return None if name == HOST and HOST not in list_profiles() else DeviceProfile.load(name)
 
 
+def _retargeted(study: Study, devices: str) -> Retargeted:
+    """Project a study onto the devices of a list with commas."""
+    from autocompress.retarget import retarget as run
+
+    names = list(dict.fromkeys(name.strip() for name in devices.split(",") if name.strip()))
+    profiles = {name: _device(name) for name in names}
+    return run(study, [profile or _this_machine() for profile in profiles.values()])
+
+
 def _this_machine() -> DeviceProfile:
     """Calibrate, once everything else that was given is known to be right."""
     typer.echo("this machine has no profile yet: calibrating it once, about a minute", err=True)
-    return _calibrate("host", 1, 60.0)[0]
+    return calibrate_this_machine()
 
 
 def _check_power(active_power_mw: float | None) -> None:
@@ -532,27 +521,14 @@ def _with_power(profile: DeviceProfile, active_power_mw: float | None) -> Device
 
 def _task(reference: str, threads: int | None) -> Task:
     """Load a task and look at its data."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are six times slower on a busy machine
-    _keep_freed_memory()
-    import torch
+    from autocompress._process import prepare_training
 
+    prepare_training(threads)
     from autocompress.task import load_task
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     task = load_task(reference)
     task.validate()
     return task
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc reuse the memory of activations instead of returning it after every step: a fifth less time."""
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # not so on musl
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def _constraints(

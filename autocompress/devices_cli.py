@@ -1,0 +1,243 @@
+"""The `devices` commands: profiles, bundles and calibration."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autocompress.errors import InputError
+
+if TYPE_CHECKING:
+    from autocompress.device import DeviceProfile
+    from autocompress.report.live import Live
+
+app = typer.Typer(help="Device profiles: list them, look at one, calibrate a device.", rich_markup_mode=None)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+BaseModelOption = Annotated[Path | None, typer.Option(help="Your own ONNX file, timed along with the plan.")]
+
+
+@app.callback(invoke_without_command=True)
+def devices(context: typer.Context) -> None:
+    """List the profiles when no subcommand is given."""
+    if context.invoked_subcommand is None:
+        devices_list()
+
+
+@app.command("list")
+def devices_list(as_json: JsonOption = False) -> None:
+    """Names of all profiles with their expected error."""
+    from autocompress.device import DeviceProfile, list_profiles
+
+    profiles = [DeviceProfile.load(name) for name in list_profiles()]
+    if as_json:
+        rows = [p.model_dump(mode="json", exclude={"latency": True, "calibration": {"held_out_ms"}}) for p in profiles]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    from autocompress.report.devices import devices_table
+
+    _print(devices_table(profiles))
+
+
+@app.command("show")
+def devices_show(
+    name: Annotated[str, typer.Argument(help="Name or path.")],
+    html: Annotated[Path | None, typer.Option(help="Draw predicted against measured into this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Everything a profile says, and how well it predicts what it was calibrated with."""
+    from autocompress.device import DeviceProfile
+
+    profile = DeviceProfile.load(name)
+    if html is not None:
+        from autocompress.report.calibration import write_calibration_html
+
+        write_calibration_html(profile, html)
+    if as_json:
+        typer.echo(profile.model_dump_json(indent=1))
+        return
+    from autocompress.report.calibration import degree_text, points_text, worst_table
+    from autocompress.report.devices import device_text
+
+    typer.echo(device_text(profile))
+    typer.echo(f"\ndegree of calibration: {degree_text(profile)}")
+    histogram = points_text(profile)
+    if histogram:
+        typer.echo(f"\n{histogram}\n")
+        _print(worst_table(profile))
+    if html is not None:
+        typer.echo(f"wrote {html}")
+
+
+@app.command("bundle")
+def devices_bundle(
+    name: Annotated[str, typer.Argument(help="Name that the profile will have.")],
+    out: Annotated[Path, typer.Option(help="New folder for the bundle.")],
+    base_model: BaseModelOption = None,
+) -> None:
+    """Write a folder that measures a device elsewhere with nothing but Python, numpy and onnxruntime."""
+    from autocompress.latency.bundle import write_bundle
+
+    _check_name(name)
+    folder = write_bundle(out, base_model)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    again = f" --base-model {base_model}" if base_model else ""
+    typer.echo(
+        f"wrote {folder} ({size / 1e6:.1f} MB)\n"
+        f"copy it to the device and run there:  python run.py\n"
+        f"then here:  autocompress devices calibrate {name} --from result.json{again}"
+    )
+
+
+@app.command("calibrate")
+def devices_calibrate(
+    name: Annotated[str, typer.Argument(help="Name of the profile to write; 'host' is used by default.")] = "host",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one inference.")] = 1,
+    seconds: Annotated[float, typer.Option(min=1, help="Time to spend measuring.")] = 60.0,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="result.json of a bundle that ran on the device.")
+    ] = None,
+    ssh: Annotated[str | None, typer.Option(help="Measure this device: [user@]host[:port].")] = None,
+    python: Annotated[str, typer.Option(help="With --ssh: interpreter on the device.")] = "python3",
+    like: Annotated[str | None, typer.Option(help="Profile of a similar device to start from.")] = None,
+    base_model: BaseModelOption = None,
+    latency_ms: Annotated[float | None, typer.Option(help="With --like: measured latency of --base-model.")] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="With --like: CSV table 'file,latency_ms' of several measured models.")
+    ] = None,
+    accept_unsteady: Annotated[
+        bool, typer.Option("--accept-unsteady", help="Use a run of a device that throttled or was busy.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write instead of your profile folder.")] = None,
+) -> None:
+    """Write the profile of this machine, of a device over SSH, from a bundle's result, or from a few numbers."""
+    _check_name(name)
+    given = [f"--{key}" for key, value in (("from", from_), ("ssh", ssh), ("like", like)) if value is not None]
+    if len(given) > 1:
+        raise InputError(f"give one of --from, --ssh and --like, got {' and '.join(given)}")
+    if like is None and (latency_ms is not None or measured is not None):
+        raise InputError("--latency-ms and --measured move the profile of a similar device: name it with --like")
+    if not given and base_model is not None:
+        raise InputError("--base-model goes with --from, --ssh or --like")
+    if like is not None:
+        profile = _moved(name, like, base_model, latency_ms, measured)
+    elif from_ is not None:
+        profile = _from_result(name, from_, base_model, accept_unsteady)
+    elif ssh is not None:
+        profile = _over_ssh(name, ssh, python, threads, seconds, base_model, accept_unsteady)
+    else:
+        profile = _measured_here(name, threads, seconds)
+    path = _save(profile, out)
+    from autocompress.report.calibration import degree_text
+
+    typer.echo(
+        f"wrote {path}\n{_measured_text(profile)}, int8 arithmetic {profile.int8_arithmetic}\n{degree_text(profile)}"
+    )
+    for caveat in profile.caveats:
+        typer.echo(f"note: {caveat}", err=True)
+
+
+def calibrate_this_machine() -> DeviceProfile:
+    """Calibrate the profile "host", about a minute, and write it to the user's folder."""
+    profile = _measured_here("host", 1, 60.0)
+    _save(profile, None)
+    return profile
+
+
+def _measured_here(name: str, threads: int, seconds: float) -> DeviceProfile:
+    from autocompress.latency.calibrate import calibrate_host
+    from autocompress.report.live import Live
+
+    with Live() as live:
+        profile = calibrate_host(threads, seconds, lambda share, text: live.status(f"calibrating: {share:.0%}, {text}"))
+    return profile.model_copy(update={"name": name})
+
+
+def _from_result(name: str, result: Path, base_model: Path | None, accept_unsteady: bool) -> DeviceProfile:
+    from autocompress.latency.bundle import base_workload, read_result
+    from autocompress.latency.calibrate import fit_profile
+
+    measurements = read_result(result, accept_unsteady)
+    base = base_workload(measurements, base_model)
+    if base is None and measurements.base_sha256:
+        typer.echo("note: the result holds the latency of your own model; add --base-model to use it", err=True)
+    return fit_profile(measurements, name, base)
+
+
+def _over_ssh(
+    name: str, ssh: str, python: str, threads: int, seconds: float, base_model: Path | None, accept_unsteady: bool
+) -> DeviceProfile:
+    from autocompress.latency.bundle import write_bundle
+    from autocompress.latency.remote import Address, run_over_ssh
+    from autocompress.report.live import Live
+
+    address = Address.parse(ssh)
+    with tempfile.TemporaryDirectory(prefix="autocompress-") as folder:
+        bundle = write_bundle(Path(folder) / "bundle", base_model)
+        with Live() as live:
+            content = run_over_ssh(address, bundle, python, threads, seconds, _teller(live))
+        result = Path(folder) / "result.json"
+        result.write_bytes(content)
+        return _from_result(name, result, base_model, accept_unsteady)
+
+
+def _teller(live: Live) -> Any:
+    """Progress to the status line; where there is no terminal, a line each."""
+
+    def say(text: str) -> None:
+        if sys.stderr.isatty():
+            live.status(text)
+        else:
+            typer.echo(text, err=True)
+
+    return say
+
+
+def _moved(
+    name: str, like: str, base_model: Path | None, latency_ms: float | None, measured: Path | None
+) -> DeviceProfile:
+    from autocompress.device import DeviceProfile
+    from autocompress.latency.bundle import read_model
+    from autocompress.latency.degrees import read_table, refit
+
+    one = base_model is not None and latency_ms is not None
+    if one == (measured is not None) or (base_model is None) != (latency_ms is None):
+        raise InputError("--like needs either --base-model with --latency-ms, or --measured")
+    start = DeviceProfile.load(like)
+    if measured is not None:
+        return refit(start, read_table(measured), name)
+    assert base_model is not None and latency_ms is not None
+    if not 0 < latency_ms < float("inf"):
+        raise InputError(f"--latency-ms must be a positive number of milliseconds, got {latency_ms:g}")
+    return refit(start, [(base_model.name, read_model(base_model)[1], latency_ms)], name)
+
+
+def _save(profile: DeviceProfile, out: Path | None) -> Path:
+    from autocompress.device import user_profiles_folder
+
+    return profile.save(out or user_profiles_folder() / f"{profile.name}.yaml")
+
+
+def _measured_text(profile: DeviceProfile) -> str:
+    c = profile.calibration
+    assert c is not None
+    return (
+        f"{c.points} graph{'s' if c.points > 1 else ''} measured, {c.held_out} of them predicted by fits without them"
+    )
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"the name of a profile may hold letters, digits, '.', '_' and '-' only, got {name!r}")
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(renderable)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
+import pickle
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from autocompress.constraints import Constraint
+from autocompress.controller.executors.base import Blueprint, Executor, Job, Reply, Workers
+from autocompress.controller.executors.in_process import InProcess
+from autocompress.controller.executors.processes import Processes
 from autocompress.controller.finish import finish
 from autocompress.controller.journal import exclusive
 from autocompress.controller.plan import Budget, Plan, now
 from autocompress.controller.reporter import Reporter, Silent
 from autocompress.controller.samplers import check_name
+from autocompress.controller.storage import database_errors
 from autocompress.controller.store import Store, check_folder
 from autocompress.device import DeviceProfile
-from autocompress.errors import CandidateError, StudyError
+from autocompress.errors import CandidateError, InputError, StudyError
 from autocompress.evaluate import Evaluator, Forecast
 from autocompress.recipe import Recipe
 from autocompress.results import REPEATED, Evaluation
@@ -25,6 +36,8 @@ from autocompress.task import Task
 _MAX_UNEVALUATED = 300
 """So many proposals in a row that were rejected or known already mean that there is nothing left to try; in a small
 space it takes fewer."""
+_ATTEMPTS = 3
+"""How often a trial may kill its worker before it counts as failed."""
 
 
 def search(
@@ -37,7 +50,9 @@ def search(
     constraints: Iterable[Constraint] = (),
     sampler: str = "tpe",
     seed: int = 0,
-    reference: str = "",
+    reference: str | Callable[[], Task] = "",
+    workers: Workers = Workers(),  # noqa: B008  frozen
+    storage: str | None = None,
     reporter: Reporter | None = None,
 ) -> Study:
     """Search for the Pareto front of accuracy, latency and size; with the same `out` again it goes on.
@@ -52,7 +67,11 @@ def search(
             predicted to break one are not trained.
         sampler: name of an Optuna sampler: tpe, nsga2, gp or random.
         seed: of everything that is random.
-        reference: where the task comes from, for the record ("my_task.py:task").
+        reference: where the task comes from: "my_task.py:task", or a function that returns it. Worker processes
+            load it from there; without them it is for the record only.
+        workers: who evaluates the candidates; by default this process, one after the other.
+        storage: URL of a database for Optuna's record of the trials ("postgresql://..."), instead of a file in `out`;
+            everything else stays in `out`.
         reporter: is told about the progress.
 
     Raises:
@@ -60,6 +79,7 @@ def search(
         StudyError: `out` belongs to another study, or another search works on it.
     """
     check_name(sampler)
+    _check_reference(reference, workers)
     reporter = reporter or Silent()
     out = Path(out)
     check_folder(out)
@@ -69,33 +89,85 @@ def search(
     plan = Plan.make(evaluator, space, constraints, device)
     for note in plan.space.notes:
         reporter.note(note)
+    name = reference if isinstance(reference, str) else f"{reference.__module__}:{reference.__qualname__}"
     with exclusive(out):
-        store = Store(out, plan.settings(reference or task.name, sampler, seed))
-        judged_more = _Driver(plan, store, budget, reporter).run()
+        store = Store(out, plan.settings(name or task.name, sampler, seed), storage)
+
+        def start() -> Executor:
+            return _start(workers, evaluator, reference, reporter)
+
+        with database_errors():
+            judged_more = _Driver(plan, store, budget, start, reporter).run()
         if judged_more or not (out / "final.json").exists():
             finish(out, evaluator, reporter)
     return Study.open(out)
 
 
+def _is_this_process(workers: Workers) -> bool:
+    return workers.executor == "local" and workers.count in (None, 1) and math.isinf(workers.timeout_s)
+
+
+def _check_reference(reference: str | Callable[[], Task], workers: Workers) -> None:
+    if _is_this_process(workers):
+        return
+    if workers.executor == "ray" and importlib.util.find_spec("ray") is None:
+        raise InputError("Ray is not installed; install it with: pip install 'autocompress[ray]'")
+    rule = "worker processes load the task themselves: give reference='my_task.py:task', or a function that returns it"
+    if not reference:
+        raise InputError(f"{rule}, got nothing")
+    try:
+        pickle.dumps(reference)
+    except Exception as error:  # whatever the user's object raises
+        raise InputError(f"{rule} and can be pickled, got {reference!r}: {error}") from None
+
+
+def _start(workers: Workers, evaluator: Evaluator, reference: str | Callable[[], Task], reporter: Reporter) -> Executor:
+    if _is_this_process(workers):
+        return InProcess(evaluator)
+    if workers.executor == "ray":
+        from autocompress.controller.executors.ray_tune import RayTune
+
+        return RayTune(Blueprint.of(evaluator, reference, workers.threads or 1), workers, reporter)
+    count = workers.count or 1
+    threads = workers.threads or max(1, torch.get_num_threads() // count)
+    return Processes(Blueprint.of(evaluator, reference, threads), count, workers.timeout_s, reporter)
+
+
+@dataclass
+class _Running:
+    """A trial that is being evaluated."""
+
+    recipe: Recipe
+    forecast: Forecast
+    attempts: int = 1
+
+
 class _Driver:
-    def __init__(self, plan: Plan, store: Store, budget: Budget, reporter: Reporter) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, budget: Budget, start: Callable[[], Executor], reporter: Reporter
+    ) -> None:
         self.plan = plan
         self.store = store
         self.budget = budget
+        self.start = start
         self.reporter = reporter
         self.evaluator = plan.evaluator
         self.constraints: tuple[Constraint, ...] = ()
         self.known: dict[str, Evaluation] = {}
         """Evaluated and failed candidates by the key of their forecast."""
+        self.running: dict[int, _Running] = {}
+        self.twins: dict[str, list[tuple[int, Recipe, Forecast]]] = {}
+        """Proposals that give the same file as one that is running, by its key; they wait for its result."""
         self.n_evaluated = 0
+        self.accounted = time.monotonic()
 
     def run(self) -> bool:
         """Search until the budget is used; return whether the study has grown."""
         before = len(self.store.trials)
-        self.store.recover(())
-        baselines = self._baselines()
-        self.constraints = self.plan.resolve(baselines["fp32"])
+        if base := self.store.baseline("fp32"):
+            self.constraints = self.plan.resolve(base)
         self.store.recover(self.constraints)
+        self.constraints = self.plan.resolve(self._baselines()["fp32"])
         done = [e for e in self.store.evaluations() if e.kind == "candidate" and e.derived_from is None]
         self.n_evaluated = sum(e.state != "rejected" and not e.is_repeat for e in done)
         if not any(e.kind == "candidate" for e in done):
@@ -104,20 +176,42 @@ class _Driver:
             for values in self.plan.warm_starts(self.constraints, self.store.settings.seed):
                 self.store.enqueue(values)
         for evaluation in done:
-            self._remember(evaluation)
-        in_vain, patience = 0, min(_MAX_UNEVALUATED, 20 + 10 * self.plan.space.size(self.evaluator.anatomy.outline))
-        while self._used() < 1:
-            evaluated = self._step()
-            in_vain = 0 if evaluated else in_vain + 1
-            if in_vain >= patience:
-                self.reporter.note(
-                    f"stopped before the budget was used: {in_vain} proposals in a row were rejected or known already"
-                )
-                break
+            if evaluation.state != "rejected" and (key := self.store.key(evaluation.trial)):
+                self.known.setdefault(key, evaluation)
+        self.accounted = time.monotonic()
+        if self._used() < 1:
+            with closing(self.start()) as executor:
+                self._search(executor)
         return len(self.store.trials) > before
+
+    def _search(self, executor: Executor) -> None:
+        """Keep the executor busy, and take what it gives back, until the budget is used and nothing runs any more."""
+        in_vain, patience = 0, min(_MAX_UNEVALUATED, 20 + 10 * self.plan.space.size(self.evaluator.anatomy.outline))
+        while True:
+            propose = self._may_propose() and in_vain < patience and executor.free() > 0
+            if propose:
+                in_vain = 0 if self._propose(executor) else in_vain + 1
+            elif not self.running:
+                break
+            for reply in executor.collect(0.0 if propose else math.inf):
+                self._take(reply, executor)
+        if self._may_propose():
+            self.reporter.note(
+                f"stopped before the budget was used: {in_vain} proposals in a row were rejected or known already"
+            )
+
+    def _may_propose(self) -> bool:
+        planned = self.n_evaluated + len(self.running)
+        return self._used() < 1 and (self.budget.trials is None or planned < self.budget.trials)
 
     def _used(self) -> float:
         return self.budget.used(self.n_evaluated, self.store.elapsed_s())
+
+    def _account(self) -> None:
+        """Note the time of search up to now; a clock that jumps does not matter."""
+        now_s = time.monotonic()
+        self.store.add_elapsed(now_s - self.accounted)
+        self.accounted = now_s
 
     def _baselines(self) -> dict[str, Evaluation]:
         found = {e.label: e for e in self.store.evaluations() if e.kind == "baseline"}
@@ -133,40 +227,68 @@ class _Driver:
                 self.reporter.note(f"baseline {name} failed: {error}")
                 continue
             changes = {"kind": "baseline", "label": name, "finished_at": now()}
-            evaluation = outcome.evaluation.model_copy(update=changes)
-            found[name] = self.store.add_baseline(type(outcome)(evaluation, outcome.file))
+            found[name] = self.store.add_baseline(outcome.evolve(**changes))
             self.reporter.judged(found[name], 0.0, None)
         return found
 
-    def _step(self) -> bool:
-        """Judge one proposal; return whether it had to be evaluated."""
-        started = time.monotonic()
+    def _propose(self, executor: Executor) -> bool:
+        """Ask for one proposal; return whether it has to be evaluated (or failed before it could be)."""
         trial = self.store.ask()
         recipe = self.plan.space.sample(trial, self.evaluator.anatomy.outline)
         if not self.store.begin(trial):
-            return self._refuse(trial.number, recipe, "failed", "the process died each time this was evaluated", None)
+            self._fail(trial.number, recipe, "the process died each time this was evaluated", None)
+            return True
         self.reporter.status(f"trial {trial.number}: {recipe.summary()}")
         try:
             forecast = self.evaluator.forecast(recipe)
-            if reason := self.plan.rejected(forecast, self.constraints):
-                return self._refuse(trial.number, recipe, "rejected", reason, forecast)
-            if twin := self.known.get(forecast.key):
-                return self._repeat(trial.number, recipe, twin, forecast)
-            outcomes = self.evaluator.evaluate(recipe)
         except CandidateError as error:
-            self._refuse(trial.number, recipe, "failed", str(error), None)
-            self.n_evaluated += 1
-            self.store.add_elapsed(time.monotonic() - started)
+            self._fail(trial.number, recipe, str(error), None)
             return True
-        stamped = [type(o)(o.evaluation.model_copy(update={"finished_at": now()}), o.file) for o in outcomes]
-        evaluations = self.store.keep(trial.number, stamped, self.constraints)
-        self.store.add_elapsed(time.monotonic() - started)
-        self.n_evaluated += 1
-        self.known[forecast.key] = evaluations[0]
-        self._tell_reporter(evaluations)
+        if reason := self.plan.rejected(forecast, self.constraints):
+            self._refuse(trial.number, recipe, "rejected", reason, forecast)
+            return False
+        if twin := self.known.get(forecast.key):
+            self._repeat(trial.number, recipe, twin, forecast)
+            return False
+        if any(running.forecast.key == forecast.key for running in self.running.values()):
+            self.twins.setdefault(forecast.key, []).append((trial.number, recipe, forecast))
+            return False
+        self.running[trial.number] = _Running(recipe, forecast)
+        executor.submit(Job(trial.number, recipe))
         return True
 
-    def _refuse(self, number: int, recipe: Recipe, state: str, reason: str, forecast: Forecast | None) -> bool:
+    def _take(self, reply: Reply, executor: Executor) -> None:
+        """Keep what an executor gives back, or have a candidate tried again whose worker died."""
+        running = self.running[reply.trial]
+        if reply.lost and running.attempts < _ATTEMPTS:
+            running.attempts += 1
+            self.reporter.note(f"trial {reply.trial}: {reply.failure}; it is tried again")
+            executor.submit(Job(reply.trial, running.recipe))
+            return
+        del self.running[reply.trial]
+        failure = reply.failure or _not_finite(reply)
+        if failure:
+            again = f"; tried {running.attempts} times" if reply.lost else ""
+            evaluation = self._fail(reply.trial, running.recipe, failure + again, running.forecast)
+        else:
+            stamped = [o.evolve(finished_at=now()) for o in reply.outcomes]
+            self._account()
+            kept = self.store.keep(reply.trial, stamped, self.constraints, running.forecast.key)
+            evaluation = kept[0]
+            self.n_evaluated += 1
+            self._tell_reporter(kept)
+        self.known[running.forecast.key] = evaluation
+        for twin in self.twins.pop(running.forecast.key, []):
+            number, recipe, forecast = twin
+            self._repeat(number, recipe, evaluation, forecast)
+
+    def _fail(self, number: int, recipe: Recipe, reason: str, forecast: Forecast | None) -> Evaluation:
+        """Record a candidate that failed; it counts as evaluated."""
+        self._account()
+        self.n_evaluated += 1
+        return self._refuse(number, recipe, "failed", reason, forecast)
+
+    def _refuse(self, number: int, recipe: Recipe, state: str, reason: str, forecast: Forecast | None) -> Evaluation:
         evaluation = Evaluation.model_validate(
             {
                 "trial": number,
@@ -177,35 +299,27 @@ class _Driver:
                 "reason": reason,
                 "predicted_latency_ms": forecast.best_case_ms if forecast else None,
                 "size_bytes": forecast.size_bytes if forecast else None,
+                "peak_memory_bytes": forecast.cost.peak_memory_bytes if forecast else None,
+                "active_power_mw": self.evaluator.device.active_power_mw,
                 "notes": forecast.notes if forecast else (),
                 "finished_at": now(),
             }
         )
-        self.store.refuse(evaluation, self.constraints)
+        self.store.refuse(evaluation, self.constraints, forecast.key if forecast else "")
         self._tell_reporter([evaluation])
-        return False
+        return evaluation
 
-    def _repeat(self, number: int, recipe: Recipe, twin: Evaluation, forecast: Forecast) -> bool:
+    def _repeat(self, number: int, recipe: Recipe, twin: Evaluation, forecast: Forecast) -> None:
         """Answer a recipe that gives the same file as an earlier one from the study."""
         reason = f"{REPEATED} {twin.trial}" + (f", which failed: {twin.reason}" if twin.reason else "")
         if twin.state == "failed":
-            return self._refuse(number, recipe, "failed", reason, forecast)
+            self._refuse(number, recipe, "failed", reason, forecast)
+            return
         same = twin.model_copy(
             update={"trial": number, "recipe": recipe, "recipe_digest": recipe.digest(), "seconds": {}}
         )
         same = same.model_copy(update={"reason": reason, "derived_from": twin.trial, "finished_at": now()})
-        self.store.refuse(same, self.constraints)
-        return False
-
-    def _remember(self, evaluation: Evaluation) -> None:
-        if evaluation.state == "rejected":
-            return
-        try:
-            recipe = evaluation.recipe
-            kept = tuple(s for s in recipe.stages if s.technique != "exit_threshold")
-            self.known.setdefault(self.evaluator.forecast(Recipe(stages=kept)).key, evaluation)
-        except CandidateError:
-            return
+        self.store.refuse(same, self.constraints, forecast.key)
 
     def _tell_reporter(self, evaluations: Sequence[Evaluation]) -> None:
         share = self._used()
@@ -213,3 +327,12 @@ class _Driver:
         eta = seconds * (1 - share) / share if share > 0 else None
         for evaluation in evaluations:
             self.reporter.judged(evaluation, share, eta)
+
+
+def _not_finite(reply: Reply) -> str:
+    """Which objectives are NaN or infinite, or nothing."""
+    for outcome in reply.outcomes:
+        values = dict(zip(("accuracy", "latency_ms", "size_bytes"), outcome.evaluation.objectives(), strict=True))
+        if broken := [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]:
+            return f"not a finite number: {', '.join(broken)}"
+    return ""

@@ -1,53 +1,66 @@
 """The study on disk while a search runs: Optuna's journal and the trial folders, kept in step.
 
 Every result is on disk in its trial's folder before Optuna is told, so that a crash between the two is repaired by
-telling again. A trial that was under way when the driver died is taken up again under its own number.
+telling again; a journal that was cut short or deleted is written again from the folders. A trial that was under way
+when the driver died is taken up again under its own number.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress._files import write_atomically, write_json
-from autocompress.constraints import QUANTITIES, Constraint
-from autocompress.controller.journal import SafeJournalBackend
+from autocompress.constraints import Constraint, value_of
 from autocompress.controller.samplers import sampler
+from autocompress.controller.storage import open_storage, quiet
 from autocompress.errors import StudyError
 from autocompress.evaluate import Outcome
 from autocompress.results import Evaluation
-from autocompress.study import Settings, read_evaluation, read_settings, trial_folder, write_evaluation
+from autocompress.study import (
+    Settings,
+    read_evaluation,
+    read_settings,
+    trial_folder,
+    write_evaluation,
+    write_workloads,
+)
 
-_NAME = "autocompress"
-_DIRECTIONS: Final = ("maximize", "minimize", "minimize")
-_TRIES = 3
-"""How often a trial may kill the process before it counts as failed."""
+_OBJECTIVES: Final[dict[str, Literal["maximize", "minimize"]]] = {
+    "accuracy": "maximize",
+    "latency_ms": "minimize",
+    "size_bytes": "minimize",
+}
+"""Energy is no objective: on one device it is proportional to latency. Memory can be limited by a constraint."""
+_STATES: Final = {"complete": TrialState.COMPLETE, "rejected": TrialState.PRUNED, "failed": TrialState.FAIL}
+_PROPOSAL = "proposal.json"
+_TRIES = 10
+"""How often the search may die during a trial before the trial counts as its cause."""
 
 
 class Store:
     """The only writer of a study folder. Hold `journal.exclusive(folder)` while using it."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: Settings, url: str | None = None) -> None:
         self.folder = folder
         self.settings = settings
         _keep_settings(folder, settings)
-        with _quiet():
-            backend = SafeJournalBackend(folder / "study.journal")
+        with quiet():
+            name, storage = open_storage(folder, url)
             self._study = optuna.create_study(
-                study_name=_NAME,
-                storage=optuna.storages.JournalStorage(backend),
-                directions=_DIRECTIONS,
+                study_name=name,
+                storage=storage,
+                directions=list(_OBJECTIVES.values()),
                 load_if_exists=True,
             )
-            self._study.set_metric_names(list(QUANTITIES))
+            self._study.set_metric_names(list(_OBJECTIVES))
+        self._asked: set[int] = set()
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -61,6 +74,15 @@ class Store:
             if evaluation is not None and trial.state.is_finished():
                 yield evaluation
 
+    def baseline(self, label: str) -> Evaluation | None:
+        """A baseline that is on disk, told to Optuna or not."""
+        on_disk = (read_evaluation(self.folder, number) for number in range(self._n_on_disk()))
+        return next((e for e in on_disk if e and e.kind == "baseline" and e.label == label), None)
+
+    def key(self, number: int) -> str:
+        """What was kept as the key of a finished trial, or nothing."""
+        return str(_read_proposal(self.folder, number).get("key", ""))
+
     def elapsed_s(self) -> float:
         """Seconds of search so far, over all sessions."""
         return float(self._study.user_attrs.get("elapsed_s", 0.0))
@@ -71,18 +93,23 @@ class Store:
 
     def enqueue(self, values: dict[str, Any]) -> None:
         """Have a setting tried next, once."""
-        with _quiet():
+        with quiet():
             self._study.enqueue_trial(values, skip_if_exists=True)
 
     def ask(self) -> Trial:
-        """The next trial: one that was under way when the last driver died, else a new one."""
-        with _quiet():
-            for trial in self.trials:
-                if trial.state == TrialState.RUNNING:
+        """The next trial: one that was under way when the last driver died, else one that waits, else a new one."""
+        with quiet():
+            trials = self.trials
+            for trial in trials:
+                if trial.state == TrialState.RUNNING and trial.number not in self._asked:
+                    self._asked.add(trial.number)
                     self._use_sampler(trial.number)
                     return Trial(self._study, trial._trial_id)
-            self._use_sampler(len(self.trials))
-            return self._study.ask()
+            waiting = (t.number for t in trials if t.state == TrialState.WAITING)
+            self._use_sampler(next(waiting, len(trials)))
+            asked = self._study.ask()
+            self._asked.add(asked.number)
+            return asked
 
     def begin(self, trial: Trial) -> bool:
         """Note that a trial is being evaluated; False when it has already killed the process too often."""
@@ -90,46 +117,76 @@ class Store:
         trial.set_user_attr("tries", tries + 1)
         return tries < _TRIES
 
-    def keep(self, number: int, outcomes: Sequence[Outcome], constraints: Sequence[Constraint]) -> list[Evaluation]:
-        """Keep a finished candidate: files first, then Optuna, then the points that share its network."""
-        folder = trial_folder(self.folder, number)
-        evaluations = []
-        for i, outcome in enumerate(outcomes):
-            path = folder / ("model.onnx" if i == 0 else f"model.{i}.onnx")
-            write_atomically(path, outcome.file)
-            artifact = path.relative_to(self.folder).as_posix()
-            evaluations.append(outcome.evaluation.model_copy(update={"trial": number, "artifact": artifact}))
-        write_json(folder / "outcomes.json", [e.model_dump(mode="json") for e in evaluations])
+    def keep(
+        self, number: int, outcomes: Sequence[Outcome], constraints: Sequence[Constraint], key: str = ""
+    ) -> list[Evaluation]:
+        """Keep a finished candidate: files first, then Optuna, then the points that share its network.
+
+        Args:
+            key: candidates of equal keys give the same file.
+        """
+        evaluations = self._write(number, outcomes)
+        self._write_proposal(number, key)
         write_evaluation(self.folder, evaluations[0])
         self._tell(evaluations[0], constraints)
         return [evaluations[0], *self._add_derived(number, constraints)]
 
-    def refuse(self, evaluation: Evaluation, constraints: Sequence[Constraint] = ()) -> None:
+    def refuse(self, evaluation: Evaluation, constraints: Sequence[Constraint] = (), key: str = "") -> None:
         """Keep a rejected or failed candidate with its reason."""
+        self._write_proposal(evaluation.trial, key)
         write_evaluation(self.folder, evaluation)
         self._tell(evaluation, constraints)
 
     def add_baseline(self, outcome: Outcome) -> Evaluation:
         """Keep a baseline as a trial without parameters."""
-        with _quiet():
-            trial = self._study.ask()
-        return self.keep(trial.number, [outcome], ())[0]
+        [evaluation] = self._write(len(self.trials), [outcome])
+        write_evaluation(self.folder, evaluation)
+        self._add(evaluation, ())
+        return evaluation
 
     def recover(self, constraints: Sequence[Constraint]) -> None:
-        """Bring Optuna up to what is on disk: results that were written but not told, points not yet added."""
+        """Bring Optuna up to what is on disk: results that it does not know, points not yet added."""
+        for number in range(self._n_on_disk()):
+            evaluation = read_evaluation(self.folder, number)
+            if number >= len(self.trials):
+                self._add(evaluation, constraints)
+            elif evaluation is not None:
+                self._tell(evaluation, constraints)
         for trial in self.trials:
             evaluation = read_evaluation(self.folder, trial.number)
-            if trial.state == TrialState.RUNNING and evaluation is not None:
-                self._tell(evaluation, constraints)
-            if evaluation is not None and evaluation.state == "complete":
+            if evaluation is not None and evaluation.state == "complete" and evaluation.derived_from is None:
                 self._add_derived(trial.number, constraints)
+
+    def _n_on_disk(self) -> int:
+        """One more than the highest number of a trial's folder."""
+        return max((int(path.name) + 1 for path in (self.folder / "trials").glob("[0-9]*")), default=0)
+
+    def _write(self, number: int, outcomes: Sequence[Outcome]) -> list[Evaluation]:
+        folder = trial_folder(self.folder, number)
+        evaluations = []
+        for i, outcome in enumerate(outcomes):
+            path = folder / ("model.onnx" if i == 0 else f"model.{i}.onnx")
+            write_atomically(path, outcome.file)
+            write_workloads(self.folder, outcome.workloads)
+            artifact = path.relative_to(self.folder).as_posix()
+            evaluations.append(outcome.evaluation.model_copy(update={"trial": number, "artifact": artifact}))
+        write_json(folder / "outcomes.json", [e.model_dump(mode="json") for e in evaluations])
+        return evaluations
+
+    def _write_proposal(self, number: int, key: str) -> None:
+        """Keep what was proposed, so that Optuna's record of a trial can be written again."""
+        trial = self.trials[number]
+        params = {
+            name: [distribution_to_json(domain), domain.to_internal_repr(trial.params[name])]
+            for name, domain in trial.distributions.items()
+        }
+        write_json(trial_folder(self.folder, number) / _PROPOSAL, {"key": key, "params": params})
 
     def _add_derived(self, number: int, constraints: Sequence[Constraint]) -> list[Evaluation]:
         path = trial_folder(self.folder, number) / "outcomes.json"
         if not path.exists():
             return []
         known = {t.user_attrs.get("derived_index") for t in self.trials if t.user_attrs.get("derived_from") == number}
-        parent = self.trials[number]
         added = []
         for i, item in enumerate(json.loads(path.read_text())):
             if i == 0 or i in known:
@@ -138,25 +195,51 @@ class Store:
                 update={"trial": len(self.trials), "derived_from": number}
             )
             write_evaluation(self.folder, evaluation)
-            with _quiet():
-                self._study.add_trial(
-                    optuna.create_trial(
-                        state=TrialState.COMPLETE,
-                        values=list(evaluation.objectives()),
-                        params=parent.params,
-                        distributions=parent.distributions,
-                        user_attrs={"derived_from": number, "derived_index": i, **_attributes(evaluation)},
-                        constraints=_violations(evaluation, constraints),
-                    )
-                )
+            self._add(evaluation, constraints)
             added.append(evaluation)
         return added
+
+    def _add(self, evaluation: Evaluation | None, constraints: Sequence[Constraint]) -> None:
+        """Add a finished trial to Optuna in one record; nothing is known of one that was under way."""
+        if evaluation is None:
+            with quiet():
+                self._study.add_trial(optuna.create_trial(state=TrialState.FAIL, user_attrs={"reason": "lost"}))
+            return
+        attributes, source = _attributes(evaluation), evaluation.trial
+        if evaluation.derived_from is not None and not evaluation.is_repeat:
+            source = evaluation.derived_from
+            index = Path(str(evaluation.artifact)).suffixes[0].lstrip(".")  # of model.3.onnx
+            attributes |= {"derived_from": source, "derived_index": int(index)}
+        params, distributions = self._proposed(source)
+        with quiet():
+            self._study.add_trial(
+                optuna.create_trial(
+                    state=_STATES[evaluation.state],
+                    values=list(evaluation.objectives()) if evaluation.state == "complete" else None,
+                    params=params,
+                    distributions=distributions,
+                    user_attrs=attributes,
+                    constraints=_violations(evaluation, constraints) if evaluation.kind == "candidate" else {},
+                )
+            )
+
+    def _proposed(self, number: int) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+        kept = _read_proposal(self.folder, number).get("params", {})
+        distributions = {name: json_to_distribution(text) for name, (text, _) in kept.items()}
+        return {n: d.to_external_repr(kept[n][1]) for n, d in distributions.items()}, distributions
 
     def _tell(self, evaluation: Evaluation, constraints: Sequence[Constraint]) -> None:
         frozen = self.trials[evaluation.trial]
         if frozen.state.is_finished():
             return
-        with _quiet():
+        with quiet():
+            storage = self._study._storage
+            if frozen.state == TrialState.WAITING:  # the journal was cut short
+                storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
+            params, distributions = self._proposed(evaluation.trial)
+            for name, domain in distributions.items():
+                if name not in frozen.params:
+                    storage.set_trial_param(frozen._trial_id, name, domain.to_internal_repr(params[name]), domain)
             trial = Trial(self._study, frozen._trial_id)
             for key, value in _attributes(evaluation).items():
                 trial.set_user_attr(key, value)
@@ -166,11 +249,18 @@ class Store:
             if evaluation.state == "complete":
                 self._study.tell(trial, list(evaluation.objectives()))
             else:
-                state = TrialState.PRUNED if evaluation.state == "rejected" else TrialState.FAIL
-                self._study.tell(trial, state=state)
+                self._study.tell(trial, state=_STATES[evaluation.state])
 
     def _use_sampler(self, number: int) -> None:
         self._study.sampler = sampler(self.settings.sampler, self.settings.seed, number)
+
+
+def _read_proposal(folder: Path, number: int) -> dict[str, Any]:
+    path = trial_folder(folder, number) / _PROPOSAL
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path}: damaged: {error}; delete this trial's folder") from None
 
 
 def _attributes(evaluation: Evaluation) -> dict[str, Any]:
@@ -178,14 +268,10 @@ def _attributes(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _violations(evaluation: Evaluation, constraints: Sequence[Constraint]) -> dict[str, float]:
-    values: dict[str, float | None] = {
-        "accuracy": evaluation.validation.value if evaluation.validation else None,
-        "latency_ms": evaluation.predicted_latency_ms,
-        "size_bytes": evaluation.size_bytes,
-    }
+    predicted = evaluation.model_copy(update={"measured_latency_ms": None})
     result = {}
     for i, c in enumerate(constraints):
-        value = values[c.quantity]
+        value = value_of(predicted, c.quantity)
         if value is not None:
             result[f"{i}: {c}"] = c.violation(value)
     return result
@@ -212,16 +298,3 @@ def _keep_settings(folder: Path, settings: Settings) -> None:
             )
         return
     write_json(folder / "study.json", settings.model_dump(mode="json"))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna logs every trial and warns about experimental features that we chose knowingly."""
-    previous = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(previous)

@@ -1,0 +1,152 @@
+"""What all executors have in common: jobs, replies, and how a worker gets its evaluator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import torch
+
+from autocompress._process import prepare_training
+from autocompress.device import DeviceProfile
+from autocompress.errors import CandidateError, InputError, TaskError
+from autocompress.evaluate import Evaluator, Outcome
+from autocompress.recipe import Recipe, suggestion
+from autocompress.task import Task, load_task
+
+Source = str | Callable[[], Task]
+"""Where a worker gets the task from: "module.py:name", or a function that can be pickled."""
+ExecutorName = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who evaluates the candidates.
+
+    One local worker without a time limit is the process of the search itself.
+    """
+
+    count: int | None = None
+    """Candidates at the same time; by default one on this machine, as many as there are CPUs on a Ray cluster."""
+    threads: int | None = None
+    """Of each worker; by default the processors of this machine shared out, one CPU on a Ray cluster."""
+    trial_timeout_minutes: float | None = None
+    """A candidate that takes longer is stopped and recorded as failed."""
+    executor: ExecutorName = "local"
+    address: str | None = None
+    """Of a Ray cluster: "auto" is the one that runs here, None starts one on this machine."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(
+                    f"the number of {'workers' if name == 'count' else name} must be at least 1, got {value}"
+                )
+        limit = self.trial_timeout_minutes
+        if limit is not None and not (math.isfinite(limit) and limit > 0):
+            raise InputError(f"the time limit of a trial must be above 0 minutes, got {limit}")
+        known = get_args(ExecutorName)
+        if self.executor not in known:
+            raise InputError(
+                f"unknown executor {self.executor!r}{suggestion(self.executor, known)}; known: {', '.join(known)}"
+            )
+        if self.address is not None and self.executor != "ray":
+            raise InputError("an address is that of a Ray cluster: use it with the executor 'ray'")
+
+    @property
+    def timeout_s(self) -> float:
+        """The time limit of a trial; infinite where there is none."""
+        return 60 * self.trial_timeout_minutes if self.trial_timeout_minutes else math.inf
+
+
+@dataclass(frozen=True)
+class Job:
+    """One candidate to evaluate."""
+
+    trial: int
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of a job."""
+
+    trial: int
+    outcomes: tuple[Outcome, ...] = ()
+    failure: str = ""
+    """Why there are no outcomes."""
+    lost: bool = False
+    """The worker died, which need not be the candidate's fault: it may be tried again."""
+
+
+class Executor(Protocol):
+    """Evaluates jobs. A worker that dies costs its own job only."""
+
+    def free(self) -> int:
+        """How many more jobs it would like to have now."""
+
+    def submit(self, job: Job) -> None:
+        """Take a job."""
+
+    def collect(self, timeout_s: float) -> list[Reply]:
+        """Wait for replies, at most `timeout_s` (may be infinite); empty when there are none.
+
+        Raises:
+            Exception: what is not the candidate's fault, such as a bug or data that cannot be read any more.
+        """
+
+    def close(self) -> None:
+        """Stop all workers at once."""
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a worker needs to make an evaluator like that of the driver."""
+
+    source: Source
+    device: DeviceProfile
+    seed: int
+    cache: Path | None
+    threads: int
+    model_sha256: str
+    data_sha256: str
+
+    @classmethod
+    def of(cls, evaluator: Evaluator, source: Source, threads: int) -> Blueprint:
+        """Describe an evaluator."""
+        task = evaluator.task
+        hashes = task.model_sha256, task.data_sha256
+        return cls(source, evaluator.device, evaluator.workshop.seed, evaluator.cache, threads, *hashes)
+
+    def build(self, progress: Callable[[str], None] = lambda message: None) -> Evaluator:
+        """Load the task and make the evaluator.
+
+        Raises:
+            TaskError: the task cannot be loaded, or is not the one that the driver has.
+        """
+        prepare_training(self.threads)
+        task = load_task(self.source) if isinstance(self.source, str) else self.source()
+        for name in ("model_sha256", "data_sha256"):
+            if getattr(task, name) != getattr(self, name):
+                raise TaskError(
+                    f"a worker got another {name.partition('_')[0]} than the search has: {name} "
+                    f"{getattr(task, name)[:12]} instead of {getattr(self, name)[:12]}; the task must give the same "
+                    "each time it is loaded: read the trained weights from a file, seed whatever is drawn"
+                )
+        return Evaluator(task, self.device, seed=self.seed, cache=self.cache, progress=progress)
+
+
+def attempt(evaluator: Evaluator, job: Job) -> Reply:
+    """Evaluate a job; failures of the candidate become a reply, anything else is raised."""
+    try:
+        return Reply(job.trial, tuple(evaluator.evaluate(job.recipe)))
+    except CandidateError as error:
+        return Reply(job.trial, failure=str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        return Reply(job.trial, failure="out of memory; use a smaller batch size, or fewer workers")

@@ -260,7 +260,7 @@ def measure_models(
     report: Report,
     done: Sequence[Mapping[str, Any]] = (),
     elapsed_s: float = 0.0,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Time models in batches that each hold the reference net; unsteady ones again in what is left of the time.
 
     Args:
@@ -273,19 +273,27 @@ def measure_models(
         elapsed_s: seconds that the earlier run took.
 
     Returns:
-        One timing per model: name, latency_ms, reference_ms (of its batch), spread, at_s.
+        One timing per model (name, latency_ms, reference_ms of its batch, spread, at_s), and the names of models
+        that this onnxruntime refuses, for example because it is too old.
     """
     started = time.perf_counter()
     quiet = build_session(reference(), threads)
     timings = {str(row["name"]): dict(row) for row in done}
+    refused: list[str] = []
 
     def batch(names: Sequence[str], deadline: float, n_left: int, words: str) -> None:
-        sessions = [build_session(sources[name](), threads) for name in names]
+        sessions = {}
+        for name in names:
+            content = sources[name]()
+            try:
+                sessions[name] = build_session(content, threads)
+            except Exception:  # onnxruntime has no common base class for its errors
+                refused.append(name)
         left = max(0.0, started + deadline - time.perf_counter())
         share = 0.8 * left / (n_left + n_left / BATCH + 1)
         protocol = TimingProtocol(20, 400, 2, 3, 0.0, max(0.004, share))
-        *watches, own = time_together([(s, example_feed(s)) for s in [*sessions, quiet]], threads, protocol)
-        for name, watch in zip(names, watches):
+        *watches, own = time_together([(s, example_feed(s)) for s in [*sessions.values(), quiet]], threads, protocol)
+        for name, watch in zip(sessions, watches):
             row = {
                 "name": name,
                 "latency_ms": min(watch.smallest_ns) / 1e6,
@@ -305,7 +313,7 @@ def measure_models(
     for start in range(0, len(restless), BATCH):
         if time.perf_counter() - started < 0.95 * seconds:
             batch(restless[start : start + BATCH], seconds, len(restless) - start, ", unsteady ones again")
-    return [timings[name] for name in sources]
+    return [timings[name] for name in sources if name in timings], refused
 
 
 def _unrest(row: Mapping[str, Any], timings: Mapping[str, Mapping[str, Any]]) -> float:
@@ -397,6 +405,7 @@ def run(folder: str, out: str, threads: int, seconds: float, say: Callable[[str,
         "seconds": 0.0,
         "complete": False,
         "throttled": False,
+        "refused": [],
         "timings": [],
     }
     earlier = _earlier(out, result)
@@ -423,11 +432,15 @@ def run(folder: str, out: str, threads: int, seconds: float, say: Callable[[str,
 
     reference = manifest[REFERENCE]
     seconds_left = max(5.0, seconds - before_s)
-    timings = measure_models(
+    timings, refused = measure_models(
         sources, lambda: bundle.model(reference), threads, seconds_left, report, result["timings"], before_s
     )
-    result.update(timings=timings, complete=True, seconds=round(before_s + time.perf_counter() - begin, 2))
+    result.update(
+        timings=timings, refused=refused, complete=True, seconds=round(before_s + time.perf_counter() - begin, 2)
+    )
     write_result(out, result)
+    if refused:
+        say(f"onnxruntime {onnxruntime.__version__} cannot run {len(refused)} of the models: they are left out", True)
     say(f"wrote {out}", True)
 
 

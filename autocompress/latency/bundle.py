@@ -24,6 +24,7 @@ from autocompress.workload import Workload
 RUNNER = "run.py"
 BASE_FILE = "base.onnx"
 _HOLLOW_BYTES = 4096
+_MAX_REFUSED = 0.25
 _README = """Calibration bundle of autocompress.
 
 On the device (Python 3.8 or newer):
@@ -167,11 +168,16 @@ def read_result(path: str | Path, accept_unsteady: bool = False) -> Measurements
             f"{path}: measured with plan {measurements.plan_digest} (version {measurements.plan_version}), this "
             f"autocompress has {plan_digest(models)} (version {PLAN_VERSION}); write the bundle anew and run it again."
         )
-    missing = {model.name for model in models} - {t.name for t in measurements.timings}
+    missing = {model.name for model in models} - {t.name for t in measurements.timings} - set(measurements.refused)
     if missing or not measurements.complete:
         raise DeviceError(
             f"{path}: the run was interrupted, {len(missing)} of {len(models)} models are missing; "
             "start run.py on the device again, it goes on where it stopped."
+        )
+    if len(measurements.refused) > _MAX_REFUSED * len(models):
+        raise DeviceError(
+            f"{path}: onnxruntime {measurements.runtime_version} on the device cannot run {len(measurements.refused)} "
+            f"of {len(models)} models; install a newer one there, remove result.json and run again."
         )
     if measurements.unsteadiness and not accept_unsteady:
         raise MeasurementError(

@@ -74,7 +74,7 @@ def measure_plan(threads: int, budget_s: float, progress: Progress) -> Measureme
         progress(len(timings) / len(models), f"{len(timings)} of {len(models)} nets{words}")
 
     sources = {model.name: model.make for model in models}
-    timings = runner.measure_models(sources, reference_model, threads, budget_s, report)
+    timings, refused = runner.measure_models(sources, reference_model, threads, budget_s, report)
     if not all(row["latency_ms"] > 0 and row["reference_ms"] > 0 for row in timings):
         raise MeasurementError("the CPU clock of the thread did not advance during a run; this machine cannot time it.")
     return Measurements.parse(
@@ -89,6 +89,7 @@ def measure_plan(threads: int, budget_s: float, progress: Progress) -> Measureme
             "seconds": time.perf_counter() - started,
             "complete": True,
             "throttled": runner.throttle_events() > events,
+            "refused": refused,
             "timings": timings,
         },
         "calibration",
@@ -126,7 +127,7 @@ def fit_profile(measurements: Measurements, name: str, base: Workload | None = N
         "reference_ms": round(measurements.reference_ms, 6),
         "if_overhead_us": round(max(0.0, (exits_ms - plain_ms) * 1e3 / EXIT_LEVELS), 2),
         "provenance": Provenance(kind="measured", source=f"autocompress calibration on {machine.processor}"),
-        "caveats": (f"during calibration {measurements.unsteadiness}",) if measurements.unsteadiness else (),
+        "caveats": _caveats(measurements),
         "calibration": Calibration(
             degree="full",
             points=len(points),
@@ -140,6 +141,19 @@ def fit_profile(measurements: Measurements, name: str, base: Workload | None = N
         ),
     }
     return _model(points, measurements).model_copy(update=update)
+
+
+def _caveats(measurements: Measurements) -> tuple[str, ...]:
+    found = []
+    if measurements.unsteadiness:
+        found.append(f"during calibration {measurements.unsteadiness}")
+    if measurements.refused:
+        kinds = ", ".join(sorted({"/".join(name.split("/")[:2]) for name in measurements.refused}))
+        found.append(
+            f"onnxruntime {measurements.runtime_version} cannot run {len(measurements.refused)} models of the plan "
+            f"({kinds}): what they hold is not known"
+        )
+    return tuple(found)
 
 
 def _points(latencies_ms: Mapping[str, float]) -> dict[str, tuple[Workload, float]]:

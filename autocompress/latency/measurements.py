@@ -70,6 +70,8 @@ class Measurements(_Data):
     """False as long as models of the plan are missing."""
     throttled: bool = False
     """The machine itself reported that it lowered its clock during the run."""
+    refused: tuple[str, ...] = ()
+    """Models that the runtime cannot run, for example because it is too old."""
     timings: Annotated[tuple[ModelTiming, ...], Field(min_length=1)]
 
     @property

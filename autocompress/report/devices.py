@@ -19,6 +19,9 @@ CLASSES = {
 }
 """Title of every class of device, in the order of the table."""
 
+_LISTED = 60
+"""More held-out graphs than this are not listed one by one."""
+
 
 def formats(profile: DeviceProfile) -> str:
     """The number formats that the profile has figures for."""
@@ -83,7 +86,7 @@ def device_text(profile: DeviceProfile) -> str:
     for kind, costs in sorted(profile.latency.items()):
         for dtype, cost in sorted(costs.items()):
             lines.append(f"    {kind + ' ' + dtype:<26} {cost.overhead_us:>11.2f}   {cost.us_per_mmac:>19.2f}")
-    if c and c.held_out_ms:
+    if c and 0 < len(c.held_out_ms) <= _LISTED:
         lines += ["  held out                          measured ms   predicted ms   off by"]
         for name, (ms, guess) in sorted(c.held_out_ms.items(), key=lambda item: item[1][0]):
             lines.append(f"    {name:<30} {ms:>13.3f}  {guess:>13.3f}  {guess / ms - 1:>+7.0%}")

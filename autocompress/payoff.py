@@ -159,7 +159,7 @@ class _Payoff:
         if aligned is None or beyond is None:
             return []
         gain = aligned.worst_case_ms / beyond.worst_case_ms
-        verdict = "gains nothing" if gain < 1.005 else "gains little" if gain < PAYS else "gains"
+        verdict = "makes it slower" if gain < 1 / PAYS else "gains nothing" if gain < PAYS else "gains"
         return [
             Knob("widths", note=f"in steps of {block}; removing 1 channel more than a step {verdict} ({gain:.2f}x)")
         ]

@@ -70,5 +70,5 @@ def test_what_the_runtime_cannot_execute_is_said(parts: tuple[Task, Anatomy]) ->
 
 def test_steps_of_widths(parts: tuple[Task, Anatomy]) -> None:
     stepped = on(parts, accelerator("float32", channel_block=4))
-    assert stepped["widths"].text().startswith("widths: in steps of 4; removing 1 channel more than a step gains")
+    assert stepped["widths"].text().startswith("widths: in steps of 4; removing 1 channel more than a step ")
     assert "widths" not in on(parts, accelerator("float32", channel_block=1))

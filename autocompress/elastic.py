@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,85 +142,88 @@ def slices_of(candidate: Candidate, whole: nn.Module, workshop: Workshop) -> Sli
     return slices
 
 
+@dataclass(frozen=True)
+class KeptElastic:
+    """What another process needs to make the same `Elastic`."""
+
+    key: str
+    backbone: Mapping[str, Tensor]
+    heads: nn.ModuleDict
+
+
 class Elastic:
-    """Shared weights, trained.
+    """Trained shared weights, and what they are good for. Made by `Elastic.train`."""
 
-    Args:
-        workshop: the task and the anatomy of its network.
-        recipes: what sub-networks to train, by their STRUCTURE stages: the smallest one first, then random ones of
-            the space that is searched.
-        schedule: of the training; `epochs` is the upper limit.
-        folder: where the weights are kept, by the content of everything that leads to them, or nowhere.
+    def __init__(self, workshop: Workshop, shared: SharedNetwork, key: str) -> None:
+        self.workshop = workshop
+        self.shared = shared
+        self.key = key
+        """Stands for everything that led to the weights."""
 
-    Raises:
-        InputError: there is no recipe, or no training data.
-    """
-
-    def __init__(
-        self,
+    @classmethod
+    def train(
+        cls,
         workshop: Workshop,
         recipes: Sequence[Recipe],
         *,
         schedule: Schedule = SCHEDULE,
         distillation: Distillation = DISTILLATION,
         folder: Path | None = None,
-    ) -> None:
-        if not recipes:
-            raise InputError("elastic: needs one or more recipes to take sub-networks from")
-        if not workshop.task.trainable:
-            raise InputError("elastic: the task brings no training data; use the stand-alone evaluator")
-        self.workshop = workshop
-        self.recipes = tuple(recipe.upto(Phase.STRUCTURE) for recipe in recipes)
-        self.schedule = schedule
-        self.distillation = distillation
-        self.shared = SharedNetwork(workshop.task.model)
-        for recipe in {r.digest(): r for r in map(_unpruned, self.recipes)}.values():
-            self.shared.add_heads(_carry_out(recipe, workshop))
-        self.key = self._hash()
-        self._path = folder / f"elastic-{self.key}" if folder else None
-
-    def train(self, max_seconds: float = math.inf) -> None:
-        """Train the shared weights, or go on where an earlier call was interrupted, at its last whole epoch.
+        max_seconds: float = math.inf,
+    ) -> Elastic:
+        """Train shared weights, or go on where an earlier call was interrupted, at its last whole epoch.
 
         Args:
+            workshop: the task and the anatomy of its network.
+            recipes: what sub-networks to train, by their STRUCTURE stages: the smallest one first, then random ones
+                of the space that is searched.
+            schedule: of the training.
+            distillation: of every sub-network, from the workshop's teacher.
+            folder: where the weights are kept, by the content of everything that leads to them, or nowhere.
             max_seconds: fewer epochs are trained where all of them would take longer, but at least one. How many is
                 settled when the training begins.
 
         Raises:
+            InputError: there is no recipe, or no training data.
             CandidateError: the loss became infinite or NaN, or a sub-network is not a slice of the network.
         """
-        epochs = self._settle(max_seconds)
-        layout = self.workshop.task.channels_last and self.workshop.task.example_input.dim() == 4
-        to_layout(self.shared, layout).requires_grad_(True)
+        if not recipes:
+            raise InputError("elastic: needs one or more recipes to take sub-networks from")
+        task = workshop.task
+        if not task.trainable:
+            raise InputError("elastic: the task brings no training data; use the stand-alone evaluator")
+        structures = [recipe.upto(Phase.STRUCTURE) for recipe in recipes]
+        parts = [task.model_sha256, task.data_sha256, workshop.seed, [r.digest() for r in structures]]
+        settings = [repr(schedule), repr(distillation), _RANDOM, _POOL, _POOL_STEPS]
+        key = hashlib.sha256(json.dumps([parts, settings]).encode()).hexdigest()[:24]
+        shared = SharedNetwork(task.model)
+        for recipe in {r.digest(): r for r in map(_unpruned, structures)}.values():
+            shared.add_heads(_carry_out(recipe, workshop))
+        to_layout(shared, task.channels_last and task.example_input.dim() == 4).requires_grad_(True)
+        sandwich = _Sandwich(shared, structures, workshop)
+        path = folder / f"elastic-{key}" if folder else None
+        epochs = _settle(sandwich, distillation, schedule.epochs, max_seconds, path)
         fit(
-            _Sandwich(self.shared, self.recipes, self.workshop),
-            self.workshop,
-            replace(self.schedule, epochs=epochs),
-            self.distillation,
+            sandwich,
+            workshop,
+            replace(schedule, epochs=epochs),
+            distillation,
             title="elastic training",
-            checkpoint=self._path,
+            checkpoint=path,
         )
-        to_layout(self.shared, False).eval().requires_grad_(False)
-        self.key = f"{self.key}.{epochs}"
+        return cls(workshop, _finished(shared), f"{key}.{epochs}")
 
-    def _settle(self, max_seconds: float) -> int:
-        """The number of epochs: the one of the first call, where the folder remembers it."""
-        note = self._path.with_suffix(".json") if self._path else None
-        if note and note.exists():
-            return int(json.loads(note.read_text())["epochs"])
-        epochs = self.schedule.epochs
-        if math.isfinite(max_seconds):
-            epochs = max(1, min(epochs, int(max_seconds / self.seconds_per_epoch())))
-        if note:
-            write_json(note, {"epochs": epochs})
-        return epochs
+    @classmethod
+    def of(cls, workshop: Workshop, kept: KeptElastic) -> Elastic:
+        """The same as in the process that `kept` comes from."""
+        shared = SharedNetwork(workshop.task.model)
+        shared.heads = copy.deepcopy(kept.heads)
+        shared.backbone.load_state_dict(kept.backbone)
+        return cls(workshop, _finished(shared), kept.key)
 
-    def seconds_per_epoch(self) -> float:
-        """Time a few steps on a copy of the shared weights."""
-        with torch.random.fork_rng(devices=[]):
-            sandwich = _Sandwich(copy.deepcopy(self.shared).requires_grad_(True), self.recipes, self.workshop)
-            probe = replace(self.workshop, progress=lambda message: None, memo={})
-            return seconds_per_epoch(sandwich, probe, self.distillation)
+    def keep(self) -> KeptElastic:
+        """For other processes. It holds none of the user's own classes, so that it can be pickled."""
+        return KeptElastic(self.key, self.shared.backbone.state_dict(), self.shared.heads)
 
     def weights(self, candidate: Candidate) -> dict[str, Tensor]:
         """State for the model of an untrained candidate: shared weights, and its own BatchNorm statistics.
@@ -246,12 +249,6 @@ class Elastic:
         """
         return torch_score(self.start(candidate).backbone, self.workshop)
 
-    def _hash(self) -> str:
-        task = self.workshop.task
-        parts = [task.model_sha256, task.data_sha256, self.workshop.seed, [r.digest() for r in self.recipes]]
-        settings = [repr(self.schedule), repr(self.distillation), _RANDOM, _POOL, _POOL_STEPS]
-        return hashlib.sha256(json.dumps([parts, settings]).encode()).hexdigest()[:24]
-
 
 class _Sandwich(nn.Module):
     """Runs the smallest, some random and the whole network: their outputs, the whole network's last."""
@@ -263,7 +260,7 @@ class _Sandwich(nn.Module):
         self.shared = shared
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self._recipes = recipes
-        self._workshop = workshop
+        self.workshop = workshop
         self._smallest = self._part(recipes[0])
         self._pool: list[SubNetwork] = []
         self._pool_number = -1
@@ -271,7 +268,7 @@ class _Sandwich(nn.Module):
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         step = int(self.steps)
         self.steps.add_(1)
-        rng = np.random.default_rng([self._workshop.seed, step])
+        rng = np.random.default_rng([self.workshop.seed, step])
         pool = self._pool_for(step // _POOL_STEPS)
         parts = [self._smallest, *(pool[i] for i in rng.integers(len(pool), size=_RANDOM))]
         outputs = [output for part in parts for output in part(inputs)]
@@ -279,16 +276,35 @@ class _Sandwich(nn.Module):
 
     def _pool_for(self, number: int) -> list[SubNetwork]:
         if number != self._pool_number:
-            rng = np.random.default_rng([self._workshop.seed, number, 1])
+            rng = np.random.default_rng([self.workshop.seed, number, 1])
             chosen = rng.choice(len(self._recipes), min(_POOL, len(self._recipes)), replace=False)
             self._pool = [self._part(self._recipes[i]) for i in chosen]
             self._pool_number = number
         return self._pool
 
     def _part(self, recipe: Recipe) -> SubNetwork:
-        part = SubNetwork(_carry_out(recipe, self._workshop), self.shared, self._workshop)
+        part = SubNetwork(_carry_out(recipe, self.workshop), self.shared, self.workshop)
         part.frame.train()
         return part
+
+
+def _settle(sandwich: _Sandwich, distillation: Distillation, epochs: int, max_seconds: float, path: Path | None) -> int:
+    """The number of epochs: that of the first call, where the folder remembers it."""
+    note = path.with_suffix(".json") if path else None
+    if note and note.exists():
+        return int(json.loads(note.read_text())["epochs"])
+    if math.isfinite(max_seconds):
+        before = copy.deepcopy(sandwich.state_dict())
+        epochs = max(1, min(epochs, int(max_seconds / seconds_per_epoch(sandwich, sandwich.workshop, distillation))))
+        sandwich.load_state_dict(before)
+    if note:
+        write_json(note, {"epochs": epochs})
+    return epochs
+
+
+def _finished(shared: SharedNetwork) -> SharedNetwork:
+    to_layout(shared, False).eval().requires_grad_(False)
+    return shared
 
 
 def _tag(model: nn.Module) -> None:

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 import numpy as np
 
 from autocompress import __version__
-from autocompress.constraints import Constraint
+from autocompress.constraints import Constraint, Quantity, device_limits
 from autocompress.device import DeviceProfile
 from autocompress.domains import Value
 from autocompress.errors import CandidateError, ConstraintError, InputError
 from autocompress.evaluate import Evaluator, Forecast
-from autocompress.results import Evaluation
+from autocompress.results import Evaluation, energy_mj
 from autocompress.space import SearchSpace
 from autocompress.study import Settings
 from autocompress.task import ACCURACY, Task
@@ -70,13 +70,21 @@ class Plan:
         constraints: Iterable[Constraint],
         device: DeviceProfile,
     ) -> Plan:
-        """Restrict the space, and add the limits of the device to the constraints."""
+        """Restrict the space, and add the limits of the device to the constraints.
+
+        Raises:
+            ConstraintError: energy is limited, and nothing says what the device draws.
+        """
         outline = evaluator.anatomy.outline
         restricted = space.restrict(device, outline, trainable=evaluator.task.trainable)
-        limits = list(constraints)
-        if device.flash_bytes is not None:
-            limits.append(Constraint("size_bytes", "at most", device.flash_bytes, because=f"flash of {device.name}"))
-        return cls(evaluator, restricted, tuple(limits))
+        given = tuple(constraints)
+        for c in given:
+            if c.quantity == "energy_mj" and device.active_power_mw is None:
+                raise ConstraintError(
+                    f"{c}: the profile of {device.name} does not say what the device draws; "
+                    "give it: --active-power-mw, or active_power_mw in the profile"
+                )
+        return cls(evaluator, restricted, (*given, *device_limits(device)))
 
     def resolve(self, baseline: Evaluation) -> tuple[Constraint, ...]:
         """All constraints with absolute limits."""
@@ -87,7 +95,7 @@ class Plan:
 
         Latency counts by the shortest path, since how many samples take it is known only after training.
         """
-        known = {"latency_ms": forecast.best_case_ms, "size_bytes": forecast.size_bytes}
+        known = self._least([forecast])
         reasons = [
             c.broken_by(known[c.quantity], "predicted")
             for c in constraints
@@ -115,10 +123,7 @@ class Plan:
         forecasts = [f for f in map(self.forecast_of, strongest) if f is not None]
         if not forecasts:
             return None
-        best = {
-            "latency_ms": min(f.best_case_ms for f in forecasts),
-            "size_bytes": min(f.size_bytes for f in forecasts),
-        }
+        best = self._least(forecasts)
         for c in constraints:
             if c.sense == "at most" and c.quantity in best and c.violation(best[c.quantity]) > 0:
                 raise ConstraintError(
@@ -126,6 +131,17 @@ class Plan:
                     "; loosen it, or allow stronger compression in the search space"
                 )
         return min(forecasts, key=lambda f: f.best_case_ms)
+
+    def _least(self, forecasts: Sequence[Forecast]) -> dict[Quantity, float]:
+        """The least of every quantity that is known before training."""
+        latency_ms = min(f.best_case_ms for f in forecasts)
+        energy = energy_mj(latency_ms, self.evaluator.device.active_power_mw)
+        return {
+            "latency_ms": latency_ms,
+            "size_bytes": min(f.size_bytes for f in forecasts),
+            "peak_memory_bytes": min(f.cost.peak_memory_bytes for f in forecasts),
+            **({} if energy is None else {"energy_mj": energy}),
+        }
 
     def warm_starts(self, constraints: Sequence[Constraint], seed: int) -> list[dict[str, Value]]:
         """Settings to begin with: at a few levels of cost, the recipe that keeps the most channels.

@@ -179,7 +179,7 @@ def front_figure(result: Retargeted) -> go.Figure:
     """Accuracy over predicted latency, one device at a time; a menu chooses the device."""
     percent = is_percentage(result.study)
     figure = go.Figure()
-    counts = []
+    counts: list[int] = []
     for p in result.projections:
         before = len(figure.data)
         _add_device(figure, p, percent, visible=not counts)

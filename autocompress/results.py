@@ -93,8 +93,8 @@ class Evaluation(_Data):
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
     """Working memory: weights as the kernels read them (INT4 takes 1 byte, float16 takes 4) plus the most
-    activation bytes alive at one time, by the deployed graph; on microcontrollers the activations only. The
-    runtime's code, scratch buffers and copies are not in it."""
+    activation bytes alive at one time, by the deployed graph; on microcontrollers the activations only. A floor:
+    the runtime's code, scratch buffers and copies are not in it."""
     active_power_mw: float | None = None
     """Power of the device while it computes, where the profile or the user says it."""
     workloads: tuple[str, ...] = ()

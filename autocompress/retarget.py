@@ -39,8 +39,8 @@ class Projection:
     """Trials that cannot run there, with the reason."""
     doubts: Mapping[int, str]
     """Trials whose accuracy may be another one there, with the reason."""
-    outside: frozenset[int]
-    """Trials with operators that the profile does not know; the nearest ones were used."""
+    outside: Mapping[int, tuple[str, ...]]
+    """Trials with operators that the profile does not know, and which; the nearest ones were used."""
     constraints: tuple[Constraint, ...]
     """Those of the user with absolute limits; what does not fit into the device is excluded."""
     notes: tuple[str, ...] = ()
@@ -204,7 +204,7 @@ def _project(
     points: dict[int, Evaluation] = {}
     intervals: dict[int, tuple[float, float]] = {}
     excluded: dict[int, str] = {}
-    outside: set[int] = set()
+    outside: dict[int, tuple[str, ...]] = {}
     costs: dict[tuple[str, ...], list[linear.LatencyEstimate]] = {}
     for e in evaluations:
         if reason := _unable(e, device):
@@ -222,13 +222,13 @@ def _project(
             excluded[e.trial] = reason
             continue
         points[e.trial], intervals[e.trial] = point, interval
-        if not all(estimate.in_domain for estimate in costs[key]):
-            outside.add(e.trial)
+        if missing := {kind for estimate in costs[key] for kind in estimate.missing}:
+            outside[e.trial] = tuple(sorted(missing))
     built_for = str(study.settings.device.get("int8_arithmetic", "exact"))
     doubts = {e.trial: doubt for e in points.values() if (doubt := _doubt(e, built_for, device))}
     constraints, notes = _constraints(study, points, device)
     stripped = tuple(p.model_copy(update={"layers": ()}) for p in points.values())
-    return Projection(device, stripped, intervals, excluded, doubts, frozenset(outside), constraints, notes)
+    return Projection(device, stripped, intervals, excluded, doubts, outside, constraints, notes)
 
 
 def _unable(evaluation: Evaluation, device: DeviceProfile) -> str:

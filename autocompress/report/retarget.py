@@ -157,7 +157,10 @@ def _about(p: Projection) -> list[str]:
     lines += [f"{plural(count, 'trial')} excluded: {reason}." for reason, count in _grouped(p.excluded)]
     lines += [f"* {plural(count, 'trial')}: {reason}." for reason, count in _grouped(p.doubts)]
     if p.outside:
-        lines.append(f"rough: {plural(len(p.outside), 'trial')} with operators that the profile does not know.")
+        kinds = ", ".join(sorted({kind for missing in p.outside.values() for kind in missing}))
+        lines.append(
+            f"rough: {plural(len(p.outside), 'trial')} with operators that the profile does not know: {kinds}."
+        )
     if p.constraints and not p.constraints_met:
         listed = "; ".join(map(str, p.constraints))
         lines.append(f"no trial keeps all constraints ({listed}): the front is that of all trials.")

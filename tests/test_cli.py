@@ -111,7 +111,7 @@ def test_help_and_checks_of_files_load_nothing_heavy(tmp_path: Path, arguments: 
 def test_it_runs_as_a_module() -> None:
     result = subprocess.run([sys.executable, "-m", "autocompress.cli", "--help"], text=True, capture_output=True)
     assert result.returncode == 0
-    verbs = ("search", "check", "show", "export", "apply", "measure", "devices")
+    verbs = ("search", "check", "show", "watch", "compare", "diff", "export", "apply", "measure", "devices")
     assert all(verb in result.stdout for verb in verbs)
 
 
@@ -228,6 +228,55 @@ def test_retarget_refuses(study: Path, tmp_path: Path, run: Run) -> None:
     run("retarget", study, "--device", "rasberry-pi-4").refused("unknown device", "did you mean 'raspberry-pi-4'")
     run("retarget", study, "--device", ",").refused("name at least one device")
     run("retarget", tmp_path, "--device", DEVICE).refused("not a study folder")
+
+
+# ------------------------------------------------------------------------------------- live, compare and diff
+
+
+def test_search_in_json_lines(tmp_path: Path, run: Run) -> None:
+    arguments = [write_task(tmp_path), "--out", tmp_path / "study", "--space", write_space(tmp_path, NUMERICS)]
+    result = run("search", *arguments, "--trials", 1, "--device", DEVICE, "--json-lines", "--serve", "--port", 0)
+    assert result.code == 0, result.err
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert [line["label"] for line in lines if line["event"] == "trial"][:3] == ["fp32", "fp16", "int8"]
+    assert any(line.get("message", "").startswith("watch the search at http://127.0.0.1:") for line in lines)
+    assert lines[-1]["event"] == "finished" and lines[-1]["n_complete"] >= 4
+    told = json.loads((tmp_path / "study/progress.json").read_text())
+    assert told["ended"] == "finished" and told["budget"] == {"trials": 1, "hours": None} and told["share"] == 1
+
+
+def test_a_quiet_search_prints_the_result_only(project: Path, run: Run) -> None:
+    arguments = [f"{project}/my_task.py:task", "--out", project / "study", "--space", project / "space.yaml"]
+    arguments += ["--trials", 2, "--device", DEVICE, "--max-accuracy-drop", 0.5]
+    result = run("search", *arguments, "--quiet")
+    assert result.code == 0 and result.err == "" and "fp32" in result.out
+    run("search", *arguments, "--quiet", "--json-lines").refused("either --quiet or --json-lines")
+
+
+def test_compare_and_diff(study: Path, tmp_path: Path, run: Run) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(study, copy)
+    data = json.loads(run("compare", study, copy, "--json").out)
+    assert [row["name"] for row in data["studies"]] == ["study", "copy"] and data["latencies_comparable"]
+    assert "have the same hypervolume" in run("compare", study, copy).out
+    assert run("compare", study, copy, "--html", tmp_path / "c.html").out == f"wrote {tmp_path}/c.html\n"
+    run("compare", study).refused("needs two or more studies")
+    run("compare", study, tmp_path / "none").refused("none: not a study folder")
+
+    text = run("diff", f"{study}:0", f"{copy}:2").out
+    assert text.startswith(f"{study}:0 -> {copy}:2\n") and "ptq w8 added" in text and "size " in text
+    assert json.loads(run("diff", f"{study}:0", f"{study}:2", "--json").out)["changes"] == ["ptq w8 added"]
+    run("diff", f"{study}:0", f"{study}:99").refused("there is no trial 99")
+    run("diff", study, f"{study}:0").refused("name one trial of the study")
+
+
+def test_watch_refuses_what_is_not_there(tmp_path: Path, run: Run) -> None:
+    run("watch", tmp_path / "none").refused("none: there is no such folder")
+    run("watch", tmp_path, "--port", 70000).refused("--port must be from 0 to 65535, got 70000")
+
+
+def test_a_trial_is_not_picked_again(study: Path, run: Run) -> None:
+    run("export", study, "--trial", 0, "--pick", "knee").refused("either --trial, or --pick and limits")
 
 
 # ---------------------------------------------------------------------------------------------- export and apply

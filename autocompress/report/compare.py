@@ -356,7 +356,7 @@ class Comparison:
             y=[y for _, y, _ in found],
             text=[escape(label) for *_, label in found],
             mode="markers+text",
-            textposition="top center",
+            textposition=["bottom center" if label == "fp16" else "top center" for *_, label in found],
             marker={"color": GREY if self.same_device else colour, "symbol": "x-thin-open", "size": 11},
             hovertemplate="%{text}<extra></extra>",
             name="baselines",

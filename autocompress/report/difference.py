@@ -67,10 +67,11 @@ class Difference:
             found["accuracy"] = texts
         if a.latency_ms and b.latency_ms:
             source = "measured" if a.measured_latency_ms and b.measured_latency_ms else "predicted"
-            before, after = (getattr(e, f"{source}_latency_ms") or e.latency_ms for e in (a, b))
+            known = [(e.measured_latency_ms if source == "measured" else e.predicted_latency_ms) for e in (a, b)]
+            before, after = known[0] or a.latency_ms, known[1] or b.latency_ms
             if mine.device != theirs.device:
                 change = f"not comparable: {mine.device['name']} and {theirs.device['name']} are different profiles"
-            elif source == "predicted" and not (a.predicted_latency_ms and b.predicted_latency_ms):
+            elif not all(known):
                 change = "not comparable: one is predicted, the other measured"
             else:
                 change = f"{ratio_text(before / after, 'faster', 'slower')} ({source})"

@@ -184,11 +184,13 @@ class Live(Quiet):
         rows = front_rows(study)
         shown = max(4, self._console.height - 14)
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("trial", "", study.settings.metric, "latency", "size", "against fp32"):
-            table.add_column(Text(name), justify="right" if name not in ("", "against fp32") else "left", no_wrap=True)
+        for name in ("trial", study.settings.metric, "latency", "size"):
+            table.add_column(Text(name), justify="right", no_wrap=True)
+        table.add_column("against fp32", no_wrap=True)
+        table.add_column("baselines, then the front", no_wrap=True, overflow="ellipsis")
         for row in rows[:shown]:
-            cells = (str(row.trial), row.mark, row.accuracy.partition(" [")[0], row.latency, row.size, row.versus)
-            table.add_row(*map(Text, cells), style="dim" if row.mark == "baseline" else None)
+            cells = (str(row.trial), row.accuracy.partition(" [")[0], row.latency, row.size, row.versus, row.recipe)
+            table.add_row(*map(Text, cells), style="bold" if "baseline" in row.mark else None)
         self._study = [table]
         if len(rows) > shown:
             self._study.append(Text(f"and {len(rows) - shown} more points"))

@@ -67,7 +67,8 @@ function showState(s) {
   const lines = s.reasons.map(([state, reason, count, trials]) => [tag(state), String(count), reason, trials.join(" ") + (count > trials.length ? " ..." : "")]);
   const summary = `${c.complete} completed, ${c.rejected} rejected before training, ${c.failed} failed, ${c.repeated} gave a file that was known` +
     (c.unreadable ? `; the results of ${c.unreadable} cannot be read (yet)` : "");
-  $("reasons").replaceChildren(el("p", { class: "small" }, summary), ...(lines.length ? [table(["state", "#count", "reason (the first of its kind)", "trials"], lines)] : []));
+  $("counts").textContent = summary;
+  $("reasons").replaceChildren(...(lines.length ? [table(["state", "#count", "reason (the first of its kind)", "trials"], lines)] : []));
   $("recent").replaceChildren(table(["#trial", "state", "recipe", `#${s.metric}, validation`, "#latency", "#size"],
     s.recent.toReversed().map((t) => [String(t.trial), tag(t.state), el("span", {}, t.recipe, t.reason ? el("div", { class: "soft" }, t.reason) : ""),
       accuracy(t.accuracy), ms(t.latency_ms), size(t.size_bytes)])));

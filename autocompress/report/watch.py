@@ -124,6 +124,7 @@ class _Pages:
 
     def progress(self) -> tuple[bytes, str]:
         """/progress.json and its tag."""
+        self.follower.refresh()
         body = _json(self.follower.progress())
         return body, f'"{hashlib.sha256(body).hexdigest()[:16]}"'
 
@@ -131,7 +132,6 @@ class _Pages:
 class _Handler(BaseHTTPRequestHandler):
     """Answers GET and HEAD for the few paths there are; no file of the study is handed out."""
 
-    protocol_version = "HTTP/1.1"
     server_version = "autocompress"
     sys_version = ""
     timeout = 30
@@ -193,7 +193,10 @@ def state(follower: Follower) -> dict[str, Any]:
     repeats = sum(e.is_repeat for e in study.candidates)
     counts = {s: sum(e.state == s and not e.is_repeat for e in study.candidates) for s in _STATES}
     device = settings.device
-    data = {
+    figures = {"front": _figure(front_figure(study))}
+    if follower.volumes is not None:
+        figures["volume"] = _figure(volumes_figure({"hypervolume": follower.volumes}, "evaluated"))
+    return {
         "folder": str(follower.folder),
         "study": True,
         "task": settings.task_name,
@@ -210,12 +213,8 @@ def state(follower: Follower) -> dict[str, Any]:
         "recent": [_recent(e) for e in sorted(study.evaluations, key=lambda e: (e.finished_at, e.trial))[-_RECENT:]],
         "reasons": [list(item) for item in reasons(study)],
         "reference": hypervolume_reference(study)[1],
-        "figures": {"front": _figure(front_figure(study))},
+        "figures": figures,
     }
-    if follower.volumes is not None:
-        named = {"hypervolume": follower.volumes}
-        data["figures"]["volume"] = _figure(volumes_figure(named, "evaluated"))
-    return data
 
 
 _STATES = ("complete", "rejected", "failed")

@@ -102,6 +102,9 @@ def search(
     min_compression: MinCompression = None,
     active_power_mw: ActivePower = None,
     sampler: Annotated[str, typer.Option(help="tpe, nsga2, gp or random.")] = "tpe",
+    evaluator: Annotated[
+        str, typer.Option(help="standalone, or elastic: weights shared by all candidates are trained first.")
+    ] = "standalone",
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
     workers: Annotated[
@@ -164,6 +167,7 @@ def search(
             out=out,
             constraints=limits,
             sampler=sampler,
+            evaluator=evaluator,  # type: ignore[arg-type]
             seed=seed,
             reference=task,
             workers=pool,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from autocompress.candidate import Candidate, Workshop
 from autocompress.deploy import Cost, Deployer, Deployment
 from autocompress.device import DeviceProfile
+from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError
 from autocompress.graph.anatomy import Anatomy, count_macs, dissect
 from autocompress.graph.exits import threshold_name
@@ -117,6 +118,8 @@ class Evaluator:
         self.workshop = Workshop(task, anatomy or dissect(task), seed, progress)
         self.deployer = Deployer(self.workshop, device)
         self.cache = cache
+        self.elastic: Elastic | None = None
+        """Shared weights that training starts from instead of the original's, where there are any."""
         self._structures: OrderedDict[str, Candidate] = OrderedDict()
         self._base_ms: Mapping[str, float] = {}
 
@@ -209,6 +212,8 @@ class Evaluator:
             model.load_state_dict(state)
             return candidate.evolve("training: found in the cache", model=model)
         seed_everything(self.workshop.seed)
+        if self.elastic:
+            candidate = self.elastic.start(candidate)
         for stage in stages:
             candidate = stage.apply(candidate, self.workshop)
         if path:
@@ -226,7 +231,10 @@ class Evaluator:
         training = [s.model_dump(mode="json") for s in recipe.stages if s.phase is Phase.TRAINING]
         heads = [candidate.exits, exits.model_dump(include={"head", "hidden"})] if exits else None
         removed = {name: list(units) for name, units in candidate.removed.items()}
-        return _hash(self.task.model_sha256, self.task.data_sha256, self.workshop.seed, heads, removed, training)
+        start = [self.elastic.key] if self.elastic else []
+        return _hash(
+            *(self.task.model_sha256, self.task.data_sha256, self.workshop.seed, heads, removed, training), *start
+        )
 
     def _settings(
         self, candidate: Candidate, deployment: Deployment, cost: Cost, recipe: Recipe

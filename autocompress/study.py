@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STUDY_VERSION = 1
+EvaluatorName = Literal["standalone", "elastic"]
 
 
 class Settings(BaseModel):
@@ -51,6 +52,8 @@ class Settings(BaseModel):
     space: dict[str, Any]
     constraints: tuple[Constraint, ...]
     sampler: str
+    evaluator: EvaluatorName = "standalone"
+    """Where training starts: at the pruned original, or at weights shared by all pruned versions."""
     seed: int
     outline: dict[str, Any]
     """Prunable groups, quantisable layers and exit places of the network."""
@@ -62,7 +65,7 @@ class Settings(BaseModel):
 
     def differences(self, other: Settings) -> list[str]:
         """What in `other` would make another study, in words."""
-        names = ("model_sha256", "data_sha256", "metric", "space", "constraints", "sampler", "seed")
+        names = ("model_sha256", "data_sha256", "metric", "space", "constraints", "sampler", "evaluator", "seed")
         texts = [
             f"{name}: the study has {_short(mine)}, now {_short(theirs)}"
             for name in names

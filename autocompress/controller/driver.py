@@ -22,6 +22,7 @@ from autocompress.controller.journal import exclusive
 from autocompress.controller.plan import Budget, Plan, now
 from autocompress.controller.reporter import Reporter, Silent
 from autocompress.controller.samplers import check_name
+from autocompress.controller.sharing import check_evaluator, share_weights
 from autocompress.controller.storage import database_errors
 from autocompress.controller.store import Store, check_folder
 from autocompress.device import DeviceProfile
@@ -30,7 +31,7 @@ from autocompress.evaluate import Evaluator, Forecast
 from autocompress.recipe import Recipe
 from autocompress.results import REPEATED, Evaluation
 from autocompress.space import SearchSpace
-from autocompress.study import Study
+from autocompress.study import EvaluatorName, Study
 from autocompress.task import Task
 
 _MAX_UNEVALUATED = 300
@@ -49,6 +50,7 @@ def search(
     out: str | Path,
     constraints: Iterable[Constraint] = (),
     sampler: str = "tpe",
+    evaluator: EvaluatorName = "standalone",
     seed: int = 0,
     reference: str | Callable[[], Task] = "",
     workers: Workers = Workers(),  # noqa: B008  frozen
@@ -66,6 +68,8 @@ def search(
         constraints: see `autocompress.at_most` and its kin. They guide the sampler, and recipes that are
             predicted to break one are not trained.
         sampler: name of an Optuna sampler: tpe, nsga2, gp or random.
+        evaluator: "standalone" trains every candidate from the pruned original; "elastic" first trains weights that
+            all of them share (a third of the hours at most) and starts from those.
         seed: of everything that is random.
         reference: where the task comes from: "my_task.py:task", or a function that returns it. Worker processes
             load it from there; without them it is for the record only.
@@ -79,27 +83,30 @@ def search(
         StudyError: `out` belongs to another study, or another search works on it.
     """
     check_name(sampler)
+    check_evaluator(evaluator, task)
     _check_reference(reference, workers)
     reporter = reporter or Silent()
     out = Path(out)
     check_folder(out)
     reporter.status("looking at the network and its data")
     task.validate()
-    evaluator = Evaluator(task, device, seed=seed, cache=out / "cache", progress=reporter.status)
-    plan = Plan.make(evaluator, space, constraints, device)
+    judge = Evaluator(task, device, seed=seed, cache=out / "cache", progress=reporter.status)
+    plan = Plan.make(judge, space, constraints, device)
     for note in plan.space.notes:
         reporter.note(note)
     name = reference if isinstance(reference, str) else f"{reference.__module__}:{reference.__qualname__}"
     with exclusive(out):
-        store = Store(out, plan.settings(name or task.name, sampler, seed), storage)
+        store = Store(out, plan.settings(name or task.name, sampler, seed, evaluator), storage)
 
         def start() -> Executor:
-            return _start(workers, evaluator, reference, reporter)
+            if evaluator == "elastic":
+                share_weights(plan, budget, seed)
+            return _start(workers, judge, reference, reporter)
 
         with database_errors():
             judged_more = _Driver(plan, store, budget, start, reporter).run()
         if judged_more or not (out / "final.json").exists():
-            finish(out, evaluator, reporter)
+            finish(out, judge, reporter)
     return Study.open(out)
 
 

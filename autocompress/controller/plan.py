@@ -19,7 +19,7 @@ from autocompress.errors import CandidateError, ConstraintError, InputError
 from autocompress.evaluate import Evaluator, Forecast
 from autocompress.results import Evaluation, energy_mj
 from autocompress.space import SearchSpace
-from autocompress.study import Settings
+from autocompress.study import EvaluatorName, Settings
 from autocompress.task import ACCURACY, Task
 
 _LEVELS = (0.5, 0.25, 0.1)
@@ -176,7 +176,7 @@ class Plan:
         except CandidateError:
             return None
 
-    def settings(self, reference: str, sampler: str, seed: int) -> Settings:
+    def settings(self, reference: str, sampler: str, seed: int, evaluator: EvaluatorName = "standalone") -> Settings:
         """What is kept in study.json."""
         task, anatomy = self.evaluator.task, self.evaluator.anatomy
         return Settings(
@@ -192,6 +192,7 @@ class Plan:
             space=self.space.to_dict(),
             constraints=self.constraints,
             sampler=sampler,
+            evaluator=evaluator,
             seed=seed,
             outline=asdict(anatomy.outline),
             unprunable=dict(anatomy.unprunable),

@@ -12,6 +12,7 @@ import torch
 
 from autocompress._process import prepare_training
 from autocompress.device import DeviceProfile
+from autocompress.elastic import Elastic, KeptElastic
 from autocompress.errors import CandidateError, InputError, TaskError
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.recipe import Recipe, suggestion
@@ -114,13 +115,15 @@ class Blueprint:
     threads: int
     model_sha256: str
     data_sha256: str
+    elastic: KeptElastic | None = None
 
     @classmethod
     def of(cls, evaluator: Evaluator, source: Source, threads: int) -> Blueprint:
         """Describe an evaluator."""
         task = evaluator.task
         hashes = task.model_sha256, task.data_sha256
-        return cls(source, evaluator.device, evaluator.workshop.seed, evaluator.cache, threads, *hashes)
+        elastic = evaluator.elastic.keep() if evaluator.elastic else None
+        return cls(source, evaluator.device, evaluator.workshop.seed, evaluator.cache, threads, *hashes, elastic)
 
     def build(self, progress: Callable[[str], None] = lambda message: None) -> Evaluator:
         """Load the task and make the evaluator.
@@ -137,7 +140,10 @@ class Blueprint:
                     f"{getattr(task, name)[:12]} instead of {getattr(self, name)[:12]}; the task must give the same "
                     "each time it is loaded: read the trained weights from a file, seed whatever is drawn"
                 )
-        return Evaluator(task, self.device, seed=self.seed, cache=self.cache, progress=progress)
+        evaluator = Evaluator(task, self.device, seed=self.seed, cache=self.cache, progress=progress)
+        if self.elastic:
+            evaluator.elastic = Elastic.of(evaluator.workshop, self.elastic)
+        return evaluator
 
 
 def attempt(evaluator: Evaluator, job: Job) -> Reply:

@@ -235,12 +235,13 @@ def _unable(evaluation: Evaluation, device: DeviceProfile) -> str:
     """Why the runtime of a device cannot execute a file, or nothing."""
     if evaluation.exits and not device.support.early_exits:
         return f"{device.runtime} does not execute the If operators of early exits"
-    weights = sorted({x.weight_bits for x in evaluation.layers} - device.weight_bits)
-    beside = {x.activation_bits for x in evaluation.layers if x.weight_bits <= 8}
-    activations = sorted(beside - device.support.activation_bits)
-    if weights or activations:
-        kind, bits = ("weights", weights[0]) if weights else ("activations", activations[0])
-        return f"{device.name} ({device.runtime}) does not execute {kind} of {bits} bits"
+    weights = {x.weight_bits for x in evaluation.layers}
+    activations = {x.activation_bits for x in evaluation.layers if x.weight_bits <= 8}
+    allowed = {"weights": (weights, device.weight_bits), "activations": (activations, device.support.activation_bits)}
+    for kind, (used, executed) in allowed.items():
+        if not used <= executed:
+            bits = " and ".join(map(str, sorted(executed)))
+            return f"{device.name} ({device.runtime}) executes {kind} of {bits} bits only"
     return ""
 
 

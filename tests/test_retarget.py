@@ -88,7 +88,7 @@ def test_what_a_runtime_cannot_execute_is_excluded_with_its_reason(study: Study)
     [npu] = retarget(study, [other("npu", runtime="rknn")]).projections
     by_label = {e.label: e.trial for e in study.baselines}
     assert set(npu.excluded) == {e.trial for e in complete(study) if e.exits or e.label == "fp16"}
-    assert npu.excluded[by_label["fp16"]] == "npu (rknn) does not execute weights of 16 bits"
+    assert npu.excluded[by_label["fp16"]] == "npu (rknn) executes weights of 8 and 32 bits only"
     assert "If operators" in next(npu.excluded[e.trial] for e in complete(study) if e.exits)
     assert "rknn quantises again" in npu.doubts[by_label["int8"]] and by_label["fp32"] not in npu.doubts
 

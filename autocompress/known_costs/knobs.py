@@ -60,17 +60,19 @@ class Knobs:
         codes = np.tile(self.sizes, (len(settings), 1))
         for j, name in enumerate(self.names):
             rows = [i for i, setting in enumerate(settings) if name in setting]
-            given = [settings[i][name] for i in rows]
-            codes[rows, j] = self._nearest(j, np.array(given, float)) if self._is_number[j] else self._index(j, given)
+            codes[rows, j] = self._nearest(j, [settings[i][name] for i in rows])
         return codes
 
-    def _index(self, j: int, values: list[Any]) -> list[int]:
-        return [self.values[j].index(value) for value in values]
+    def codes(self, columns: Columns) -> Codes:
+        """Codes of settings that have all knobs; numbers get the nearest value."""
+        return np.stack([self._nearest(j, columns[name].tolist()) for j, name in enumerate(self.names)], 1)
 
-    def _nearest(self, j: int, values: NDArray[np.float64]) -> Codes:
+    def _nearest(self, j: int, given: list[Any]) -> Codes:
+        if not self._is_number[j]:
+            return np.array([self.values[j].index(value) for value in given], np.intp)
         grid = self._arrays[j].astype(float)
         middle = np.sqrt(grid[1:] * grid[:-1]) if self._is_log[j] else (grid[1:] + grid[:-1]) / 2
-        codes: Codes = np.searchsorted(middle, values)
+        codes: Codes = np.searchsorted(middle, np.array(given, float))
         return codes
 
     def used(self, codes: Codes) -> Codes:
@@ -134,4 +136,5 @@ def _positions(distribution: BaseDistribution, values: Sequence[Any]) -> NDArray
     if isinstance(distribution, CategoricalDistribution):
         return None
     x = np.log(values) if getattr(distribution, "log", False) else np.array(values, float)
-    return (x - x[0]) / max(float(x[-1] - x[0]), 1e-12)
+    positions: NDArray[np.float64] = (x - x[0]) / max(float(x[-1] - x[0]), 1e-12)
+    return positions

@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 Score = Callable[[Codes, Array], Array]
 """From codes and scaled costs of n settings to what is to be maximised, at least 0, shape (n,)."""
 
+DERIVED_FROM = "derived_from"
+"""User attribute of a trial that shares the run of another one: the number of that trial."""
 _ROUNDS = 4
 _PARENTS = 40
 _MAX_FRONT = 100
@@ -37,7 +39,8 @@ class KnownCostSampler(BaseSampler):
     Trials that are running count with what is expected of them, so that parallel proposals differ. A proposal
     depends on the seed, the number of its trial and the trials before it, on nothing else.
 
-    Points that share a trained model with a trial may be added to the study by `study.add_trial`; they count as well.
+    Points that come from the run of another trial may be added to the study by `study.add_trial`, with its number as
+    the user attribute `derived_from`; they count as well.
 
     Args:
         space: all knobs of the objective function with their distributions. Continuous ranges are searched on 65
@@ -128,11 +131,12 @@ class KnownCostSampler(BaseSampler):
             return codes[:n], scores[:n]
         expected = self._expectation(history)
         codes, costs, scores = self._search(expected, history, fixed, rng)
-        chosen, improvements = [], []
+        chosen: list[Codes] = []
+        improvements: list[float] = []
         while len(codes) and len(chosen) < n:
             best = int(np.argmax(scores))
             chosen.append(codes[best])
-            improvements.append(scores[best])
+            improvements.append(float(scores[best]))
             if len(chosen) < n:
                 expected.believe(codes[best : best + 1], costs[best : best + 1])
                 keep = (np.arange(len(codes)) != best) & (scores >= 0)
@@ -165,7 +169,8 @@ class KnownCostSampler(BaseSampler):
             front=front,
             reference=reference,
             codes=codes[first],
-            loss=points[first, 0],
+            points=points[first],
+            runs=np.array([t.user_attrs.get(DERIVED_FROM, t.number) for t in complete], np.intp)[first],
             running=self._encode([t for t in trials if t.state == TrialState.RUNNING and t.params]),
             seen=set(_keys(self._encode(trials))),
             signs=signs[order[1:]],
@@ -183,10 +188,10 @@ class KnownCostSampler(BaseSampler):
     def _expectation(self, history: _History) -> _Expectation:
         loss = np.minimum(history.loss, _cap(history.loss))
         features = self._features_of(history.codes)
-        gp = self._surrogate(history.codes, features, loss)
-        rows = _thin(len(loss), _MAX_DATA, loss)
-        codes, features, loss = history.codes[rows], features[rows], loss[rows]
-        gp.condition(codes, features, loss)
+        gp = self._surrogate(history, features, loss)
+        rows = _thin(_gaps(history.points), _MAX_DATA)
+        codes, features, loss, runs = history.codes[rows], features[rows], loss[rows], history.runs[rows]
+        gp.condition(codes, features, loss, runs)
         expected = _Expectation(self, gp, history.front, history.reference)
         if len(history.running):
             more = self._features_of(history.running)
@@ -196,16 +201,17 @@ class KnownCostSampler(BaseSampler):
                 np.concatenate([codes, history.running]),
                 np.concatenate([features, more]),
                 np.concatenate([loss, believed]),
+                np.concatenate([runs, -1 - np.arange(len(believed))]),
             )
         return expected
 
-    def _surrogate(self, codes: Codes, features: Array, loss: Array) -> AdditiveGP:
+    def _surrogate(self, history: _History, features: Array, loss: Array) -> AdditiveGP:
         """A process whose kernel is fitted to the first trials, and again after every tenth part more."""
         n = len(loss) - len(loss) % max(1, len(loss) // 10)
         if self._fitted is None or self._fitted[0] != n:
-            rows = _thin(n, _MAX_FIT, loss[:n])
+            rows = _thin(_gaps(history.points[:n]), _MAX_FIT)
             gp = AdditiveGP(self._similarities, features.shape[1])
-            self._fitted = n, gp.fit(codes[rows], features[rows], loss[rows])
+            self._fitted = n, gp.fit(history.codes[rows], features[rows], loss[rows], history.runs[rows])
         return self._fitted[1]
 
     def _features_of(self, codes: Codes) -> Array:
@@ -296,11 +302,19 @@ class _History:
     front: Array
     reference: Array
     codes: Codes
-    """Of the settings with a loss, each once."""
-    loss: Array
+    """Of the settings of complete trials, each once."""
+    points: Array
+    """Their objectives."""
+    runs: Codes
+    """Equal where they come from one run."""
     running: Codes
     seen: set[bytes]
     signs: Array
+
+    @property
+    def loss(self) -> Array:
+        """What is modelled."""
+        return self.points[:, 0]
 
 
 class _Expectation:
@@ -359,11 +373,16 @@ def _spread(front: Array, most: int) -> Array:
     return front[:most]
 
 
-def _thin(n: int, most: int, loss: Array) -> NDArray[np.intp]:
-    """At most so many of n trials: half of them the best, half spread over the others."""
-    if n <= most:
-        return np.arange(n)
-    order = np.argsort(loss, kind="stable")
+def _thin(gap: Array, most: int) -> NDArray[np.intp]:
+    """At most so many trials, in order: half of them those of the smallest gap, half spread over the others."""
+    if len(gap) <= most:
+        return np.arange(len(gap))
+    order = np.argsort(gap, kind="stable")
     half = most // 2
-    rest = order[half:][np.linspace(0, n - half - 1, most - half).round().astype(int)]
+    rest = order[half:][np.linspace(0, len(gap) - half - 1, most - half).round().astype(int)]
     return np.sort(np.concatenate([order[:half], rest]))
+
+
+def _gaps(points: Array) -> Array:
+    """By how much the loss of each point is above the best one at costs that are not higher."""
+    return np.array([p[0] - points[(points[:, 1:] <= p[1:]).all(1), 0].min() for p in points])

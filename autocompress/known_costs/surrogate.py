@@ -14,9 +14,10 @@ Codes = NDArray[np.intp]
 
 _PRIOR_WEIGHT = 2.0
 """Median weight of all knobs together a priori, in variances of the data."""
-_PRIORS = {"features": (0.3, 1.5), "deviation": (0.1, 1.0), "sharpness": (4.0, 0.7), "noise": (0.02, 1.0)}
+_PRIORS = {"run": (0.02, 1.0), "deviation": (0.3, 1.0), "sharpness": (8.0, 0.7), "noise": (0.01, 1.0)}
 """Median and standard deviation of the logarithm of the other parameters of the kernel a priori."""
 _SPREAD_OF_WEIGHTS = 1.2
+_PRIOR_FEATURES = (0.3, 1.5)
 _MAX_STEPS = 40
 _JITTER = 1e-6
 
@@ -29,7 +30,8 @@ class AdditiveGP:
     `C_j` is the similarity of two codes of knob j. A is the prior of a sum of one function per knob (Duvenaud et al.,
     Additive Gaussian Processes, NeurIPS 2011); its weights say which knobs matter. The last term allows for
     interactions; between settings that differ in knobs that matter it fades. F = f . f' are optional features of
-    the user with a linear effect each. Weights, v, s, r and the noise are at their maximum a posteriori.
+    the user with a linear effect each. Noise has two parts: one that all points of a run share, and one of each point.
+    All parameters are at their maximum a posteriori.
 
     The data are standardised; all of it is deterministic.
     """
@@ -38,38 +40,39 @@ class AdditiveGP:
         self._tables = list(similarities)
         self._offsets = np.cumsum([0, *(len(t) for t in similarities)])
         d = len(similarities)
-        medians = [*[_PRIOR_WEIGHT / d] * d, *[_PRIORS["features"][0]] * n_features]
-        medians += [_PRIORS[k][0] for k in ("deviation", "sharpness", "noise")]
-        spreads = [*[_SPREAD_OF_WEIGHTS] * d, *[_PRIORS["features"][1]] * n_features]
-        spreads += [_PRIORS[k][1] for k in ("deviation", "sharpness", "noise")]
-        self._mean, self._sd = np.log(medians), np.array(spreads)
+        priors = [(_PRIOR_WEIGHT / d, _SPREAD_OF_WEIGHTS)] * d + [_PRIOR_FEATURES] * n_features + [*_PRIORS.values()]
+        self._mean, self._sd = np.log([median for median, _ in priors]), np.array([spread for _, spread in priors])
         self.log_parameters: Array = self._mean.copy()
         self._d, self._f = d, n_features
 
-    def fit(self, codes: Codes, features: Array, y: Array) -> Self:
+    def fit(self, codes: Codes, features: Array, y: Array, runs: Codes) -> Self:
         """Find the parameters of the kernel; `condition` comes after.
 
         Args:
             codes: shape (n, knobs).
             features: shape (n, n_features).
             y: shape (n,).
+            runs: equal numbers where points come from one run, shape (n,).
         """
         y = (y - y.mean()) / (y.std() + 1e-12)
         f = _standardise(features, features)
         parts = np.stack([t[np.ix_(c, c)] for t, c in zip(self._tables, codes.T, strict=True)])
-        parts = np.concatenate([parts, f.T[:, :, None] * f.T[:, None, :]]).reshape(self._d + self._f, -1)
+        parts = np.concatenate([parts, f.T[:, :, None] * f.T[:, None, :], _same(runs)[None]]).reshape(
+            len(parts) + self._f + 1, -1
+        )
         result = optimize.minimize(
             self._loss, self._mean, (parts, y), jac=True, method="L-BFGS-B", options={"maxiter": _MAX_STEPS}
         )
         self.log_parameters = result.x
         return self
 
-    def condition(self, codes: Codes, features: Array, y: Array) -> Self:
+    def condition(self, codes: Codes, features: Array, y: Array, runs: Codes) -> Self:
         """Take in the data; shapes as for `fit`."""
         self._codes, self._features = codes, features
         self._shift, self._scale = y.mean(), y.std() + 1e-12
         self._train = np.concatenate([t[:, c] for t, c in zip(self._tables, codes.T, strict=True)])
-        k = self._kernel(codes, features) + (self._noise + _JITTER) * np.eye(len(y))
+        shared, noise = np.exp(self.log_parameters[[-4, -1]])
+        k = self._kernel(codes, features) + shared * _same(runs) + (noise + _JITTER) * np.eye(len(y))
         self._cholesky = linalg.cholesky(k, lower=True, check_finite=False)
         self._alpha = linalg.cho_solve((self._cholesky, True), (y - self._shift) / self._scale, check_finite=False)
         return self
@@ -84,18 +87,9 @@ class AdditiveGP:
         variance = np.maximum(prior - np.einsum("ij,ij->j", root, root), 1e-10)
         return mean, self._scale * np.sqrt(variance)
 
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the noise, in units of the data."""
-        return float(self._scale * np.sqrt(self._noise))
-
-    @property
-    def _noise(self) -> float:
-        return float(np.exp(self.log_parameters[-1]))
-
     def _parameters(self) -> tuple[Array, Array, float, float]:
-        p = np.exp(self.log_parameters)
-        return p[: self._d], p[self._d : -3], float(p[-3]), float(p[-2])
+        p: Array = np.exp(self.log_parameters)
+        return p[: self._d], p[self._d : -4], float(p[-3]), float(p[-2])
 
     def _kernel(self, codes: Codes, features: Array) -> Array:
         """Between given settings and the data."""
@@ -105,10 +99,10 @@ class AdditiveGP:
         pick = sparse.csr_matrix(
             (np.tile(w, n), (codes + self._offsets[:-1]).ravel(), np.arange(0, n * d + 1, d)), shape
         )
-        a = np.asarray(pick @ self._train)
-        k = a + s * np.exp(r * (a / w.sum() - 1))
+        a: Array = np.asarray(pick @ self._train)
+        k: Array = a + s * np.exp(r * (a / w.sum() - 1))
         if self._f:
-            k += (_standardise(features, self._features) * v) @ _standardise(self._features, self._features).T
+            k = k + (_standardise(features, self._features) * v) @ _standardise(self._features, self._features).T
         return k
 
     def _loss(self, log_p: Array, parts: Array, y: Array) -> tuple[float, Array]:
@@ -137,5 +131,10 @@ class AdditiveGP:
         return float(loss), p * gradient + z / self._sd
 
 
+def _same(runs: Codes) -> Array:
+    return (runs[:, None] == runs).astype(float)
+
+
 def _standardise(features: Array, reference: Array) -> Array:
-    return (features - reference.mean(0)) / (reference.std(0) + 1e-12)
+    standard: Array = (features - reference.mean(0)) / (reference.std(0) + 1e-12)
+    return standard

@@ -12,7 +12,6 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
 from synthetic import (
     ACTIVATION_BITS,
     CONDITIONS,
@@ -29,7 +28,8 @@ from synthetic import (
     Columns,
 )
 
-from autocompress.known_costs import KnownCostSampler
+from autocompress.known_costs import Knobs, KnownCostSampler
+from autocompress.known_costs.surrogate import AdditiveGP
 
 _NETWORK_KNOBS = [n for n in SPACE if not n.startswith(("weight_bits", "activation_bits", "threshold"))]
 """What a network is trained with; without quantisation-aware training the bits are chosen afterwards."""
@@ -37,6 +37,8 @@ _BITS = [n for n in SPACE if n.startswith(("weight_bits", "activation_bits"))]
 _SWEPT_BITS = 6
 _KEPT_THRESHOLDS = 5
 _SIDE = 8
+_CHANCE = 0.9
+"""Error of a network that knows nothing."""
 
 
 def stock(make: Callable[[int], BaseSampler]) -> Callable[[Campaign, int], None]:
@@ -85,8 +87,9 @@ class _Run:
 class KnownCosts:
     """Our sampler with what the product does around it; each part can be switched off."""
 
-    table: bool = True
-    """Sensitivity of each stage to pruning and bits, without training, as features of the model."""
+    looks: int = 100
+    """Random settings that are evaluated without training; what a model learns from them is a feature."""
+    table: bool = False
     sweep: bool = True
     """Thresholds and post-training bits are tried on every trained network."""
     settings: tuple[tuple[str, Any], ...] = ()
@@ -98,7 +101,11 @@ class KnownCosts:
             reference=(MAX_ERROR, MAX_MS, MAX_MB),
             log_costs=True,
             conditions=CONDITIONS,
-            features=Sensitivity(campaign).features if self.table else None,
+            features=Sensitivity(campaign).features
+            if self.table
+            else Looks(campaign, self.looks, seed).features
+            if self.looks
+            else None,
             effort=lambda x: EPOCHS * np.where(x["qat"] > 0, QAT_FACTOR, 1.0) + LOOK_COST,
             seed=seed,
             **dict(self.settings),
@@ -110,24 +117,48 @@ class KnownCosts:
             values = campaign.train(trial.params, luck, 0, EPOCHS)
             study.tell(trial, values)
             if self.sweep:
-                for setting in (trial.params, *self._other_bits(campaign, study, sampler, trial.params, luck)):
-                    _sweep_thresholds(campaign, study, setting, luck)
+                for setting in (trial.params, *self._other_bits(campaign, study, sampler, trial, luck)):
+                    _sweep_thresholds(campaign, study, trial.number, setting, luck)
 
     @staticmethod
     def _other_bits(
-        campaign: Campaign, study: optuna.Study, sampler: KnownCostSampler, trained: dict[str, Any], luck: float
+        campaign: Campaign, study: optuna.Study, sampler: KnownCostSampler, trial: optuna.Trial, luck: float
     ) -> list[dict[str, Any]]:
         """Other bits for the same weights, as far as they promise more than their evaluation costs."""
         tried: list[dict[str, Any]] = []
+        trained, number = trial.params, trial.number
         if trained["qat"]:
             return tried
         network = {name: trained[name] for name in SPACE if name not in _BITS}
         for setting, improvement in sampler.propose(study, _SWEPT_BITS, network):
             if improvement < 2e-5 or campaign.is_over:
                 break
-            _add(study, setting, campaign.evaluate(setting, luck, EPOCHS))
+            _add(study, number, setting, campaign.evaluate(setting, luck, EPOCHS))
             tried.append(setting)
         return tried
+
+
+class Looks:
+    """The error without training as a function of the settings, from random settings that meet the limits."""
+
+    def __init__(self, campaign: Campaign, n: int, seed: int) -> None:
+        rng = np.random.default_rng([seed, n])
+        self._knobs = Knobs(SPACE, CONDITIONS)
+        codes = self._knobs.random(100 * n, rng)
+        codes = codes[(campaign.problem.costs(self._knobs.columns(codes))[1] <= 0).all(1)][:n]
+        settings = (self._knobs.setting(c) for c in codes)
+        errors = np.array([campaign.evaluate(one, campaign.begin(), 0)[0] for one in settings])
+        damage = -np.log(np.maximum(1 - errors / _CHANCE, 0.03))
+        codes, none = self._knobs.used(codes), np.empty((len(codes), 0))
+        self._gp = AdditiveGP(self._knobs.similarities())
+        runs = np.arange(len(codes))
+        self._gp.fit(codes, none, damage, runs).condition(codes, none, damage, runs)
+
+    def features(self, x: Columns) -> NDArray[np.float64]:
+        """Expected damage, and the share of the accuracy that is left."""
+        codes = self._knobs.used(self._knobs.codes(x))
+        damage = self._gp.predict(codes, np.empty((len(codes), 0)))[0]
+        return np.column_stack([damage, np.exp(-damage)])
 
 
 class Sensitivity:
@@ -170,7 +201,9 @@ class Sensitivity:
         return np.column_stack([pruning, np.log(0.02 + pruning), weights, activations, rounding * ptq])
 
 
-def _sweep_thresholds(campaign: Campaign, study: optuna.Study, setting: dict[str, Any], luck: float) -> None:
+def _sweep_thresholds(
+    campaign: Campaign, study: optuna.Study, number: int, setting: dict[str, Any], luck: float
+) -> None:
     """Try the exits' thresholds on a grid, which costs nothing, and keep a handful of the useful points."""
     grids = [np.linspace(0.3, 0.99, _SIDE) if setting[f"exit{i}"] else [setting[f"threshold{i}"]] for i in (1, 2)]
     if not (setting["exit1"] or setting["exit2"]):
@@ -187,12 +220,12 @@ def _sweep_thresholds(campaign: Campaign, study: optuna.Study, setting: dict[str
     front = [item for item in front if item[0][1] <= MAX_MS and item[0][0] <= MAX_ERROR]
     if front:
         for i in np.unique(np.linspace(0, len(front) - 1, _KEPT_THRESHOLDS).round().astype(int)):
-            _add(study, front[i][1], front[i][0])
+            _add(study, number, front[i][1], front[i][0])
 
 
-def _add(study: optuna.Study, setting: dict[str, Any], values: Any) -> None:
-    trial = optuna.create_trial(state=TrialState.COMPLETE, values=values, params=setting, distributions=SPACE)
-    study.add_trial(trial)
+def _add(study: optuna.Study, number: int, setting: dict[str, Any], values: Any) -> None:
+    attributes = {"derived_from": number}
+    study.add_trial(optuna.create_trial(values=values, params=setting, distributions=SPACE, user_attrs=attributes))
 
 
 def _study(sampler: BaseSampler) -> optuna.Study:
@@ -202,12 +235,12 @@ def _study(sampler: BaseSampler) -> optuna.Study:
 
 
 def _random_feasible(campaign: Campaign, rng: np.random.Generator) -> dict[str, Any]:
-    sampler = RandomSampler(seed=int(rng.integers(2**31)))
+    knobs = Knobs(SPACE)
     while True:
-        setting = _study(sampler).ask(SPACE).params
-        x = {name: np.array([value]) for name, value in setting.items()}
-        if (campaign.problem.costs(x)[1] <= 0).all():
-            return setting
+        codes = knobs.random(50, rng)
+        kept = np.flatnonzero((campaign.problem.costs(knobs.columns(codes))[1] <= 0).all(1))
+        if len(kept):
+            return knobs.setting(codes[kept[0]])
 
 
 def _ranked(runs: list[_Run], rung: int) -> list[_Run]:
@@ -236,6 +269,7 @@ METHODS: dict[str, Callable[[Campaign, int], None]] = {
     "halving": halving,
     "tpe": stock(lambda seed: TPESampler(seed=seed)),
     "ehvi": KnownCosts(),
-    "ehvi, no sweep": KnownCosts(sweep=False),
-    "ehvi, no table, no sweep": KnownCosts(table=False, sweep=False),
+    "ehvi-no-sweep": KnownCosts(sweep=False),
+    "ehvi-table": KnownCosts(looks=0, table=True),
+    "ehvi-no-looks": KnownCosts(looks=0),
 }

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from small import device, small_task, space
+
+from autocompress.constraints import at_least, at_most
+from autocompress.controller.plan import Plan
+from autocompress.controller.proposals import Proposals, reference
+from autocompress.errors import CandidateError
+from autocompress.evaluate import Evaluator
+from autocompress.screening import Screen
+
+SPACE: dict[str, Any] = {
+    "version": 1,
+    "stages": [
+        {"technique": "early_exit", "optional": True, "first": {"choice": [0.3, 0.5]}, "hidden": 8},
+        {"technique": "prune", "ratio": {"per": "stage", "low": 0.0, "high": 0.5, "step": 0.125}, "round_to": 2},
+        {"technique": "distill", "epochs": 1, "learning_rate": {"low": 0.01, "high": 0.1, "log": True}},
+        {"technique": "ptq", "weight_bits": {"choice": [8, 4, 16]}},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return Plan.make(Evaluator(small_task("resnet"), device()), space(SPACE), (), device())
+
+
+@pytest.fixture(scope="module")
+def proposals(plan: Plan) -> Proposals:
+    return Proposals(plan, ())
+
+
+def median_ms(proposals: Proposals) -> float:
+    starts = proposals.warm_starts(0)
+    return float(np.median(proposals.objectives(proposals.columns(starts))[0][:, 0]))
+
+
+def test_costs_are_those_of_the_forecast(plan: Plan, proposals: Proposals) -> None:
+    assert proposals.is_fast
+    settings = proposals.warm_starts(0)[:3]
+    values, _ = proposals.objectives(proposals.columns(settings))
+    for setting, (latency_ms, size_bytes) in zip(settings, values, strict=True):
+        forecast = plan.forecast_of(setting)
+        assert forecast is not None
+        assert forecast.best_case_ms <= latency_ms * (1 + 1e-9) and latency_ms <= forecast.worst_case_ms * (1 + 1e-9)
+        assert size_bytes == pytest.approx(forecast.size_bytes, rel=0.02)
+
+
+def test_a_network_that_cannot_be_screened_is_forecast_one_by_one(
+    plan: Plan, proposals: Proposals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise CandidateError("cannot be read")
+
+    settings = proposals.warm_starts(0)[:2]
+    expected = proposals.objectives(proposals.columns(settings))[0]
+    monkeypatch.setattr(Screen, "__init__", refuse)
+    slow = Proposals(plan, ())
+    assert not slow.is_fast
+    assert slow.objectives(slow.columns(settings))[0] == pytest.approx(expected, rel=0.02)
+
+
+def test_warm_starts_keep_the_constraints_and_much_capacity(plan: Plan, proposals: Proposals) -> None:
+    limit = median_ms(proposals)
+    limited = Proposals(plan, [at_most("latency_ms", limit)])
+    starts = limited.warm_starts(0)
+    assert 3 <= len(starts) <= 6 and len({repr(s) for s in starts}) == len(starts)
+    x = limited.columns(starts)
+    assert (limited.objectives(x)[1] <= 0).all()
+    assert limited.costs(x).capacity.max() > limited.costs(x).capacity.min()
+    assert limited.warm_starts(0) == starts
+
+
+def test_the_sampler_proposes_recipes_that_keep_the_constraints(plan: Plan, proposals: Proposals) -> None:
+    limit = median_ms(proposals)
+    limited = Proposals(plan, [at_most("latency_ms", limit)])
+    baseline = plan.evaluator.evaluate(plan.evaluator.baselines()["fp32"])[0].evaluation
+    sampler = limited.sampler(baseline, seed=0)
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=sampler)
+    outline = plan.evaluator.anatomy.outline
+    for i in range(10):
+        trial = study.ask()
+        recipe = plan.space.sample(trial, outline)
+        forecast = plan.evaluator.forecast(recipe)
+        assert forecast.best_case_ms <= limit * (1 + 1e-9)
+        assert ("early_exit.first" in trial.params) == (recipe.get("early_exit") is not None)
+        study.tell(trial, [0.5 + 0.01 * i, forecast.worst_case_ms, forecast.size_bytes])
+    assert len({repr(t.params) for t in study.trials}) == 10
+
+
+def test_the_reference_is_the_limits_else_the_baseline(plan: Plan) -> None:
+    baseline = plan.evaluator.evaluate(plan.evaluator.baselines()["fp32"])[0].evaluation
+    accuracy, latency_ms, size_bytes = baseline.objectives()
+    assert reference((), baseline) == (accuracy * 0.9, latency_ms, size_bytes)
+    limits = at_least("accuracy", 0.5), at_most("latency_ms", latency_ms / 2), at_most("size_bytes", size_bytes * 9)
+    assert reference(limits, baseline) == (0.5, latency_ms / 2, size_bytes)

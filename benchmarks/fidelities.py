@@ -37,8 +37,9 @@ from autocompress.recipe import Phase, Recipe
 from autocompress.space import Outline, SearchSpace
 from autocompress.task import load_task
 from autocompress.techniques.distill import Distill
+from autocompress.weights import load_weights
 
-WAYS = ("base+0", "elastic+0", "base+1", "base+full", "elastic+1", "elastic+full")
+WAYS = ("base+full", "base+0", "elastic+0", "base+1", "elastic+1", "elastic+full")
 YARDSTICK = "base+full"
 
 
@@ -127,33 +128,39 @@ def main() -> None:
     schedule = type(SCHEDULE)(**{**vars(SCHEDULE), "epochs": arguments.elastic_epochs})
     kept = arguments.out / f"{arguments.record}.json"
     state = json.loads(kept.read_text()) if kept.exists() else {"training": None, "rows": []}
+    files = [path for path in arguments.out.glob("elastic-*") if not path.suffix]
+    before = max((int((load_weights(path) or {"epoch": 0})["epoch"]) for path in files), default=0)
     started = time.process_time()
     elastic = Elastic.train(workshop, parts, schedule=schedule, folder=arguments.out)
     if state["training"] is None:
-        state["training"] = {"cpu_seconds": time.process_time() - started, "epochs": arguments.elastic_epochs}
+        seconds, epochs = time.process_time() - started, schedule.epochs - before
+        state["training"] = {
+            "cpu_seconds": seconds / epochs * schedule.epochs,
+            "epochs": schedule.epochs,
+            "of_them_timed": epochs,
+        }
         write_json(kept, state)
         print("elastic training", state["training"], flush=True)
     recipes = draw(space, workshop, arguments.recipes, arguments.max_macs, arguments.seed)
     state["rows"] += [{"recipe": r.to_dict()} for r in recipes[len(state["rows"]) :]]
-    for ways in (WAYS[:5], WAYS):
+    for number, way in enumerate(WAYS, 1):
         for row, recipe in zip(state["rows"], recipes, strict=True):
             assert row["recipe"] == recipe.to_dict(), "--out holds another run"
-            for way in ways:
-                if way not in row:
-                    row[way] = judge(way, recipe, workshop, elastic)
-                    write_json(kept, state)
-            print(recipe.summary(), {w: round(row[w]["accuracy"], 4) for w in WAYS if w in row}, flush=True)
-    table = {way: summary(state["rows"], way) for way in WAYS}
+            if way not in row:
+                row[way] = judge(way, recipe, workshop, elastic)
+                write_json(kept, state)
+                print(way, recipe.summary(), row[way], flush=True)
+        table = {way: summary(state["rows"], way) for way in WAYS[:number]}
+        record = {"benchmark": "fidelities", "at": now(), "task": task.name, "space": arguments.space,
+                  "seed": arguments.seed, "max_macs": arguments.max_macs,
+                  "n_validation": sum(len(y) for _, y in task.split("validation")),
+                  "processor": platform.processor() or platform.machine(), "versions": versions(),
+                  "elastic_training": state["training"], "summary": table, "rows": state["rows"]}  # fmt: skip
+        write_json(Path("results/records") / f"{arguments.record}.json", record)
     for way, s in table.items():
         print(f"{way:>13}: accuracy {s['accuracy']:.4f}, {s['gap_points']:+.2f} points below the yardstick, Spearman "
               f"{s['spearman']:.2f} ({s['spearman_low']:.2f} to {s['spearman_high']:.2f}), Kendall {s['kendall']:.2f}, "
               f"{s['cpu_seconds']:.1f} s")  # fmt: skip
-    record = {"benchmark": "fidelities", "at": now(), "task": task.name, "space": arguments.space,
-              "seed": arguments.seed, "max_macs": arguments.max_macs,
-              "n_validation": sum(len(y) for _, y in task.split("validation")),
-              "processor": platform.processor() or platform.machine(), "versions": versions(),
-              "elastic_training": state["training"], "summary": table, "rows": state["rows"]}  # fmt: skip
-    write_json(Path("results/records") / f"{arguments.record}.json", record)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluate",),
     (
         *("controller", "replay", "dry_run", "payoff", "retarget", "stopwatch", "export", "_infer", "testing"),
-        *("report", "ablation"),
+        *("report", "ablation", "schema"),
     ),
     ("devices_cli",),
     ("cli",),

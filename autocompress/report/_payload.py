@@ -6,26 +6,44 @@ import json
 import math
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+import yaml
+
+from autocompress.ablation import Ablation, recommended
+from autocompress.confusion import read_confusions
+from autocompress.constraints import Constraint
 from autocompress.report import plots
 from autocompress.report._words import compare, description, is_percentage, reference
+from autocompress.report.importance import Importance
+from autocompress.report.ties import ties
 from autocompress.results import Evaluation, LayerSummary, Score
 from autocompress.study import Study
 
+_OPTIONS = {
+    "latency_ms": ("--max-latency-ms", "--min-speedup"),
+    "size_bytes": ("--max-size-bytes", "--min-compression"),
+    "peak_memory_bytes": ("--max-memory-bytes", ""),
+    "energy_mj": ("--max-energy-mj", ""),
+}
+"""Options of `search` for limits from above: absolute, and relative to the fp32 baseline."""
 
-def payload(study: Study) -> dict[str, Any]:
+
+def payload(study: Study, ablation: Ablation | None = None, knobs: Sequence[Importance] = ()) -> dict[str, Any]:
     """Everything that the report's script needs, as plain data."""
     base, percent = reference(study), is_percentage(study)
     on_front = {e.trial for e in study.front}
+    tied, picks = ties(study.front), recommended(study)
     layers: dict[tuple[str, str, int, float], int] = {}
     trials = []
     for e in study.evaluations:
         row = _trial(e) | {"front": e.trial in on_front, "layers": [_layer(x, layers) for x in e.layers]}
         versus = compare(e, base, percent)
         row |= {"versus": versus.text(), "basis": versus.basis()} if versus else {}
+        row |= {"ties": list(tied.get(e.trial, ())), "picks": list(picks.get(e.trial, ()))}
         trials.append(_without_empty(row))
-    plotted = figures(study)
+    plotted = figures(study, ablation, knobs)
     data = {
         "metric": study.settings.metric,
         "percent": percent,
@@ -34,6 +52,7 @@ def payload(study: Study) -> dict[str, Any]:
         "commands": _commands(study),
         "layers": [list(key) for key in layers],
         "trials": trials,
+        "classes": _classes(study),
         "hovers": _take_hovers(plotted),
         "figures": plotted,
     }
@@ -41,17 +60,21 @@ def payload(study: Study) -> dict[str, Any]:
     return cleaned
 
 
-def figures(study: Study) -> dict[str, Any]:
+def figures(study: Study, ablation: Ablation | None = None, knobs: Sequence[Importance] = ()) -> dict[str, Any]:
     """Return the plots of the report as plain data, by the id of their place."""
     made = {
-        "front": plots.front_figure(study),
+        "front": plots.front_figure(study, ablation=ablation),
         "front3d": plots.front_figure_3d(study),
         "measured": plots.measured_figure(study),
         "budget": plots.budget_figure(study),
         "progress": plots.progress_figure(study),
     }
     if study.final:
-        made["fronttest"] = plots.front_figure(study, "test")
+        made["fronttest"] = plots.front_figure(study, "test", ablation)
+    if any(e.exits for e in study.front):
+        made["exits"] = plots.exits_figure(study)
+    if knobs:
+        made["importance"] = plots.importance_figure(knobs)
     return {name: json.loads(figure.to_json()) for name, figure in made.items()}
 
 
@@ -60,8 +83,10 @@ def _take_hovers(plotted: dict[str, Any]) -> dict[str, str]:
     hovers: dict[str, str] = {}
     for name in ("front", "fronttest", "front3d"):
         for trace in plotted.get(name, {"data": []})["data"]:
+            if not trace.get("customdata"):  # no trials: hand-made pipelines keep theirs
+                continue
             texts = trace.pop("hovertext", None) or []
-            hovers |= {str(n): text for n, text in zip(trace.get("customdata") or [], texts, strict=True)}
+            hovers |= {str(n): text for n, text in zip(trace["customdata"], texts, strict=True)}
     return hovers
 
 
@@ -85,9 +110,21 @@ def provenance(study: Study) -> list[tuple[str, str]]:
         ("instruction set", ", ".join(device.get("instruction_set") or ())),
         ("device calibration", ", ".join(f"{key} {value}" for key, value in calibration.items())),
     ]
+    pairs += [(f"final figures: {name}", text) for name, text in _conditions(study)]
     pairs += [(f"version of {name}", version) for name, version in settings.versions.items()]
     pairs += [(f"not prunable: {name}", reason) for name, reason in settings.unprunable.items()]
     return [(name, value) for name, value in pairs if value]
+
+
+def _conditions(study: Study) -> list[tuple[str, str]]:
+    """How the final figures were taken; versions only where they differ from those of the study."""
+    conditions = study.conditions
+    load = conditions.get("load_average")
+    pairs = [("finished", str(conditions.get("finished_at", "")))]
+    pairs += [(f"timing, {key}", str(value)) for key, value in (conditions.get("timing") or {}).items()]
+    pairs += [("load average of the machine", ", ".join(f"{x:.1f}" for x in load))] if load else []
+    now = conditions.get("versions") or {}
+    return pairs + [(f"version of {k}", v) for k, v in now.items() if study.settings.versions.get(k) != v]
 
 
 def reasons(study: Study) -> list[tuple[str, str, int, list[int]]]:
@@ -126,6 +163,8 @@ def _trial(e: Evaluation) -> dict[str, Any]:
         "measured": e.measured_latency_ms,
         "worst": e.worst_case_latency_ms,
         "size": e.size_bytes,
+        "memory": e.peak_memory_bytes,
+        "energy": e.energy_mj,
         "artifact": e.artifact,
         "sha256": e.sha256,
         "parity": e.parity,
@@ -155,14 +194,64 @@ def _layer(layer: LayerSummary, known: dict[tuple[str, str, int, float], int]) -
     return [number, layer.channels_after, layer.weight_bits, layer.activation_bits, cost]
 
 
-def _commands(study: Study) -> dict[str, str]:
-    """Shell commands for one trial; the script puts its number in the place of {trial}."""
-    folder, task = shlex.quote(str(study.path)), shlex.quote(study.settings.task)
-    device = shlex.quote(str(study.settings.device["name"]))
+def _classes(study: Study) -> dict[str, Any] | None:
+    """What the files answered class by class, for the points that were scored; None without them."""
+    found, base = read_confusions(study.path), reference(study)
+    if not found or base is None or base.trial not in found:
+        return None
+    n = len(found[base.trial].total)
+    names = study.settings.classes
     return {
-        "export": f"autocompress export {folder} --trial {{trial}}",
-        "apply": f"autocompress apply recipe.yaml {task} --device {device} --out model.onnx",
+        "names": list(names) if len(names) == n else list(map(str, range(n))),
+        "split": found[base.trial].split,
+        "total": found[base.trial].total,
+        "reference": base.trial,
+        "trials": {str(t): {"correct": c.correct, "matrix": c.matrix} for t, c in found.items()},
     }
+
+
+def _commands(study: Study) -> list[tuple[str, str]]:
+    """What one can do with a trial, and the command for it; the script puts its number in the place of {trial}."""
+    settings = study.settings
+    folder, task = shlex.quote(str(study.path)), shlex.quote(settings.task)
+    device, recipe = shlex.quote(str(settings.device["name"])), f"{folder}/export-trial-{{trial}}/recipe.yaml"
+    again = f"autocompress apply {recipe} {task} --device {device} --seed {settings.seed}"
+    return [
+        ("hand it over", f"autocompress export {folder} --trial {{trial}}"),
+        ("reproduce it, after the export", f"{again} --out again.onnx"),
+        (
+            "apply it to another checkpoint",
+            f"autocompress apply {recipe} other_task.py:task --device {device} --out model.onnx",
+        ),
+    ]
+
+
+def study_command(study: Study) -> str:
+    """Return the command that makes this study anew, with its search space in space.yaml."""
+    settings = study.settings
+    n = sum(e.state != "rejected" and not e.is_repeat and e.derived_from is None for e in study.candidates)
+    parts = ["autocompress", "search", settings.task, "--space", "space.yaml"]
+    parts += ["--device", str(settings.device["name"]), "--sampler", settings.sampler]
+    parts += ["--seed", str(settings.seed), "--trials", str(max(1, n))]
+    for constraint in settings.constraints:
+        parts += _option(constraint)
+    return shlex.join([*parts, "--out", "new-study"])
+
+
+def _option(c: Constraint) -> list[str]:
+    if c.because:  # a limit of the device
+        return []
+    if c.quantity == "accuracy":
+        return ["--max-accuracy-drop" if c.relative_to_baseline else "--min-accuracy", f"{c.limit:g}"]
+    absolute, relative = _OPTIONS[c.quantity]
+    if c.relative_to_baseline:
+        return [relative, f"{1 / c.limit:g}"] if relative else []
+    return [absolute, f"{c.limit:g}"]
+
+
+def space_text(study: Study) -> str:
+    """Return the search space as YAML, as far as this network, device and task can use it."""
+    return yaml.safe_dump(study.settings.space, sort_keys=False)
 
 
 def _without_empty(row: dict[str, Any]) -> dict[str, Any]:

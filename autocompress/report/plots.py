@@ -6,13 +6,14 @@ Every point carries its trial number as customdata. Colours: Okabe and Ito, "Col
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from autocompress.ablation import Ablation
 from autocompress.report._words import (
     accuracy_text,
     compare,
@@ -23,7 +24,9 @@ from autocompress.report._words import (
     reference,
     size_text,
 )
-from autocompress.results import Evaluation, ParetoFront, Score, Split
+from autocompress.report.importance import Importance
+from autocompress.report.ties import ties
+from autocompress.results import Evaluation, Score, Split
 from autocompress.study import Study
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -31,21 +34,29 @@ PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#888888"
 PHASES = {"structure": ORANGE, "training": BLUE, "numerics": GREEN, "evaluation": PURPLE}
 """Colour of each phase of a trial."""
 
+_EXITS = (ORANGE, GREEN, PURPLE, SKY)
+TIE = "\u2248"
+"""Marks points whose accuracy interval overlaps that of a faster point of the front."""
+_KNOBS = 12
+"""Knobs shown, the most important ones."""
 _SIZE_SCALE = [[0.0, ORANGE], [0.5, "#A08A62"], [1.0, BLUE]]
 _SYMBOLS = {"fp32": "diamond", "fp16": "square", "int8": "triangle-up"}
 _PLACES = {"fp32": "top right", "fp16": "bottom right"}
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
-def front_figure(study: Study, split: Split = "validation") -> go.Figure:
+def front_figure(study: Study, split: Split = "validation", ablation: Ablation | None = None) -> go.Figure:
     """Accuracy over latency: the front, the baselines and all other complete trials.
 
     Filled symbols have a measured latency, hollow ones a predicted one. The line joins the points that no
     other point of the front beats in both latency and accuracy; points below it are there for their size.
+    Horizontal bars reach from the first early exit to the worst case. A point marked as a tie has an accuracy
+    interval that overlaps that of a faster point of the front.
 
     Args:
         study: what to show.
         split: of the accuracies. The search selects on validation; only front and baselines have test scores.
+        ablation: its hand-made pipelines are shown for comparison.
     """
     figure = go.Figure()
     groups = _groups(study, split)
@@ -66,6 +77,8 @@ def front_figure(study: Study, split: Split = "validation") -> go.Figure:
     figure.add_trace(_points(study, front, split, "front", scale, size=13, opacity=1.0, bars=True))
     for baseline in baselines:
         figure.add_trace(_baseline(study, baseline, split))
+    if ablation and (pipelines := _pipelines(study, ablation, split)):
+        figure.add_trace(pipelines)
     _add_limits(figure, study, percent)
     unit = "%, " if percent else ""
     latencies = [e.latency_ms or 0.0 for group in groups for e in group]
@@ -226,6 +239,70 @@ def progress_figure(study: Study) -> go.Figure:
     return figure
 
 
+def importance_figure(found: Sequence[Importance]) -> go.Figure:
+    """Share of each knob in being among the best, per objective; pale bars could as well be chance."""
+    names = list(dict.fromkeys(i.objective for i in found))
+    best: dict[str, float] = {}
+    for i in found:
+        best[i.knob] = max(best.get(i.knob, 0.0), i.share)
+    knobs = sorted(best, key=lambda knob: best[knob])[-_KNOBS:]
+    figure = make_subplots(rows=1, cols=max(1, len(names)), shared_yaxes=True, horizontal_spacing=0.03)
+    colours = {"accuracy": BLUE, "latency": ORANGE, "size": GREEN}
+    for column, name in enumerate(names, 1):
+        of = {i.knob: i for i in found if i.objective == name}
+        shown = [knob for knob in knobs if knob in of]
+        sure = [of[knob].beyond_chance for knob in shown]
+        figure.add_bar(
+            x=[100 * of[knob].share for knob in shown],
+            y=[escape(knob) for knob in shown],
+            orientation="h",
+            marker={"color": colours.get(name, GREY), "opacity": [1.0 if s else 0.25 for s in sure]},
+            hovertext=["beyond chance (p < 0.05)" if s else "no more than chance" for s in sure],
+            hovertemplate="%{y}: %{x:.0f} %<br>%{hovertext}<extra></extra>",
+            name=name,
+            row=1,
+            col=column,
+        )
+        figure.update_xaxes(title_text=f"{name}: share of importance (%)", rangemode="tozero", row=1, col=column)
+    figure.update_layout(_layout(), showlegend=False, bargap=0.25, margin={"t": 15})
+    figure.update_yaxes(automargin=True)
+    return figure
+
+
+def exits_figure(study: Study) -> go.Figure:
+    """Share of the validation samples that leave at each way out, for the points of the front with early exits."""
+    points = [e for e in study.front if e.exits]
+    figure = go.Figure()
+    most = max((len(e.exits) - 1 for e in points), default=0)
+    ways = [(f"exit {i + 1}", _EXITS[i % len(_EXITS)], i) for i in range(most)]
+    for name, colour, i in [*ways, ("output of the network", BLUE, -1)] if points else ():
+        shown = [(e, e.exits[i]) for e in points if i < len(e.exits) - 1]
+        figure.add_bar(
+            x=[100 * out.rate for _, out in shown],
+            y=[f"trial {e.trial}" for e, _ in shown],
+            orientation="h",
+            customdata=[e.trial for e, _ in shown],
+            hovertext=[
+                f"<b>trial {e.trial}, {escape(out.place)}</b><br>{out.rate:.1%} of the samples leave here"
+                f"<br>latency there ({e.latency_source}): {ms_text(out.latency_ms)}"
+                + (f"<br>score of them: {out.accuracy:.4g}" if out.accuracy >= 0 else "")
+                for e, out in shown
+            ],
+            hovertemplate="%{hovertext}<extra></extra>",
+            marker={"color": colour, "line": {"width": 0}},
+            name=name,
+        )
+    figure.update_layout(
+        _layout(
+            xaxis={"title": {"text": "validation samples that leave there (%)"}, "range": [0, 100]},
+            yaxis={"title": {"text": ""}, "type": "category", "autorange": "reversed"},
+        ),
+        barmode="stack",
+        bargap=0.3,
+    )
+    return figure
+
+
 def hypervolume_reference(study: Study) -> tuple[tuple[float, float, float] | None, str]:
     """Return the worst point that counts, and the same in words; None without a completed fp32 baseline."""
     base = reference(study)
@@ -244,22 +321,14 @@ def hypervolume_reference(study: Study) -> tuple[tuple[float, float, float] | No
 
 
 def _hypervolumes(study: Study, worst: tuple[float, float, float]) -> tuple[list[float], list[float], list[int]]:
-    front: list[Evaluation] = []
-    x, y, trials = [], [], []
-    spent, volume = 0.0, 0.0
-    timed = any(e.seconds for e in study.evaluations)
-    for e in sorted(study.evaluations, key=lambda e: (e.finished_at, e.trial)):
-        spent += sum(e.seconds.values()) / 60 if timed else 1.0
-        if e.state == "complete":
-            update = {} if e.predicted_latency_ms is None else {"measured_latency_ms": None}
-            merged = ParetoFront.of([*front, e.model_copy(update=update)])
-            if any(p.trial == e.trial for p in merged):
-                front = list(merged)
-                volume = merged.hypervolume(worst)
-        x.append(spent)
-        y.append(volume)
-        trials.append(e.trial)
-    return x, y, trials
+    from autocompress.report._volume import Volumes, in_order  # which draws with this module
+
+    volumes, ordered = Volumes(worst), in_order(study.evaluations)
+    for e in ordered:
+        volumes.add(e)
+    timed = any(e.seconds for e in ordered)
+    spent = volumes.minutes if timed else [float(i) for i in range(1, len(ordered) + 1)]
+    return spent, volumes.volume, [e.trial for e in ordered]
 
 
 def _groups(study: Study, split: Split) -> tuple[list[Evaluation], list[Evaluation], list[Evaluation]]:
@@ -300,6 +369,7 @@ def _points(
     bars: bool = False,
 ) -> go.Scatter:
     percent = is_percentage(study)
+    tied = ties(study.front, split) if bars else {}
     measured = [e.latency_source == "measured" for e in group]
     marker = {
         "size": size,
@@ -314,10 +384,13 @@ def _points(
         x=[e.latency_ms for e in group],
         y=[_value(e, split, percent) for e in group],
         error_y=_interval(group, split, percent) if bars else None,
-        mode="markers",
+        error_x=_paths(group) if bars and any(e.exits for e in group) else None,
+        mode="markers+text" if bars else "markers",
+        text=[TIE if tied.get(e.trial) else "" for e in group] if bars else None,
+        textposition="middle right",
         marker=marker,
         customdata=[e.trial for e in group],
-        hovertext=_hovers(study, group),
+        hovertext=_hovers(study, group, tied),
         hovertemplate="%{hovertext}<extra></extra>",
         name=name,
     )
@@ -341,6 +414,41 @@ def _baseline(study: Study, baseline: Evaluation, split: Split) -> go.Scatter:
         hovertemplate="%{hovertext}<extra></extra>",
         name=f"{escape(baseline.label)} baseline",
     )
+
+
+def _pipelines(study: Study, ablation: Ablation, split: Split) -> go.Scatter | None:
+    """Hand-made pipelines; latencies of another session are taken relative to that of fp32."""
+    base = reference(study)
+    if base is None or not base.latency_ms or len(ablation.pipelines) < 2:
+        return None
+    percent, first = is_percentage(study), ablation.pipelines[0].evaluation
+    scale = base.latency_ms / (first.latency_ms or base.latency_ms)
+    if base.latency_source != first.latency_source:
+        return None
+    shown = [s for s in ablation.pipelines[1:] if s.evaluation.state == "complete" and _score(s.evaluation, split)]
+    return go.Scatter(
+        x=[(s.evaluation.latency_ms or 0.0) * scale for s in shown],
+        y=[_value(s.evaluation, split, percent) for s in shown],
+        mode="markers",
+        marker={"size": 10, "color": GREEN, "symbol": "x-thin", "line": {"width": 2.5, "color": GREEN}},
+        hovertext=[f"<b>{_wrap(s.label)}</b><br>{_facts(s.evaluation, first, percent)}" for s in shown],
+        hovertemplate="%{hovertext}<extra></extra>",
+        name="put together by hand",
+    )
+
+
+def _paths(group: Sequence[Evaluation]) -> dict[str, Any]:
+    """Bars from the latency of the first exit to the worst case; none where there is no exit."""
+    ends = [(e.latency_ms or 0.0, e.exits[0].latency_ms, e.worst_case_latency_ms) if e.exits else None for e in group]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(0.0, (end[2] or end[0]) - end[0]) if end else 0.0 for end in ends],
+        "arrayminus": [max(0.0, end[0] - end[1]) if end else 0.0 for end in ends],
+        "color": GREY,
+        "thickness": 1,
+        "width": 0,
+    }
 
 
 def _interval(group: Sequence[Evaluation], split: Split, percent: bool) -> dict[str, Any]:
@@ -396,15 +504,24 @@ def _latency_title(study: Study) -> str:
     return f"latency (ms, log scale; {' or '.join(sources) or 'none yet'})"
 
 
-def _hovers(study: Study, group: Iterable[Evaluation]) -> list[str]:
+def _hovers(study: Study, group: Iterable[Evaluation], tied: Mapping[int, Sequence[int]] | None = None) -> list[str]:
     """Return what is known of each trial, in lines; user text is escaped since plotly reads HTML tags."""
     base, percent = reference(study), is_percentage(study)
-    return [_hover(e, base, percent) for e in group]
+    texts = []
+    for e in group:
+        text = f"<b>trial {e.trial}</b> {_wrap(description(e))}<br>{_facts(e, base, percent)}"
+        if trials := (tied or {}).get(e.trial):
+            text += f"<br>accuracy: a tie with the faster trial{'s' if len(trials) > 1 else ''} {_some(trials)}"
+        texts.append(text)
+    return texts
 
 
-def _hover(e: Evaluation, base: Evaluation | None, percent: bool) -> str:
-    lines = [f"<b>trial {e.trial}</b> {_wrap(description(e))}"]
-    lines += [f"{s.split}: {accuracy_text(s, percent)}" for s in (e.validation, e.test) if s]
+def _some(trials: Sequence[int]) -> str:
+    return ", ".join(map(str, trials[:6])) + (", ..." if len(trials) > 6 else "")
+
+
+def _facts(e: Evaluation, base: Evaluation | None, percent: bool) -> str:
+    lines = [f"{s.split}: {accuracy_text(s, percent)}" for s in (e.validation, e.test) if s]
     if e.predicted_latency_ms is not None:
         lines.append(f"predicted: {ms_text(e.predicted_latency_ms)}")
     if e.measured_latency_ms is not None:

@@ -117,7 +117,7 @@ function applyFilters() {
 function dim(name) {
   // One call per plot: each restyle redraws it.
   const plot = $(`plot-${name}`), figure = data.figures[name];
-  if (!plotly || name === "progress" || plot.hidden) return;
+  if (!plotly || ["progress", "importance"].includes(name) || plot.hidden) return;
   const shown = (n) => visible === null || visible.has(n);
   const faint = [], numbers = [], bars = [];
   figure.data.forEach((trace, i) => {
@@ -276,10 +276,13 @@ function figuresOf(t) {
   return pairs([
     [`${data.metric}, test`, t.test && `${interval(t.test)}, ${t.test[3].toLocaleString("en")} samples`],
     [`${data.metric}, validation`, t.validation && `${interval(t.validation)}, ${t.validation[3].toLocaleString("en")} samples`],
+    ["accuracy tie with faster", t.ties && `trial ${t.ties.join(", ")}`],
     ["latency, measured", ms(t.measured)],
     ["latency, predicted", ms(t.predicted)],
     [`worst case, ${source(t)}`, t.worst !== undefined && t.exits ? ms(t.worst) : ""],
     ["file size", t.size && `${size(t.size)} (${t.size.toLocaleString("en")} bytes)`],
+    ["working memory", t.memory && size(t.memory)],
+    ["energy of an inference", t.energy && `${number(t.energy)} mJ`],
     ["against fp32", t.versus && `${t.versus} (${t.basis})`],
     ["parameters, MACs", t.params || t.macs ? `${t.params ? big(t.params) : "?"}, ${t.macs ? big(t.macs) : "?"}` : ""],
     ["parity, file and torch", t.parity !== undefined ? share(t.parity) : ""],
@@ -298,8 +301,9 @@ function exitTable(t) {
 }
 function fill(t) {
   const state = columns[1].value(t), close = el("button", { type: "button", onclick: shut, "aria-label": "Close details" }, "Close");
-  const head = el("div", { class: "head" }, el("h2", {}, `Trial ${t.trial} `, tag(state, state)), close);
-  const commands = ["export", "apply"].map((name) => copyable(data.commands[name].replaceAll("{trial}", t.trial)));
+  const tags = [tag(state, state), ...(t.picks || []).flatMap((name) => [" ", tag(name, "pick")])];
+  const head = el("div", { class: "head" }, el("h2", {}, `Trial ${t.trial} `, ...tags), close);
+  const commands = data.commands.flatMap(([what, text]) => [el("p", { class: "soft small" }, what), copyable(text.replaceAll("{trial}", t.trial))]);
   const parts = [head, el("p", { class: "lead" }, t.name || "")];
   if (t.reason) parts.push(el("p", { class: "badge warn" }, t.reason));
   parts.push(figuresOf(t));
@@ -315,6 +319,7 @@ function open(trial, from) {
   if (!t) return;
   if (!$("detail").contains(document.activeElement)) returnTo = from || document.activeElement;
   mark(trial);
+  follow(t);
   if (!$("trials").contains(document.activeElement) && t.row.isConnected) $("trials").scrollTop = t.row.offsetTop - 80;
   fill(t);
   $("detail").hidden = false;
@@ -339,6 +344,16 @@ function mark(trial) {
   const rows = [byTrial.get(trial).row, document.querySelector(`#front-table tr[data-trial="${trial}"]`)];
   for (const tr of rows) if (tr) tr.classList.add("chosen");
 }
+function follow(t) {
+  // The views with a choice of their own show what is looked at.
+  if (t.layers && choose("layer-trial", t)) showLayers();
+  if (data.classes && data.classes.trials[t.trial] && choose("class-trial", t)) showClasses();
+}
+function choose(id, t) {
+  const known = [...$(id).options].some((o) => o.value === String(t.trial));
+  if (known) $(id).value = String(t.trial);
+  return known;
+}
 function settle() {
   if (!plotly) return;
   for (const name of drawn) if (!$(`plot-${name}`).hidden) plotly.Plots.resize($(`plot-${name}`));
@@ -347,6 +362,93 @@ function settle() {
 function fromHash() {
   const match = /^#trial=(\d+)$/.exec(location.hash);
   if (match) open(Number(match[1]));
+}
+
+// ---- layers and classes of one trial ------------------------------------------------------------------------
+const bitColours = { 32: "#888888", 16: "#CC79A7", 8: "#009E73", 4: "#E69F00" };
+function layoutOf(axes) {
+  const { font, hoverlabel, legend, template } = data.figures.front.layout;
+  const axis = { gridcolor: "#dddddd", zeroline: false, automargin: true, showline: true };
+  const made = Object.fromEntries(Object.entries(axes).map(([name, value]) => [name, { ...axis, ...value }]));
+  return { template, font, hoverlabel, legend, margin: { l: 60, r: 20, t: 40, b: 50 }, ...made };
+}
+function redraw(name, figure) {
+  data.figures[name] = figure;
+  if (!drawn.has(name)) draw(name);
+  else plotly.react($(`plot-${name}`), lightened(figure.data), themed(figure.layout));
+}
+function showLayers() {
+  const t = byTrial.get(Number($("layer-trial").value));
+  if (!plotly || !t) return;
+  const rows = t.layers.map(([i, after, weight, , cost]) => ({ layer: data.layers[i], after, weight, cost }));
+  const bars = (part, value, rest) => ({ type: "bar", x: part.map((r) => r.layer[0]), y: part.map(value), ...rest });
+  const pale = { color: "rgba(136,136,136,0.35)" }, time = { yaxis: "y2", hovertemplate: "%{x}: %{y:.4g} ms<extra>%{fullData.name}</extra>" };
+  const channels = { hovertemplate: "%{x}: %{y} channels<extra>%{fullData.name}</extra>" };
+  const traces = [
+    bars(rows, (r) => r.layer[2], { name: "original", marker: pale, width: 0.9, ...channels }),
+    bars(rows, (r) => r.layer[3], { name: "original", marker: pale, width: 0.9, showlegend: false, ...time }),
+  ];
+  for (const b of [...new Set(rows.map((r) => r.weight))].sort((x, y) => y - x)) {
+    const part = rows.filter((r) => r.weight === b), look = { name: `trial ${t.trial}, ${bits(b)} weights`, marker: { color: bitColours[b] || "#56B4E9" }, width: 0.5 };
+    traces.push(bars(part, (r) => r.after, { ...look, ...channels }), bars(part, (r) => r.cost, { ...look, ...time, showlegend: false }));
+  }
+  const layout = layoutOf({
+    xaxis: { type: "category", categoryorder: "array", categoryarray: rows.map((r) => r.layer[0]), anchor: "y2", tickangle: -45, tickfont: { size: 10 } },
+    yaxis: { title: { text: "channels" }, domain: [0.56, 1] },
+    yaxis2: { title: { text: "predicted time (ms)" }, domain: [0, 0.46], anchor: "x" },
+  });
+  redraw("layers", { data: traces, layout: { ...layout, barmode: "overlay" } });
+}
+function classWords(t, before, after) {
+  const { names, total } = data.classes, f = (v) => `${(100 * v).toFixed(1)} %`;
+  const changes = names.map((name, i) => ({ name, a: before.correct[i] / total[i], b: after.correct[i] / total[i], n: total[i] })).filter((c) => c.n);
+  const worst = changes.filter((c) => c.b < c.a).sort((x, y) => (x.b - x.a) - (y.b - y.a)).slice(0, 3);
+  const lost = worst.length ? `Most lost: ${worst.map((c) => `${c.name} ${f(c.a)} \u2192 ${f(c.b)} (n = ${c.n})`).join("; ")}.` : "No class lost accuracy.";
+  const pairs = (after.matrix || []).flatMap((row, i) => row.map((n, j) => ({ i, j, n, more: n - before.matrix[i][j] }))).filter((p) => p.i !== p.j && p.more > 0);
+  const top = pairs.sort((x, y) => y.more - x.more).slice(0, 3).map((p) => `${names[p.i]} as ${names[p.j]} ${p.n - p.more} \u2192 ${p.n}`);
+  return `Trial ${t.trial} against fp32 (${data.classes.split} split). ${lost}${top.length ? ` Mistaken more often: ${top.join("; ")}.` : ""}`;
+}
+function showClasses() {
+  const t = byTrial.get(Number($("class-trial").value)), kept = data.classes;
+  if (!t || !kept) return;
+  const before = kept.trials[kept.reference], after = kept.trials[t.trial];
+  $("class-words").textContent = classWords(t, before, after);
+  if (!plotly) return;
+  const traces = [], whole = Boolean(after.matrix && after.matrix.length), n = kept.names.length;
+  const heat = (matrix, axes, name) => ({
+    type: "heatmap", x: kept.names, y: kept.names, z: matrix.map((row, i) => row.map((v) => Math.sqrt(v / Math.max(1, kept.total[i])))), zmin: 0, zmax: 1,
+    text: matrix.map((row) => row.map(String)), texttemplate: n <= 12 ? "%{text}" : "", showscale: false, colorscale: [[0, "rgba(0,114,178,0)"], [1, "#0072B2"]],
+    hovertemplate: `true %{y}, answered %{x}: %{text} samples<extra>${name}</extra>`, ...axes });
+  if (whole) traces.push(heat(before.matrix, { xaxis: "x", yaxis: "y" }, "fp32"), heat(after.matrix, { xaxis: "x2", yaxis: "y2" }, `trial ${t.trial}`));
+  const change = kept.names.map((_, i) => 100 * (after.correct[i] - before.correct[i]) / Math.max(1, kept.total[i]));
+  traces.push({ type: "bar", x: kept.names, y: change, xaxis: "x3", yaxis: "y3", marker: { color: change.map((v) => (v < 0 ? "#D55E00" : "#0072B2")) },
+    hovertemplate: "%{x}: %{y:+.2f} points<extra></extra>" });
+  const category = { type: "category", showgrid: false }, down = { ...category, autorange: "reversed" };
+  const axes = { xaxis3: { ...category, anchor: "y3", title: { text: "class" } }, yaxis3: { anchor: "x3", domain: whole ? [0, 0.24] : [0, 1], title: { text: "change (points)" } } };
+  if (whole) Object.assign(axes, {
+    xaxis: { ...category, domain: [0, 0.47], anchor: "y", title: { text: "answer, fp32" } }, yaxis: { ...down, domain: [0.44, 1], anchor: "x", title: { text: "true class" } },
+    xaxis2: { ...category, domain: [0.53, 1], anchor: "y2", title: { text: `answer, trial ${t.trial}` } }, yaxis2: { ...down, domain: [0.44, 1], anchor: "x2" } });
+  redraw("classes", { data: traces, layout: { ...layoutOf(axes), showlegend: false } });
+}
+function offer(id, trials, show) {
+  const words = (t) => `${t.trial}: ${[...(t.picks || []), t.name || ""].join(", ")}`.slice(0, 90);
+  $(id).append(...trials.map((t) => el("option", { value: t.trial }, words(t))));
+  const first = trials.find((t) => (t.picks || []).includes("knee")) || trials[0];
+  if (first) $(id).value = String(first.trial);
+  $(id).addEventListener("change", show);
+}
+function offerViews() {
+  const own = (t) => t.front || t.kind === "baseline";
+  const layered = data.trials.filter((t) => t.layers && own(t));
+  const scored = data.classes ? data.trials.filter((t) => data.classes.trials[t.trial] && t.trial !== data.classes.reference) : [];
+  const found = { layers: layered.length, classes: scored.length, exits: data.figures.exits };
+  for (const [name, some] of Object.entries(found)) {
+    $(name).hidden = !some;
+    for (const link of document.querySelectorAll(`[data-needs="${name}"]`)) link.hidden = !some;
+  }
+  offer("layer-trial", layered, showLayers);
+  offer("class-trial", scored, showClasses);
+  if (scored.length) showClasses();
 }
 
 // ---- events -------------------------------------------------------------------------------------------------
@@ -391,6 +493,8 @@ async function start() {
   $("f-unit").textContent = data.percent ? "(%)" : "";
   buildTable();
   refreshTable();
+  offerViews();
+  for (const box of document.querySelectorAll("[data-copy]")) box.replaceWith(copyable(box.textContent));
   listen();
   fromHash();
   if (!data.trials.some((t) => t.measured !== undefined && t.predicted !== undefined)) {
@@ -410,10 +514,13 @@ async function start() {
   for (const trace of ["front", "fronttest", "front3d"].flatMap((name) => (data.figures[name] || { data: [] }).data)) {
     if (trace.customdata) trace.hovertext = trace.customdata.map((n) => data.hovers[n]);
   }
-  for (const name of ["front", "measured", "progress", "budget"]) {
-    draw(name);
+  const views = ["front", "exits", "importance", "measured", "progress", "budget"].map((name) => () => draw(name));
+  for (const view of [...views, showLayers, data.classes ? showClasses : () => {}]) {
+    view();
+    performance.mark("drawn");
     await new Promise((done) => setTimeout(done));
   }
+  document.body.dataset.ready = "yes";
 }
 start();
 })();

@@ -13,6 +13,12 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture(scope="session")
+def exiting_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The same with early exits on the front."""
+    return make_study(tmp_path_factory.mktemp("exiting") / "study", 60, seed=1)
+
+
+@pytest.fixture(scope="session")
 def running_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """60 candidates, validation scores and predictions only."""
     return make_study(tmp_path_factory.mktemp("running") / "study", 60, final=False)

@@ -9,6 +9,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
+
+from autocompress.ablation import Ablation, Chain, Step, chain_of, recommended
+from autocompress.confusion import Confusion, write_confusions
 from autocompress.constraints import at_least, at_most
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
@@ -176,9 +181,19 @@ def finished(evaluation: Evaluation, seed: int = 0) -> Evaluation:
 
 
 def make_study(
-    folder: Path, n: int = 60, *, final: bool = True, n_layers: int = 21, seed: int = 0, **changes: Any
+    folder: Path,
+    n: int = 60,
+    *,
+    final: bool = True,
+    n_layers: int = 21,
+    seed: int = 0,
+    complete: bool = False,
+    **changes: Any,
 ) -> Study:
-    """Write and open a study with the three baselines and `n` candidates; `n` = 0 has no trial at all."""
+    """Write and open a study with the three baselines and `n` candidates; `n` = 0 has no trial at all.
+
+    With `complete` it also has the journal, the counts per class, the chains and the hand-made pipelines.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.json").write_text(settings(**changes).model_dump_json())
     made = [baseline(i, label) for i, label in enumerate(BASELINES)] if n else []
@@ -189,5 +204,73 @@ def make_study(
     if not (final and n):
         return study
     last = {e.trial: e for e in (*study.baselines, *study.front) if e.state == "complete"}
-    write_final(folder, [finished(e) for e in last.values()], {"threads": 1})
-    return Study.open(folder)
+    conditions = {"finished_at": START.isoformat(), "timing": {"clock": "CPU time of the thread", "rounds": 40}}
+    write_final(folder, [finished(e) for e in last.values()], conditions)
+    study = Study.open(folder)
+    if complete:
+        write_journal(study)
+        write_confusions(folder, {e.trial: confusion(e) for e in study.evaluations if e.test})
+        (folder / "ablation.json").write_text(ablation(study).model_dump_json())
+    return study
+
+
+def write_journal(study: Study) -> None:
+    """The knobs of the candidates, as the search keeps them."""
+    backend = optuna.storages.journal.JournalFileBackend(str(study.path / "study.journal"))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    made = optuna.create_study(
+        study_name="autocompress",
+        storage=optuna.storages.JournalStorage(backend),
+        directions=["maximize", "minimize", "minimize"],
+    )
+    ratios = {f"prune.ratio[stage{i}]": optuna.distributions.FloatDistribution(0, 1) for i in (1, 2, 3)}
+    bits = optuna.distributions.CategoricalDistribution([8, 4])
+    for e in study.candidates:
+        if e.state == "complete":
+            values = e.recipe.get("prune").model_dump()["ratio"]  # type: ignore[union-attr]
+            params = {f"prune.ratio[{part}]": value for part, value in values.items()}
+            params["ptq.weight_bits[stage3]"] = random.Random(e.trial).choice([8, 4])
+            distributions = {**ratios, "ptq.weight_bits[stage3]": bits}
+            trial = optuna.create_trial(params=params, distributions=distributions, values=e.objectives())
+            made.add_trial(trial)
+
+
+def confusion(e: Evaluation, n_classes: int = 10) -> Confusion:
+    """Right answers at the rate of the test score, the mistakes mostly into the next class."""
+    assert e.test is not None
+    rng = np.random.default_rng(e.trial)
+    truth = np.arange(e.test.n_samples) % n_classes
+    wrong = rng.random(len(truth)) > e.test.value + 0.06 * (truth % 3 - 1)
+    answers = np.where(wrong, (truth + rng.choice([1, 1, 1, 4], len(truth))) % n_classes, truth)
+    return Confusion.count(answers, truth, n_classes, "test")
+
+
+def ablation(study: Study) -> Ablation:
+    """Chains of the recommended points with invented figures, and two pipelines."""
+
+    def result(recipe: Recipe, trial: int, latency: float, value: float, size: int) -> Evaluation:
+        return Evaluation(
+            trial=trial, recipe=recipe, recipe_digest=recipe.digest(), state="complete", label=recipe.summary(),
+            validation=score(value), test=score(value, "test", 2000), predicted_latency_ms=latency,
+            measured_latency_ms=latency, size_bytes=size,
+        )  # fmt: skip
+
+    chains = []
+    for trial in recommended(study):
+        end, steps = study.evaluation(trial), chain_of(study.evaluation(trial).recipe)
+        assert end.latency_ms and end.size_bytes and end.score
+        made = []
+        for i, (label, recipe) in enumerate(steps):
+            share = i / max(1, len(steps) - 1)
+            latency = 4.2 * (end.latency_ms / 4.2) ** share
+            value = 0.934 + (end.score.value - 0.934) * share - (0.08 if label == "pruning" else 0)
+            size = int(1_180_000 * (end.size_bytes / 1_180_000) ** share)
+            made.append(Step(label=label, evaluation=result(recipe, -1 - i, latency, value, size)))
+        chains.append(Chain(trial=trial, steps=tuple(made)))
+    figures = (("unchanged", 4.2, 0.934, 1_180_000), ("prune 50% + fine-tuning + int8", 1.6, 0.885, 170_000))
+    figures = (*figures, ("prune 50% + distillation + int8", 1.6, 0.893, 170_000))
+    hand_made = [
+        Step(label=label, evaluation=result(Recipe(), -i, ms, value, size))
+        for i, (label, ms, value, size) in enumerate(figures, 1)
+    ]
+    return Ablation(chains=tuple(chains), pipelines=tuple(hand_made))

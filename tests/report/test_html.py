@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import DEVICE, small_task, space
 from synthetic import candidate, make_study
 
+from autocompress.ablation import read_ablation, recommended
+from autocompress.controller import Budget, search
+from autocompress.device import DeviceProfile
+from autocompress.report.chains import chain_sentence
 from autocompress.report.html import render, write_html
 from autocompress.report.table import headline
+from autocompress.report.ties import ties
+from autocompress.retarget import retarget
 from autocompress.study import Study, write_evaluation
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>\u2028'\"&"
@@ -130,8 +137,73 @@ def test_provenance_and_commands_are_there(page: Page, finished_study: Study) ->
     settings = finished_study.settings
     for text in (settings.model_sha256, settings.data_sha256, "nsga2, 7", "2.13.0", "AMD EPYC", "saturating"):
         assert text in page.words
-    assert page.data["commands"]["export"] == f"autocompress export {finished_study.path} --trial {{trial}}"
-    assert "--device host" in page.data["commands"]["apply"]
+    commands = dict(page.data["commands"])
+    assert commands["hand it over"] == f"autocompress export {finished_study.path} --trial {{trial}}"
+    again = commands["reproduce it, after the export"]
+    assert f"{finished_study.path}/export-trial-{{trial}}/recipe.yaml keywords.py:task --device host --seed 7" in again
+    for option in ("--sampler nsga2", "--seed 7", "--max-latency-ms 3", "--min-accuracy 0.9", "technique: prune"):
+        assert option in page.words
+
+
+def test_recommended_points_and_ties_are_marked(page: Page, finished_study: Study) -> None:
+    by_trial = {row["trial"]: row for row in page.data["trials"]}
+    for pick in ("knee", "fastest", "smallest", "most-accurate"):
+        assert pick in by_trial[finished_study.front.select(pick).trial]["picks"]
+    tied = ties(finished_study.front)
+    assert any(tied.values())
+    for trial, others in tied.items():
+        assert by_trial[trial].get("ties", []) == list(others)
+        mine = finished_study.evaluation(trial).test
+        for other in others:
+            theirs = finished_study.evaluation(other).test
+            assert mine and theirs and mine.low <= theirs.high and theirs.low <= mine.high
+
+
+def test_without_ablation_classes_and_journal_it_says_what_to_do(page: Page) -> None:
+    assert "autocompress ablate" in page.words and "has no journal" in page.words
+    assert page.data["classes"] is None and "importance" not in page.data["figures"]
+
+
+@pytest.fixture(scope="module")
+def full_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return make_study(tmp_path_factory.mktemp("full") / "study", 60, complete=True, seed=1)
+
+
+@pytest.fixture(scope="module")
+def full(full_study: Study) -> Page:
+    return Page(render(full_study))
+
+
+def test_chains_are_shown_step_by_step(full: Page, full_study: Study) -> None:
+    found = read_ablation(full_study.path)
+    assert found and {c.trial for c in found.chains} == set(recommended(full_study))
+    for chain in found.chains:
+        assert chain_sentence(chain, True) in full.words
+    for words in ("+ pruning", "+ distillation", "+ quantisation", "against the step before"):
+        assert words in full.words
+
+
+def test_hand_made_pipelines_are_in_table_and_plot(full: Page, full_study: Study) -> None:
+    assert "prune 50% + fine-tuning + int8" in full.words
+    for name in ("front", "fronttest"):
+        [trace] = [t for t in full.data["figures"][name]["data"] if t.get("name") == "put together by hand"]
+        assert len(trace["hovertext"]) == 2 and "customdata" not in trace
+
+
+def test_classes_are_the_study_s(full: Page, full_study: Study) -> None:
+    classes = full.data["classes"]
+    assert classes["split"] == "test" and classes["reference"] == 0 and classes["names"] == list("0123456789")
+    assert set(classes["trials"]) == {str(e.trial) for e in full_study.evaluations if e.test}
+    for found in classes["trials"].values():
+        assert [row[i] for i, row in enumerate(found["matrix"])] == found["correct"]
+
+
+def test_other_devices_have_a_cross_table(tmp_path: Path) -> None:
+    study = search(small_task(), DeviceProfile.load(DEVICE), space(), budget=Budget(1), out=tmp_path / "study")
+    others = retarget(study, [DeviceProfile.load("raspberry-pi-4"), DeviceProfile.load("raspberry-pi-5")])
+    words = Page(render(study, others)).words
+    assert "on raspberry-pi-5" in words and "The same study on other devices" in words
+    assert "The same study on other devices" not in Page(render(study)).words
 
 
 def test_reasons_are_counted(page: Page, finished_study: Study) -> None:
@@ -205,7 +277,7 @@ def test_only_rejected_trials(tmp_path: Path) -> None:
 
 
 def test_a_thousand_trials_fit_in_5_mb(tmp_path: Path) -> None:
-    study = make_study(tmp_path / "s", 1000, n_layers=53)
+    study = make_study(tmp_path / "s", 1000, n_layers=53, complete=True)
     write_html(study, tmp_path / "r.html")
     assert (tmp_path / "r.html").stat().st_size < 5_000_000
     assert len(Page((tmp_path / "r.html").read_text()).data["trials"]) == 1003

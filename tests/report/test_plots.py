@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 from synthetic import make_study
 
 from autocompress.report import plots
+from autocompress.report.importance import Importance
+from autocompress.report.ties import ties
 from autocompress.results import ParetoFront
 from autocompress.study import Study
 
-FIGURES = ("front_figure", "front_figure_3d", "measured_figure", "budget_figure", "progress_figure")
+FIGURES = ("front_figure", "front_figure_3d", "measured_figure", "budget_figure", "progress_figure", "exits_figure")
 
 
 def traces(figure: Any) -> dict[str, Any]:
@@ -95,6 +98,49 @@ def test_hypervolume_never_falls_and_ends_at_the_front_s(running_study: Study) -
     assert worst is not None and "fp32" in words
     complete = [e for e in running_study.evaluations if e.state == "complete"]
     assert volumes[-1] == pytest.approx(ParetoFront.of(complete).hypervolume(worst))
+
+
+def test_bars_reach_from_the_first_exit_to_the_worst_case(exiting_study: Study) -> None:
+    front = traces(plots.front_figure(exiting_study))["front"]
+    seen = 0
+    for n, x, more, less in zip(front.customdata, front.x, front.error_x.array, front.error_x.arrayminus, strict=True):
+        e = exiting_study.evaluation(n)
+        seen += bool(e.exits)
+        if e.exits:
+            assert (x - less, x + more) == pytest.approx((e.exits[0].latency_ms, e.worst_case_latency_ms))
+        else:
+            assert (more, less) == (0, 0)
+    assert seen
+
+
+def test_a_tie_is_marked_and_said(finished_study: Study) -> None:
+    front = traces(plots.front_figure(finished_study, "test"))["front"]
+    tied = ties(finished_study.front, "test")
+    for n, mark, hover in zip(front.customdata, front.text, front.hovertext, strict=True):
+        assert (mark == plots.TIE) == bool(tied[n]) == ("a tie with the faster trial" in hover)
+    assert front.text[0] == ""  # nothing is faster
+
+
+def test_exit_rates_add_up(exiting_study: Study) -> None:
+    points = [e for e in exiting_study.front if e.exits]
+    shares = dict.fromkeys((f"trial {e.trial}" for e in points), 0.0)
+    for trace in plots.exits_figure(exiting_study).data:
+        for name, share in zip(trace.y, trace.x, strict=True):
+            shares[name] += share
+    assert list(shares.values()) == pytest.approx([100] * len(points))
+
+
+def test_importance_is_drawn_pale_where_it_is_chance() -> None:
+    found = [Importance("accuracy", "prune.ratio", 0.9, True), Importance("accuracy", "ptq.weight_bits", 0.1, False)]
+    [trace] = plots.importance_figure(found).data
+    assert list(trace.y) == ["ptq.weight_bits", "prune.ratio"] and list(trace.marker.opacity) == [0.25, 1.0]
+
+
+def test_colours_are_those_of_okabe_and_ito() -> None:
+    known = {"#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#888888"}
+    script = (Path(plots.__file__).parent / "report.js").read_text()
+    used = set(re.findall(r"#[0-9A-Fa-f]{6}", script)) - {"#dddddd"}
+    assert used <= known and set(plots.PHASES.values()) <= known
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -1,0 +1,42 @@
+"""Which points of a front cannot be told apart by their accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autocompress.results import Evaluation, Score, Split
+
+
+def score_of(evaluation: Evaluation, split: Split | None) -> Score | None:
+    """The score of a split; of the test split where there is one, when no split is given."""
+    if split is None:
+        return evaluation.score
+    return evaluation.validation if split == "validation" else evaluation.test
+
+
+def overlap(a: Score, b: Score) -> bool:
+    """Whether two 95 % intervals overlap; a careful test: points that are no tie differ at well below 5 %."""
+    return a.low <= b.high and b.low <= a.high
+
+
+def ties(points: Iterable[Evaluation], split: Split | None = None) -> dict[int, tuple[int, ...]]:
+    """For each point, the trials of the faster points whose accuracy interval overlaps its own, fastest first.
+
+    A point with ties costs time for an accuracy that may be chance: it is worth having for its size, or not at all.
+    Scores without an interval tie with nothing, and scores of different splits are not compared.
+    """
+    ordered = sorted((p for p in points if score_of(p, split)), key=lambda p: (p.latency_ms or 0.0, p.trial))
+    found: dict[int, tuple[int, ...]] = {}
+    for i, point in enumerate(ordered):
+        mine = score_of(point, split)
+        assert mine is not None
+        found[point.trial] = tuple(
+            other.trial
+            for other in ordered[:i]
+            if (theirs := score_of(other, split))
+            and theirs.split == mine.split
+            and mine.low < mine.high
+            and theirs.low < theirs.high
+            and overlap(mine, theirs)
+        )
+    return found

@@ -16,7 +16,7 @@ from autocompress.errors import StudyError
 from autocompress.report._volume import Volumes, in_order
 from autocompress.report.plots import hypervolume_reference
 from autocompress.results import Evaluation
-from autocompress.study import Settings, Study, read_evaluation, read_final, read_settings
+from autocompress.study import Settings, Study, read_evaluation, read_final, read_settings, trial_folder
 
 PROGRESS = "progress.json"
 """What the search writes for those who watch it: budget, time left, what each worker does."""
@@ -39,6 +39,7 @@ class Follower:
         """None as long as no fp32 baseline is complete."""
         self._settings: Settings | None = None
         self._known: dict[int, tuple[_Stamp, Evaluation | None]] = {}
+        self._done: set[int] = set()
         self._final: tuple[_Stamp | None, list[Evaluation]] = (None, [])
         self._lock = threading.Lock()
 
@@ -67,9 +68,8 @@ class Follower:
             names = [entry.name for entry in os.scandir(self.folder / "trials") if entry.name.isdigit()]
         except OSError:
             names = []
-        for name in names:
-            stamp = _stamp(self.folder / "trials" / name / "evaluation.json")
-            number = int(name)
+        for number in sorted(set(map(int, names)) - self._done):  # what was read whole never changes
+            stamp = _stamp(trial_folder(self.folder, number) / "evaluation.json")
             if stamp is None or self._known.get(number, (None,))[0] == stamp:
                 continue
             try:
@@ -79,6 +79,7 @@ class Follower:
             self._known[number] = (stamp, found)
             if found is not None:
                 new.append(found)
+                self._done.add(number)
         self.unreadable = sum(e is None for _, e in self._known.values())
         return new
 
@@ -112,8 +113,7 @@ class Follower:
         except (OSError, ValueError):
             told = {}
         told = told if isinstance(told, dict) else {}
-        known = {number for number, (_, e) in self._known.items() if e is not None}
-        told["workers"] = [w for w in told.get("workers", []) if w.get("trial") not in known]
+        told["workers"] = [w for w in told.get("workers", []) if w.get("trial") not in self._done]
         return {**told, "state": self._state(told)}
 
     def _state(self, told: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Usage: python hardware_profiles/fit_public_data.py FOLDER_WITH_THE_TABLES [OUTPUT_FOLDER] [COLLECTION ...]
 
 Sources and licences stand in each profile. A collection (arm, x86, gpus, qualcomm, rockchip, hailo, edge_tpu, vitis,
-microcontrollers, esp32) is fitted together; without names all are. The error in a profile is that of leaving a
+microcontrollers, st_npus, esp32) is fitted together; without names all are. The error in a profile is that of leaving a
 network out on all devices at once; a device that is too far off gets no profile and is listed. At the end the table
 in OUTPUT_FOLDER/README.md is written anew from the YAML files there.
 """
@@ -31,6 +31,7 @@ COLLECTIONS: dict[str, Callable[[Path], Collection]] = {
     "edge_tpu": accelerators.edge_tpu,
     "vitis": accelerators.vitis,
     "microcontrollers": microcontrollers.microcontrollers,
+    "st_npus": microcontrollers.st_npus,
     "esp32": microcontrollers.esp32,
 }
 

@@ -18,7 +18,7 @@ _TOTALS_ONLY = (
     "operators other than convolutions and products: their cost is spread over the MACs",
     "how layers that fill the array badly (depthwise, few channels) differ from others: only totals were known",
 )
-_ALONE = Settings(deviation=0.4, effect=0.4, mean=1.5, noise=0.25)
+_ALONE = Settings(noise=0.25, deviation=0.4, effect=0.4, rounds=10)
 
 
 def affine(dtype: Dtype, weights: bool, run: float, mmac: float, mb: float = 0.0) -> list[Term]:
@@ -160,7 +160,7 @@ def hailo(data: Path) -> Collection:
             *_TOTALS_ONLY,
             "transformers: left out of the fit",
         ),
-        max_p90=1.5,
+        max_p90=1.0,
     )
 
 
@@ -215,7 +215,7 @@ def vitis(data: Path) -> Collection:
         targets=tuple(targets),
         settings=_ALONE,
         caveats=(*_TOTALS_ONLY, "the share of reading and writing images on the board's CPU, which is in the figures"),
-        max_p90=1.5,
+        max_p90=0.9,
     )
 
 
@@ -283,7 +283,7 @@ def edge_tpu(data: Path) -> Collection:
         cache_bytes=_EDGE_TPU_CACHE,
         settings=_ALONE,
         caveats=(*_TOTALS_ONLY, "operators that its compiler leaves to the CPU of the host"),
-        max_p90=1.5,
+        max_p90=0.9,
     )
 
 

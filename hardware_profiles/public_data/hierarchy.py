@@ -42,7 +42,7 @@ class Term:
 class Settings:
     """How strongly a device is held to its prior; chosen by leaving networks out."""
 
-    noise: float = 0.12
+    noise: float = 0.1
     """Standard deviation of the logarithm of a measured latency around the model."""
     deviation: float = 0.25
     """Of a coefficient of one device around its prior."""
@@ -50,7 +50,8 @@ class Settings:
     """Of the influence of a fact about the device."""
     mean: float = 0.7
     """Of the mean coefficients around the first guess."""
-    rounds: int = 10
+    rounds: int = 5
+    """Few rounds keep what the data cannot tell near the first guess."""
 
 
 @dataclass(frozen=True)

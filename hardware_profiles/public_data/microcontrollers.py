@@ -23,7 +23,7 @@ _KINDS = ("conv", "conv_stem", "conv1x1", "depthwise", "grouped", "linear", "poo
 _CUBE = "stm32-cube-ai"
 _BOARDS = Path(__file__).with_name("mlperf_tiny_boards.csv")
 """Where each MLPerf Tiny system is found, and its memory by data sheet."""
-_CORES = ("M0", "M4", "M33", "M7", "A7", "NPU")
+_CORES = ("M0", "M4", "M33", "M7", "A7")
 
 _MLPERF = {"ad": "autoencoder", "anom": "autoencoder", "ic": "resnet8", "imag": "resnet8"}
 _MLPERF |= {"kws": "ds_cnn", "keyw": "ds_cnn", "vww": "mobilenet_v1-0.25@96-2", "visu": "mobilenet_v1-0.25@96-2"}
@@ -35,6 +35,8 @@ _ST = {
     "STM32MP157F-DK2": ("stm32mp157-2threads", "board", "tflite", "tflite 2.11", "Cortex-A7 800 MHz", "A7", 2),
     "STM32MP135F-DK2": ("stm32mp135", "board", "tflite", "tflite 2.11", "Cortex-A7 1 GHz", "A7", 1),
 }
+_JOINT = Settings(noise=0.15, deviation=0.3, effect=0.4, rounds=10)
+_APART = Settings(noise=0.1, deviation=1.0, rounds=10)
 _CLASSES = {"flowers": 5, "imagenet": 1000, "food-101": 101, "cifar10": 10, "cifar100": 100}
 
 
@@ -93,8 +95,16 @@ def _facts(core: str) -> tuple[float, ...]:
 
 
 def microcontrollers(data: Path) -> Collection:
-    """Cortex-M boards, the STM32 NPUs and the Cortex-A7 boards of ST."""
-    targets = [*_mlperf(data), *_st(data)]
+    """Cortex-M boards and the Cortex-A7 boards of ST."""
+    return _collection([*_mlperf(data), *(t for t in _st(data) if t.profile["device_class"] != "npu")], _JOINT)
+
+
+def st_npus(data: Path) -> Collection:
+    """The NPUs of STM32N6 and STM32MP2, each on its own: too different to lend each other much."""
+    return _collection([t for t in _st(data) if t.profile["device_class"] == "npu"], _APART)
+
+
+def _collection(targets: list[Target], settings: Settings) -> Collection:
     names = {name for target in targets for name in target.ms}
     works = {name: work for name in sorted(names) if (work := _workload(name)) is not None}
     return Collection(
@@ -104,7 +114,7 @@ def microcontrollers(data: Path) -> Collection:
         workloads=works,
         targets=tuple(targets),
         block=1,
-        settings=Settings(noise=0.15, deviation=0.3, effect=0.4, mean=1.0),
+        settings=settings,
         caveats=(
             "networks above some 10 MMACs on boards that only ran the four of MLPerf Tiny (0.3 to 12 MMACs)",
             "where weights and activations lie: external memory is slower",
@@ -216,7 +226,7 @@ def esp32(data: Path) -> Collection:
         terms=tuple(affine(_I, False, 1000.0, 3000.0)),
         workloads=works,
         targets=tuple(targets),
-        settings=Settings(deviation=0.4, mean=1.5, noise=0.25),
+        settings=Settings(noise=0.25, deviation=0.4, rounds=10),
         caveats=(
             "layers: only the totals of six networks of 0.03 to 5 GMACs were known",
             "networks that fit into the internal memory, which is faster than the PSRAM of the large ones",

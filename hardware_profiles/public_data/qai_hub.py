@@ -28,7 +28,7 @@ _NAMES = {
 }
 _RUNTIMES = ("onnx", "qnn_dlc")
 """The first of which a device has enough networks is taken for its profile; all lend strength."""
-_ENOUGH = 15
+_ENOUGH = 8
 _DENSE = ("conv1x1", "conv", "linear")
 _THIN = ("depthwise", "grouped")
 
@@ -77,7 +77,7 @@ def qualcomm(data: Path) -> Collection:
         workloads=works,
         targets=tuple(targets),
         block=1,
-        settings=Settings(noise=0.2, deviation=0.3, mean=1.0),
+        settings=Settings(noise=0.2, deviation=0.3, rounds=10),
         free=("layout", "quantize", "dequantize", "pool", "elementwise", "movement", "activation"),
         caveats=(
             "operators between convolutions (pooling, additions): their cost is in that of the convolutions",

@@ -3,64 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from plans import measurements, use_tiny_plan, workload
 
 from autocompress.device import DeviceProfile
 from autocompress.errors import DeviceError
+from autocompress.latency import _bundle_runner as runner
 from autocompress.latency import calibrate, predict
-from autocompress.latency.measurements import Machine, Measurements, ModelTiming
-from autocompress.latency.micro_models import EXIT_PAIR, MicroModel, plan, plan_digest
+from autocompress.latency.measurements import Measurements
+from autocompress.latency.micro_models import EXIT_PAIR, extreme_model, plan, plan_digest
 from autocompress.workload import Workload
-
-Make = Callable[..., Measurements]
-
-
-@pytest.fixture
-def tiny_plan(monkeypatch: pytest.MonkeyPatch) -> list[MicroModel]:
-    """Ten nets and the exit pair instead of three hundred."""
-    models = [m for m in plan() if m.name.split("/")[0] in {"add", "mul", "mlp"}][:10] + plan()[-2:]
-    monkeypatch.setattr(calibrate, "plan", lambda: models)
-    return models
-
-
-@pytest.fixture
-def measured(tiny_plan: list[MicroModel]) -> Make:
-    """Measurements of the tiny plan that follow a simple law; keywords replace fields."""
-
-    def make(**fields: Any) -> Measurements:
-        timings = []
-        for k, model in enumerate(tiny_plan):
-            work = Workload.from_onnx(onnx.load_from_string(model.make()))
-            us = 5.0 + sum(2.0 + op.macs / 1e3 + op.bytes_moved / 1e4 for op in work.ops if op.kind != "if")
-            us += 40.0 * (model.name == EXIT_PAIR[1])
-            slow = 1.0 + 0.1 * (k % 3 == 0)
-            timings.append(
-                ModelTiming(
-                    name=model.name, latency_ms=us * slow / 1e3, reference_ms=0.5 * slow, spread=0.01, at_s=float(k)
-                )
-            )
-        data = {
-            "plan_version": 1,
-            "plan_digest": plan_digest(tiny_plan),
-            "runtime_version": "1.20.0",
-            "threads": 2,
-            "machine": Machine(
-                processor="Cortex-A72", int8_saturates=True, cores=4, system="Linux aarch64", instruction_set=("asimd",)
-            ),
-            "started": "2026-11-22T08:00:00+00:00",
-            "seconds": 61.0,
-            "complete": True,
-            "timings": tuple(timings),
-        }
-        return Measurements(**{**data, **fields})
-
-    return make
 
 
 def test_the_plan_is_deterministic_and_every_model_is_valid() -> None:
@@ -87,23 +43,27 @@ def test_impossible_settings_are_refused(threads: int, budget_s: float) -> None:
 
 
 def test_the_machine_is_described() -> None:
-    assert calibrate.processor_name()
-    assert isinstance(calibrate.int8_saturates(), bool)
+    facts = runner.machine_facts(extreme_model())
+    assert facts["processor"] and facts["cores"] >= 1
+    assert isinstance(facts["int8_saturates"], bool)
     assert calibrate.channel_block(("avx512f",)) == 16
     assert calibrate.channel_block(("avx2",)) == 8
 
 
-def test_fitting_keeps_measured_and_held_out_prediction_of_every_point(measured: Make, tmp_path: Path) -> None:
-    measurements = measured()
-    profile = calibrate.fit_profile(measurements, "my-board")
+def test_fitting_keeps_measured_and_held_out_prediction_of_every_point(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_tiny_plan(monkeypatch)
+    measured = measurements()
+    profile = calibrate.fit_profile(measured, "my-board")
     assert (profile.name, profile.threads, profile.processor) == ("my-board", 2, "Cortex-A72")
     assert profile.int8_arithmetic == "saturating"
     assert profile.if_overhead_us == pytest.approx(20.0)
     assert profile.reference_ms == pytest.approx(0.5)
     calibration = profile.calibration
     assert calibration is not None
-    assert set(calibration.held_out_ms) == {t.name for t in measurements.timings} - set(EXIT_PAIR)
-    for timing in measurements.timings:
+    assert set(calibration.held_out_ms) == {t.name for t in measured.timings} - set(EXIT_PAIR)
+    for timing in measured.timings:
         if timing.name not in EXIT_PAIR:  # a clock that was lower in a batch is taken out by the reference net
             full_speed = timing.latency_ms * 0.5 / timing.reference_ms
             assert calibration.held_out_ms[timing.name][0] == pytest.approx(full_speed, rel=1e-3)
@@ -117,32 +77,91 @@ def test_fitting_keeps_measured_and_held_out_prediction_of_every_point(measured:
     assert len(rows) == len(calibration.held_out_ms), "one readable line per point"
 
 
-def test_a_point_is_not_predicted_by_a_fit_that_saw_it(measured: Make) -> None:
+def test_a_point_is_not_predicted_by_a_fit_that_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten times the latency of one net must show as an error of that net."""
-    timings = list(measured().timings)
+    use_tiny_plan(monkeypatch)
+    timings = list(measurements().timings)
     timings[2] = timings[2].model_copy(update={"latency_ms": timings[2].latency_ms * 10})
-    calibration = calibrate.fit_profile(measured(timings=tuple(timings)), "t").calibration
-    assert calibration is not None
+    calibration = calibrate.fit_profile(measurements(timings=tuple(timings)), "t").calibration
+    assert calibration is not None and calibration.degree == "full"
     ms, predicted = calibration.held_out_ms[timings[2].name]
     assert predicted < 0.5 * ms
 
 
-def test_measurements_survive_a_file(measured: Make, tmp_path: Path) -> None:
-    measurements = measured()
-    path = measurements.save(tmp_path / "result.json")
-    assert Measurements.parse(json.loads(path.read_text()), str(path)) == measurements
-    assert measurements.slowdown == pytest.approx(0.1)
+def test_the_base_model_is_fitted_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = use_tiny_plan(monkeypatch)
+    timings = measurements().timings
+    base = timings[0].model_copy(update={"name": "base"})
+    measured = measurements(timings=(*timings, base), base_sha256="0" * 64)
+    with_base = calibrate.fit_profile(measured, "t", workload(models[0])).calibration
+    without = calibrate.fit_profile(measured, "t").calibration
+    assert with_base is not None and "base" in with_base.held_out_ms
+    assert without is not None and "base" not in without.held_out_ms
 
 
-def test_measurements_of_another_plan_are_refused(measured: Make) -> None:
-    timings = measured().timings
+def test_doubts_about_a_run_become_caveats(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_plan(monkeypatch)
+    assert calibrate.fit_profile(measurements(), "t").caveats == ()
+    hot = calibrate.fit_profile(measurements(throttled=True), "t").caveats
+    assert len(hot) == 1 and "lowered its clock" in hot[0]
+    timings = measurements().timings
+    old = measurements(timings=timings[1:], refused=(timings[0].name,))
+    assert "onnxruntime 1.20.0 cannot run 1 models" in calibrate.fit_profile(old, "t").caveats[0]
+
+
+def test_measurements_survive_a_file(tmp_path: Path) -> None:
+    measured = measurements()
+    path = measured.save(tmp_path / "result.json")
+    assert Measurements.parse(json.loads(path.read_text()), str(path)) == measured
+    assert measured.slowdown == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, ""),
+        ({"throttled": True}, "lowered its clock"),
+        ({"slow": 1.5}, "50% slower"),
+        ({"spread": 0.2}, "differ by 20%"),
+    ],
+)
+def test_an_unsteady_run_says_why(fields: dict[str, float], words: str) -> None:
+    timings = []
+    for k, timing in enumerate(measurements().timings):
+        slow = fields.get("slow", 1.0) if k % 2 else 1.0
+        spread = fields.get("spread", timing.spread)
+        timings.append(timing.model_copy(update={"reference_ms": 0.5 * slow, "spread": spread}))
+    measured = measurements(timings=tuple(timings), throttled=bool(fields.get("throttled")))
+    assert (words in measured.unsteadiness) if words else measured.unsteadiness == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ([], "has no 'version'"),
+        ({"version": 99}, "up to version 1, got 99; upgrade"),
+        ({"version": 1, "threads": 0}, "threads: input should be greater than or equal to 1"),
+    ],
+)
+def test_what_is_no_measurement_is_refused(data: object, words: str) -> None:
+    if isinstance(data, dict) and "threads" in data:
+        data = {**measurements().model_dump(mode="json"), **data}
+    with pytest.raises(DeviceError, match=words):
+        Measurements.parse(data, "result.json")
+
+
+def test_measurements_of_another_plan_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_plan(monkeypatch)
+    timings = measurements().timings
+    foreign = timings[0].model_copy(update={"name": "unheard-of"})
     with pytest.raises(DeviceError, match="'unheard-of', which is not in this plan"):
-        calibrate.fit_profile(measured(timings=(*timings, timings[0].model_copy(update={"name": "unheard-of"}))), "t")
+        calibrate.fit_profile(measurements(timings=(*timings, foreign)), "t")
 
 
 def test_a_short_calibration_gives_a_usable_profile(
-    tiny_plan: list[MicroModel], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    models = use_tiny_plan(monkeypatch)
     steps: list[float] = []
     profile = calibrate.calibrate_host(budget_s=5, progress=lambda share, text: steps.append(share))
     assert capfd.readouterr() == ("", "")
@@ -150,8 +169,8 @@ def test_a_short_calibration_gives_a_usable_profile(
     assert steps[-1] == 1.0
     assert profile.is_this_machine
     assert profile.calibration is not None
-    assert profile.calibration.points == len(tiny_plan) - 2
+    assert profile.calibration.points == len(models) - 2
     assert DeviceProfile.load(profile.save(tmp_path / "host.yaml")).name == "host"
-    work = Workload.from_onnx(onnx.load_from_string(tiny_plan[0].make()))
+    work = workload(models[0])
     assert predict(profile, work).in_domain
     assert predict(profile, work).latency_ms > 0

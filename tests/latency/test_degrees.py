@@ -1,0 +1,125 @@
+"""One or a few measured latencies move the profile of a similar device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autocompress.device import DeviceProfile, OpCost
+from autocompress.errors import DeviceError, InputError
+from autocompress.latency import predict
+from autocompress.latency.degrees import EXPECTED, Point, contributions_ms, read_table, refit, solve
+from autocompress.latency.micro_models import NetBuilder
+from autocompress.workload import Workload
+
+
+def net(width: int, kernels: tuple[int, ...] = (3, 1, 3, 1), int8: bool = False) -> bytes:
+    builder = NetBuilder((1, 3, 16, 16), int8)
+    out = "input"
+    for kernel in kernels:
+        out = builder.conv(out, width, kernel)
+    return builder.build(builder.gemm(builder.global_pool(out), 10))
+
+
+def point(profile: DeviceProfile, content: bytes, factor: float, name: str = "net") -> Point:
+    import onnx
+
+    work = Workload.from_onnx(onnx.load_from_string(content))
+    return name, work, predict(profile, work).latency_ms * factor
+
+
+@pytest.fixture(scope="module")
+def board() -> DeviceProfile:
+    return DeviceProfile.load("raspberry-pi-4")
+
+
+def test_one_latency_scales_the_profile(board: DeviceProfile) -> None:
+    base, other = point(board, net(32), 2.5), point(board, net(48), 2.5)
+    moved = refit(board, [base], "mine")
+    assert moved.name == "mine" and moved.calibration is not None
+    assert moved.calibration.degree == "one" and moved.calibration.points == 1
+    assert predict(moved, base[1]).latency_ms == pytest.approx(base[2], rel=1e-3)
+    assert predict(moved, other[1]).latency_ms == pytest.approx(other[2], rel=1e-3)
+    assert "raspberry-pi-4" in moved.provenance.source and moved.provenance.licence == board.provenance.licence
+
+
+def test_the_stated_error_is_that_of_the_public_data_and_falls(board: DeviceProfile) -> None:
+    points = [point(board, net(8 * k), 1.5, f"net{k}") for k in range(1, 6)]
+    errors = []
+    for n in (1, 2, 4, 5):
+        calibration = refit(board, points[:n], "mine").calibration
+        assert calibration is not None and calibration.degree == ("one" if n == 1 else "few")
+        assert "public data" in calibration.split
+        errors.append(calibration.median_error)
+    assert errors == [EXPECTED[n].median for n in (1, 1, 3, 5)]
+    medians = [error.median for _, error in sorted(EXPECTED.items())]
+    assert medians == sorted(medians, reverse=True)
+
+
+def test_more_latencies_bend_the_profile(board: DeviceProfile) -> None:
+    """On this board 1x1 convolutions are three times slower than on the one it is like, the rest is as fast."""
+    slow = OpCost(**{term: 3 * value for term, value in board.latency["conv1x1"]["float32"].model_dump().items()})
+    truth = board.model_copy(update={"latency": board.latency | {"conv1x1": {"float32": slow}}})
+    kinds = ((3, 1, 3, 1), (1, 1, 1, 1), (3, 3, 3, 3))
+    points = [point(truth, net(w, kinds[k % 3]), 1.0, f"{w} {kinds[k % 3]}") for k, w in enumerate((32, 64, 64, 128))]
+    asked = [point(truth, net(w, kernels), 1.0) for w in (48, 96) for kernels in kinds[1:]]
+
+    def error(profile: DeviceProfile) -> float:
+        return float(np.mean([abs(predict(profile, work).latency_ms / ms - 1) for _, work, ms in asked]))
+
+    assert error(refit(board, points, "t")) < 0.5 * error(refit(board, points[:1], "t")) < error(board)
+
+
+def test_each_point_is_also_predicted_without_it(board: DeviceProfile) -> None:
+    points = [point(board, net(8 * k), 2.0, f"net{k}") for k in range(1, 5)]
+    points[2] = (*points[2][:2], points[2][2] * 5)
+    calibration = refit(board, points, "mine").calibration
+    assert calibration is not None and list(calibration.held_out_ms) == ["net1", "net2", "net3", "net4"]
+    measured, predicted = calibration.held_out_ms["net3"]
+    assert measured == pytest.approx(points[2][2], rel=1e-3) and predicted < 0.4 * measured
+
+
+def test_factors_are_positive_and_shares_sum_to_the_prediction(board: DeviceProfile) -> None:
+    _, work, ms = point(board, net(32, int8=True), 1.0)
+    entries = [(kind, dtype) for kind, formats in board.latency.items() for dtype in formats]
+    assert sum(contributions_ms(board, work, entries)) == pytest.approx(ms)
+    rng = np.random.default_rng(0)
+    factors = solve(rng.uniform(0.1, 1, (6, 4)), rng.uniform(0.01, 100, 6))
+    assert (factors > 0).all() and np.isfinite(factors).all()
+
+
+@pytest.mark.parametrize("ms", [0.0, -1.0, float("nan"), float("inf")])
+def test_impossible_latencies_are_refused(board: DeviceProfile, ms: float) -> None:
+    name, work, _ = point(board, net(8), 1.0)
+    with pytest.raises(DeviceError, match="positive number"):
+        refit(board, [(name, work, ms)], "mine")
+
+
+def test_a_table_names_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(net(8))
+    (tmp_path / "b.onnx").write_bytes(net(16))
+    (tmp_path / "t.csv").write_text("file,latency_ms,remark\na.onnx,1.5,\nb.onnx,2,warm\n")
+    points = read_table(tmp_path / "t.csv")
+    assert [(name, ms) for name, _, ms in points] == [("a.onnx", 1.5), ("b.onnx", 2.0)]
+    assert points[1][1].macs > points[0][1].macs
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "needs a first line 'file,latency_ms'"),
+        ("file,ms\na.onnx,1\n", "needs a first line 'file,latency_ms'"),
+        ("file,latency_ms\n", "at least one row"),
+        ("file,latency_ms\na.onnx,fast\n", "line 2: latency_ms must be a positive number, got 'fast'"),
+        ("file,latency_ms\na.onnx,1\na.onnx,-2\n", "line 3: latency_ms must be a positive number, got '-2'"),
+        ("file,latency_ms\na.onnx,1\na.onnx,2\n", "'a.onnx' is there twice"),
+        ("file,latency_ms\nnone.onnx,1\n", "none.onnx: cannot be read"),
+    ],
+)
+def test_wrong_tables_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "a.onnx").write_bytes(net(8))
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_table(tmp_path / "t.csv")

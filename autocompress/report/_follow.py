@@ -39,7 +39,8 @@ class Follower:
         """None as long as no fp32 baseline is complete."""
         self._settings: Settings | None = None
         self._known: dict[int, tuple[_Stamp, Evaluation | None]] = {}
-        self._done: set[int] = set()
+        self.judged: set[int] = set()
+        """Trials whose result was read."""
         self._final: tuple[_Stamp | None, list[Evaluation]] = (None, [])
         self._lock = threading.Lock()
 
@@ -68,7 +69,7 @@ class Follower:
             names = [entry.name for entry in os.scandir(self.folder / "trials") if entry.name.isdigit()]
         except OSError:
             names = []
-        for number in sorted(set(map(int, names)) - self._done):  # what was read whole never changes
+        for number in sorted(set(map(int, names)) - self.judged):  # what was read whole never changes
             stamp = _stamp(trial_folder(self.folder, number) / "evaluation.json")
             if stamp is None or self._known.get(number, (None,))[0] == stamp:
                 continue
@@ -79,7 +80,7 @@ class Follower:
             self._known[number] = (stamp, found)
             if found is not None:
                 new.append(found)
-                self._done.add(number)
+                self.judged.add(number)
         self.unreadable = sum(e is None for _, e in self._known.values())
         return new
 
@@ -113,7 +114,7 @@ class Follower:
         except (OSError, ValueError):
             told = {}
         told = told if isinstance(told, dict) else {}
-        told["workers"] = [w for w in told.get("workers", []) if w.get("trial") not in self._done]
+        told["workers"] = [w for w in told.get("workers", []) if w.get("trial") not in self.judged]
         return {**told, "state": self._state(told)}
 
     def _state(self, told: dict[str, Any]) -> str:

@@ -32,12 +32,15 @@ from autocompress.report._payload import reasons
 from autocompress.report._words import ms_text, size_text
 from autocompress.report.table import front_rows
 from autocompress.results import Evaluation
+from autocompress.study import trial_folder
 
 if TYPE_CHECKING:
     from autocompress.controller.reporter import Reporter
 
 _TRIAL = re.compile(r"trial (\d+): (.*)", re.DOTALL)
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_WORKERS = 8
+"""So many lines about what is done right now fit below the front."""
 _STATUS_EVERY_S = 10.0
 """Between two lines of status in a log; training reports every step."""
 
@@ -93,10 +96,14 @@ class JsonLines(Quiet):
 
 
 class Activity:
-    """What is being done: one line for each trial under way, one for everything else."""
+    """What is being done: one line for each trial under way, one for everything else.
 
-    def __init__(self) -> None:
+    A trial of the study in `folder` is under way until its result is there; not all results are reported.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
         self.now = ""
+        self._folder = folder
         self._trials: dict[int, str] = {}
 
     def status(self, message: str) -> None:
@@ -112,7 +119,12 @@ class Activity:
 
     def workers(self) -> list[dict[str, Any]]:
         """Trial (None for everything else) and what is done for it."""
-        rows: list[dict[str, Any]] = [{"trial": n, "doing": text} for n, text in sorted(self._trials.items())]
+        if self._folder is not None:
+            for trial in list(self._trials):
+                if (trial_folder(self._folder, trial) / "evaluation.json").exists():
+                    self.done(trial)
+        trials = dict(self._trials)  # another thread may add one
+        rows: list[dict[str, Any]] = [{"trial": n, "doing": trials[n]} for n in sorted(trials)]
         return rows + ([{"trial": None, "doing": self.now}] if self.now else [])
 
 
@@ -126,10 +138,10 @@ class Live(Quiet):
     def __init__(self, console: Console | None = None, folder: Path | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._follower = Follower(folder) if folder else None
-        self._activity = Activity()
+        self._activity = Activity(folder)
         self._study: list[RenderableType] = []
         self._rejected = 0
-        self._known: set[int] = set()
+        self._seen = 0
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=24),
@@ -176,11 +188,14 @@ class Live(Quiet):
             self._console.print(_line(evaluation), markup=False, soft_wrap=True)
 
     def _look(self) -> None:
-        """Read what is new in the study."""
-        if self._follower is None or not self._follower.refresh() or self._follower.study is None:
+        """Read what is new in the study, and lay it out."""
+        if self._follower is None:
             return
+        self._follower.refresh()
+        if self._follower.study is None or self._seen == self._follower.version:
+            return
+        self._seen = self._follower.version
         study, volumes = self._follower.study, self._follower.volumes
-        self._known = {e.trial for e in study.evaluations}
         rows = front_rows(study)
         shown = max(4, self._console.height - 14)
         table = Table(box=None, padding=(0, 2, 0, 0))
@@ -205,8 +220,7 @@ class Live(Quiet):
             Text(
                 ("" if w["trial"] is None else f"trial {w['trial']}: ") + w["doing"], overflow="ellipsis", no_wrap=True
             )
-            for w in self._activity.workers()[-8:]
-            if w["trial"] not in self._known
+            for w in self._activity.workers()[-_WORKERS:]
         ]
         return Group(*self._study, self._progress, *doing)
 
@@ -220,7 +234,7 @@ class Recorder:
     def __init__(self, folder: Path, shown: Reporter, budget: dict[str, float | None]) -> None:
         self._folder = folder
         self._shown = shown
-        self._activity = Activity()
+        self._activity = Activity(folder)
         self._told: dict[str, Any] = {
             "version": 1,
             "host": socket.gethostname(),

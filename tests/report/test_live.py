@@ -88,6 +88,14 @@ def test_what_was_judged_is_no_longer_under_way() -> None:
     assert activity.workers() == [{"trial": 4, "doing": "ptq w8"}, {"trial": None, "doing": "measuring 8 files"}]
 
 
+def test_a_trial_that_was_answered_from_the_study_is_no_longer_under_way(tmp_path: Path) -> None:
+    activity = Activity(tmp_path)
+    activity.status("trial 3: prune 25%")
+    activity.status("trial 4: ptq w8")
+    write_evaluation(tmp_path, candidate(3, 1))
+    assert [row["trial"] for row in activity.workers()] == [4]
+
+
 def test_a_log_gets_lines_only(tmp_path: Path) -> None:
     live, console = screen(begin(tmp_path / "study"), terminal=False)
     with live:

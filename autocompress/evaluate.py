@@ -8,7 +8,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -457,14 +457,17 @@ def _hash(*parts: Any) -> str:
 
 
 def _keep_state(path: Path, state: dict[str, torch.Tensor]) -> None:
-    """Write weights with a checksum; the entries not used for longest make room."""
+    """Write weights with a checksum; the entries not used for longest make room. Other workers may do the same."""
     save_weights(path, state)
-    entries = sorted(path.parent.glob("*.pt"), key=lambda p: p.stat().st_mtime)
-    total = sum(p.stat().st_size for p in entries)
-    for entry in entries[:-1]:
+    entries = []
+    for entry in path.parent.glob("*.pt"):
+        with suppress(FileNotFoundError):  # another worker has made room
+            entries.append((entry.stat().st_mtime, entry.stat().st_size, entry))
+    total = sum(size for _, size, _ in entries)
+    for _, size, entry in sorted(entries)[:-1]:
         if total <= _CACHE_BYTES:
             break
-        total -= entry.stat().st_size
+        total -= size
         entry.unlink(missing_ok=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def load_weights(path: Path) -> dict[str, Any] | None:
         if hashlib.sha256(state).digest() != digest:
             raise ValueError("checksum")
         loaded: dict[str, Any] = torch.load(io.BytesIO(state), weights_only=True)
-        path.touch()
+        os.utime(path)  # not touch(): another process may have removed it to make room
         return loaded
     except (ValueError, OSError, RuntimeError, EOFError):
         path.unlink(missing_ok=True)

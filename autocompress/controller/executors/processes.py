@@ -25,6 +25,7 @@ from autocompress.errors import AutocompressError, StudyError
 
 _START_ATTEMPTS = 3
 _LAST_WORDS_S = 5.0
+_TRACKER = "ignore:resource_tracker:UserWarning"
 
 
 class Processes:
@@ -32,6 +33,8 @@ class Processes:
 
     def __init__(self, blueprint: Blueprint, count: int, timeout_s: float, reporter: Reporter) -> None:
         let_threads_sleep()
+        # What a killed worker leaves behind, Python's resource tracker removes, and would say so at the end.
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _TRACKER]))
         self._blueprint = blueprint
         self._timeout_s = timeout_s
         self._reporter = reporter

@@ -7,9 +7,12 @@ records stay in a folder that is thrown away.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import pickle
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -22,6 +25,7 @@ from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints in spite of verbose=0
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
 
@@ -32,17 +36,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autocompress.controller.executors.base import Blueprint, Job, Reply, Workers, attempt
 from autocompress.controller.reporter import Reporter
-from autocompress.errors import AutocompressError, InputError
+from autocompress.errors import AutocompressError, InputError, StudyError
 from autocompress.recipe import Recipe
 
 _POLL_S = 0.2
 _STOP_S = 20.0
+_START_ATTEMPTS = 5
 
 
 class RayTune:
     """As many trials at a time as are asked for or as the cluster has room for, and one job in hand."""
 
     def __init__(self, blueprint: Blueprint, workers: Workers, reporter: Reporter) -> None:
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that dies is ours to report
         self._workers = workers
         self._ours = _connect(workers, blueprint)
         node = ray.get_runtime_context().get_node_id()
@@ -51,10 +57,11 @@ class RayTune:
         self._feed = _Feed()
         self._pending: set[int] = set()
         self._started: dict[int, float] = {}
+        self._in_vain = 0
         self._crash: list[BaseException] = []
         self._folder = tempfile.TemporaryDirectory(prefix="autocompress-ray-", ignore_cleanup_errors=True)
         reporter.status("waiting for Ray")
-        bench = _Bench(blueprint, os.getcwd(), node, workers.timeout_s)
+        bench = _Bench(pickle.dumps(blueprint), os.getcwd(), tuple(sys.path), node, workers.timeout_s)
         self._thread = threading.Thread(target=self._run, args=(bench,), name="ray tune", daemon=True)
         self._thread.start()
 
@@ -100,7 +107,7 @@ class RayTune:
             if kind == "error":
                 raise content
             if kind == "started":
-                self._started[content] = time.monotonic()
+                self._started[content], self._in_vain = time.monotonic(), 0
             elif content.trial in self._pending:
                 self._pending.discard(content.trial)
                 found.append(content)
@@ -108,6 +115,10 @@ class RayTune:
             if trial not in self._pending:
                 continue
             self._pending.discard(trial)
+            if trial not in self._started:
+                self._in_vain += 1
+                if self._in_vain >= _START_ATTEMPTS:
+                    raise StudyError("the Ray workers die while they load the task; use --executor local to see why")
             took = time.monotonic() - self._started.pop(trial, math.inf)
             if took >= self._workers.timeout_s - 2 * _POLL_S:
                 limit = self._workers.trial_timeout_minutes
@@ -140,9 +151,12 @@ class RayTune:
 class _Bench:
     """What a trial needs besides its job."""
 
-    blueprint: Blueprint
+    blueprint: bytes
+    """Pickled, so that what a worker cannot import is reported and not only the end of its process."""
     folder: str
     """Where the driver runs; relative paths of the task count from there, if the node has it."""
+    path: tuple[str, ...]
+    """Where the driver finds modules."""
     driver_node: str
     timeout_s: float
 
@@ -233,7 +247,8 @@ def _evaluator(bench: _Bench) -> Any:
     """The evaluator of this process; what it trains is cached on its own node."""
     with suppress(OSError):
         os.chdir(bench.folder)
-    blueprint = bench.blueprint
+    sys.path += [entry for entry in bench.path if entry not in sys.path]
+    blueprint: Blueprint = pickle.loads(bench.blueprint)
     if ray.get_runtime_context().get_node_id() != bench.driver_node:
         blueprint = replace(blueprint, cache=None)
     if isinstance(blueprint.source, str):
@@ -257,8 +272,10 @@ def _connect(workers: Workers, blueprint: Blueprint) -> bool:
         source = str(blueprint.source).rpartition(":")[0]
         if isinstance(blueprint.source, str) and source.endswith(".py"):
             settings["runtime_env"] = {"py_modules": [str(Path(source).resolve())]}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**settings)
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process at once
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"no Ray cluster at {workers.address or 'this machine'}: {str(error).splitlines()[0]}; "

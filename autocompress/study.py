@@ -4,6 +4,7 @@ study.json        the inputs: task, device, space, constraints, budget, seed, ha
 study.journal     the Optuna study (see controller/journal.py)
 trials/000012/    evaluation.json and model.onnx of trial 12
 workloads/        what a file executes, by content, so that any trial can be projected onto any device
+progress.json     what a search of the command line does right now, for `watch`
 final.json        written at the end: front and baselines, measured on the device and scored on the test split
 """
 

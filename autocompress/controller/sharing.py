@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import RBFInterpolator
 
+from autocompress._files import write_json
 from autocompress.controller.plan import Budget, Fixed, Plan
 from autocompress.elastic import Elastic
 from autocompress.errors import InputError
@@ -15,6 +20,9 @@ from autocompress.study import EvaluatorName
 from autocompress.task import Task
 
 _RECIPES = 256
+_READINGS = 48
+_SMOOTHING = 0.01
+"""Of the splines: an accuracy from some thousand samples is uncertain by half a point."""
 _SHARE = 1 / 3
 """Of the hours of a search, for the elastic training at most."""
 
@@ -51,3 +59,54 @@ def structures(plan: Plan, seed: int, n: int = _RECIPES) -> list[Recipe]:
     settings = [plan.space.setting(outline, lambda: 1.0, optional=False)]
     settings += [{name: domain.at(float(rng.random())) for name, domain in knobs.items()} for _ in range(n - 1)]
     return [plan.space.sample(Fixed(values), outline) for values in settings]
+
+
+class ElasticAccuracy:
+    """What the shared weights promise for settings: a feature for samplers that model the accuracy, no result.
+
+    The promise is read off for some random widths, at the cost of one pass over the validation data each, and
+    interpolated between them (thin plate splines over the pruning ratios).
+
+    Args:
+        plan: its evaluator has shared weights.
+        seed: of the widths.
+        n: how many widths; at least one more than there are pruning ratios to choose.
+    """
+
+    def __init__(self, plan: Plan, seed: int, n: int = _READINGS) -> None:
+        evaluator, outline = plan.evaluator, plan.evaluator.anatomy.outline
+        assert evaluator.elastic is not None, "share_weights comes first"
+        knobs = plan.space.knobs(outline)
+        self._ratios = {name: d for name, d in knobs.items() if name.startswith("prune.ratio") and d.size > 1}
+        n = max(n, 2 * len(self._ratios) + 2)
+        path = (
+            evaluator.cache / f"elastic-{evaluator.elastic.key}.accuracy.{seed}.{n}.json" if evaluator.cache else None
+        )
+        if path and path.exists():
+            kept = json.loads(path.read_text())
+            self.settings, self.accuracies = kept["settings"], kept["accuracies"]
+        else:
+            rng = np.random.default_rng([seed, 2])
+            self.settings = [plan.space.setting(outline, rng.random, optional=False) for _ in range(n)]
+            self.accuracies = []
+            for i, setting in enumerate(self.settings, 1):
+                evaluator.workshop.progress(f"accuracy with shared weights: {i} of {n}")
+                candidate = evaluator.structure(plan.space.sample(Fixed(setting), outline))
+                self.accuracies.append(evaluator.elastic.accuracy(candidate).value)
+            if path:
+                write_json(path, {"settings": self.settings, "accuracies": self.accuracies})
+        columns = {name: np.array([setting[name] for setting in self.settings]) for name in self._ratios}
+        where, index = np.unique(self._widths(columns), axis=0, return_inverse=True)
+        means = np.bincount(index, self.accuracies) / np.bincount(index)
+        self._spline = RBFInterpolator(where, means, smoothing=_SMOOTHING) if len(where) > len(self._ratios) else None
+
+    def __call__(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """From n settings, by knob, to shape (n, 1)."""
+        n = len(next(iter(columns.values())))
+        if self._spline is None:
+            return np.zeros((n, 1))
+        promise: NDArray[np.float64] = self._spline(self._widths(columns))[:, None]
+        return promise
+
+    def _widths(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        return np.column_stack([np.asarray(columns[name], float) for name in self._ratios])

@@ -4,18 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small import SPACE, device, small_task, space
 
+from autocompress.candidate import Candidate
 from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.controller.executors.base import Blueprint
 from autocompress.controller.plan import Plan
-from autocompress.controller.sharing import share_weights, structures
+from autocompress.controller.sharing import ElasticAccuracy, share_weights, structures
 from autocompress.elastic import Elastic
 from autocompress.errors import ConstraintError, InputError, StudyError
 from autocompress.evaluate import Evaluator
 from autocompress.recipe import Recipe
+from autocompress.results import Score
 from autocompress.study import Study
 from autocompress.task import Task
 from autocompress.training import Schedule
@@ -107,3 +110,26 @@ def test_workers_get_the_same_weights(tmp_path: Path) -> None:
     chosen = structures(plan, seed=1, n=2)[1]
     assert theirs.forecast(chosen).key == evaluator.forecast(chosen).key
     assert theirs.evaluate(chosen)[0].evaluation.sha256 == evaluator.evaluate(chosen)[0].evaluation.sha256
+
+
+def test_the_accuracy_with_shared_weights_is_interpolated_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator = Evaluator(small_task(), device(), cache=tmp_path)
+    plan = Plan.make(evaluator, space(), (), device())
+    share_weights(plan, Budget(1), 0)
+    asked = []
+
+    def by_size(elastic: Elastic, candidate: Candidate) -> Score:
+        asked.append(candidate)
+        value = sum(p.numel() for p in candidate.model.parameters()) / 1e4
+        return Score(value=value, low=value, high=value, n_samples=0, split="validation")
+
+    monkeypatch.setattr(Elastic, "accuracy", by_size)
+    feature = ElasticAccuracy(plan, seed=0, n=12)
+    names = feature.settings[0]
+    grid = {name: np.array([0.0, 0.25, 0.5]) if name.startswith("prune") else np.zeros(3) for name in names}
+    promised = feature(grid)
+    assert promised.shape == (3, 1) and len(asked) == 12
+    assert promised[0] > promised[1] > promised[2]
+    assert np.array_equal(ElasticAccuracy(plan, seed=0, n=12)(grid), promised) and len(asked) == 12

@@ -47,7 +47,7 @@ class Constraint:
         relative = " of the fp32 baseline" if self.relative_to_baseline else ""
         if self.quantity == "accuracy" and self.relative_to_baseline:
             return f"accuracy drop at most {self.limit:g}"
-        return f"{self.quantity} {self.sense} {self.limit:g}{relative}"
+        return f"{self.quantity} {self.sense} {_text(self.limit)}{relative}"
 
     def resolve(self, baseline: Evaluation) -> Constraint:
         """The same constraint with an absolute limit.
@@ -72,7 +72,12 @@ class Constraint:
     def broken_by(self, value: float, what: str) -> str:
         """One sentence for a value that breaks it."""
         because = f" ({self.because})" if self.because else ""
-        return f"{self.quantity} must be {self.sense} {self.limit:g}{because}, {what} {value:.6g}"
+        return f"{self.quantity} must be {self.sense} {_text(self.limit)}{because}, {what} {_text(value)}"
+
+
+def _text(value: float) -> str:
+    """Whole numbers in full (bytes), others with six digits."""
+    return f"{value:.0f}" if value == round(value) else f"{value:.6g}"
 
 
 def at_most(quantity: Quantity, limit: float, *, relative_to_baseline: bool = False) -> Constraint:

@@ -13,8 +13,7 @@ from autocompress.controller.plan import Plan
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError, ConstraintError, TaskError
 from autocompress.evaluate import Evaluator, Forecast
-from autocompress.latency import linear
-from autocompress.payoff import Knob, knobs
+from autocompress.payoff import Knob, Payoff
 from autocompress.recipe import Recipe, technique
 from autocompress.results import Evaluation
 from autocompress.space import SearchSpace, StageSpace
@@ -84,7 +83,7 @@ class DryRun:
             lines.append(f"  strongest recipe of the space: {self.strongest_ms:.3f} ms, {self.strongest_bytes:,} bytes")
         lines.append(f"\nconstraints: {', '.join(self.constraints) or 'none'}")
         if self.constraints:
-            lines.append(f"  {self.infeasible or 'can be met as far as latency and size go (predicted)'}")
+            lines.append(f"  {self.infeasible or 'can be met as far as it can be predicted before training'}")
         epoch = f"{self.seconds_per_epoch:.2g} s an epoch at full width, " if self.seconds_per_epoch is not None else ""
         lines.append(
             f"\ntime: about {epoch}{self.seconds_per_trial:.2g} s a trial, "
@@ -112,6 +111,7 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
     except CandidateError as error:
         raise TaskError(f"the model itself cannot be deployed: {error}") from error
     infeasible, strongest = _feasible(plan, base)
+    payoff = Payoff(evaluator)
     epoch_s = _epoch_seconds(task)
     epochs = sum(max(map(_epochs, slot.alternatives)) for slot in plan.space.slots)
     assert base.validation is not None and base.predicted_latency_ms is not None and base.size_bytes is not None
@@ -125,7 +125,7 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         size_bytes=base.size_bytes,
         peak_memory_bytes=base.peak_memory_bytes,
         energy_mj=base.energy_mj,
-        profile=_trust(evaluator),
+        profile=payoff.trust(),
         groups=dict(anatomy.widths),
         unprunable=dict(anatomy.unprunable),
         layers=dict(anatomy.layers),
@@ -133,10 +133,10 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         n_knobs=len(plan.space.knobs(outline)),
         n_recipes=plan.space.size(outline),
         left_out=plan.space.notes,
-        knobs=knobs(evaluator),
+        knobs=payoff.knobs(),
         strongest_ms=strongest.best_case_ms if strongest else None,
         strongest_bytes=strongest.size_bytes if strongest else None,
-        constraints=tuple(map(str, plan.constraints)),
+        constraints=tuple(f"{c} ({c.because})" if c.because else str(c) for c in plan.constraints),
         infeasible=infeasible,
         seconds_per_epoch=epoch_s,
         seconds_per_trial=(epoch_s or 0.0) * epochs + sum(base.seconds.values()),
@@ -148,22 +148,6 @@ def _feasible(plan: Plan, base: Evaluation) -> tuple[str, Forecast | None]:
         return "", plan.check_feasible(plan.resolve(base))
     except ConstraintError as error:
         return str(error), None
-
-
-def _trust(evaluator: Evaluator) -> str:
-    """What is known about the error of the profile, and whether it knows the operators of the network."""
-    device, calibration = evaluator.device, evaluator.device.calibration
-    if calibration is None:
-        error = "its error is not known"
-    else:
-        error = (
-            f"median error {calibration.median_error:.1%}, 9 of 10 within {calibration.p90_error:.0%} on "
-            f"{calibration.split} ({calibration.points} points, {calibration.date})"
-        )
-    missing = linear.predict(device, evaluator.forecast(Recipe()).cost.workloads[-1]).missing
-    known = f"it does not know {', '.join(missing)}: rough" if missing else "it knows all operators of the network"
-    other = f"; measured with {device.measured_with}, so ratios are more certain than milliseconds"
-    return f"profile {device.name}: {error}; {known}{other if device.measured_with != device.runtime else ''}"
 
 
 def _epochs(stage: StageSpace) -> int:

@@ -53,15 +53,12 @@ def _verdict(factor: float, better: str, worse: str) -> str:
     return f"{worse} here ({factor:.2f}x)"
 
 
-def knobs(evaluator: Evaluator) -> tuple[Knob, ...]:
-    """Predict a handful of fixed recipes; nothing is trained.
+class Payoff:
+    """Predicts a handful of fixed recipes for one network on one device; nothing is trained.
 
     Where the device executes int8 only, the reference is the uniformly quantised network.
     """
-    return _Payoff(evaluator).knobs()
 
-
-class _Payoff:
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
         self.device = evaluator.device
@@ -69,11 +66,31 @@ class _Payoff:
         floats = 32 in self.device.weight_bits
         self.numerics: list[dict[str, Any]] = [] if floats else [{"technique": "ptq"}]
         self.base = self._forecast(self.numerics)
+        self.missing = self._missing(self.base)
         self.step = max(8, self.device.channel_block)
 
+    def trust(self) -> str:
+        """How large the error of the profile is, and whether it knows the operators of the network."""
+        device, calibration = self.device, self.device.calibration
+        error = "its error is not known"
+        if calibration is not None:
+            error = (
+                f"median error {calibration.median_error:.1%}, 9 of 10 within {calibration.p90_error:.0%} on "
+                f"{calibration.split} ({calibration.points} points, {calibration.date})"
+            )
+        known = "it knows all operators of the network"
+        if self.missing:
+            known = f"rough: it does not know {', '.join(sorted(self.missing))}, the nearest ones stand for them"
+        foreign = device.runtime == "onnxruntime" and not device.measured_with.startswith("onnxruntime")
+        other = f"; measured with {device.measured_with}: ratios are more certain than milliseconds"
+        return f"profile {device.name}: {error}; {known}{other if foreign else ''}"
+
     def knobs(self) -> tuple[Knob, ...]:
+        """Each technique on its own, and what the runtime cannot execute."""
         found = [
-            self._bits("int8 everywhere", 8, 8, self._int8_note()),
+            Knob("int8 everywhere", note="always: the device executes int8 only; factors below are against it")
+            if self.numerics
+            else self._bits("int8 everywhere", 8, 8, self._int8_note()),
             self._bits("fp16", 16, 32, self._fp16_note()),
             self._bits("4-bit weights", 4, 8, "unpacked to int8 when the file is loaded"),
         ]
@@ -81,6 +98,9 @@ class _Payoff:
             found += self._pruning()
         found += self._exits()
         return tuple(found)
+
+    def _missing(self, forecast: Forecast) -> set[str]:
+        return set(linear.predict(self.device, forecast.cost.workloads[-1]).missing)
 
     def _forecast(self, stages: list[dict[str, Any]]) -> Forecast:
         return self.evaluator.forecast(Recipe.parse({"stages": stages}))
@@ -91,9 +111,9 @@ class _Payoff:
         except CandidateError as error:
             return Knob(name, note=f"cannot be applied: {error}")
         cost, base = forecast.cost, self.base
-        missing = linear.predict(self.device, cost.workloads[-1]).missing
+        missing = self._missing(forecast) - self.missing
         notes = [note] if note else []
-        notes += [f"rough: the profile does not know {', '.join(missing)}"] if missing else []
+        notes += [f"rough: the profile does not know {', '.join(sorted(missing))}"] if missing else []
         return Knob(
             name,
             speedup=base.worst_case_ms / forecast.worst_case_ms,
@@ -105,7 +125,7 @@ class _Payoff:
     def _bits(self, name: str, weights: int, activations: int, note: str) -> Knob:
         if weights not in self.device.weight_bits or activations not in self.device.support.activation_bits:
             bits = " and ".join(map(str, sorted(self.device.weight_bits)))
-            return Knob(name, note=f"not possible: {self.device.runtime} executes weights of {bits} bits")
+            return Knob(name, note=f"not possible: {self.device.runtime} executes weights of {bits} bits only")
         if activations == 8 and "int8" not in self.device.dtypes:
             return Knob(name, note="speed not known: the profile has no int8 measurements")
         bits_of = {"weight_bits": weights, "activation_bits": activations}

@@ -46,6 +46,8 @@ class Collection:
     settings: Settings = field(default_factory=Settings)
     free: tuple[str, ...] = ("layout", "quantize", "dequantize")
     """Operator kinds that cost nothing of their own."""
+    fitted_only: tuple[str, ...] = ()
+    """Operator kinds of the data that are no kinds of `Workload`."""
     caveats: tuple[str, ...] = ()
     max_p90: float = 0.8
     """A device with a larger 90th percentile of the held-out errors gets no profile."""
@@ -89,6 +91,7 @@ def _profile(
 ) -> DeviceProfile:
     latency = hierarchy.costs(collection.terms, coefficients)
     run, beyond = latency.pop(hierarchy.RUN, {}), latency.pop(hierarchy.BEYOND, {})
+    latency = {kind: by_format for kind, by_format in latency.items() if kind not in collection.fitted_only}
     formats = {dtype for by_format in latency.values() for dtype in by_format}
     measured = {"int8" if name.endswith("_int8") else "float32" for name in target.ms}
     for kind in collection.free:

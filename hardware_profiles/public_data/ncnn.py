@@ -23,7 +23,7 @@ _KINDS = {
     "global_pool": "pool",
     "elementwise": "elementwise",
     "data_movement": "movement",
-    "normalization": "norm",
+    "normalization": "lrn",
     "detection_post": "other",
 }
 _OPERATORS = {"Softmax": "softmax", "Swish": "activation", "HardSwish": "activation", "Sigmoid": "activation"}

@@ -98,7 +98,7 @@ def _target(device: str, runtime: str, ms: dict[str, float], enough: list[tuple[
         "2026-01-12",
         {
             "device_class": "npu",
-            "processor": f"Qualcomm Hexagon NPU, {title}",
+            "processor": "Hexagon NPU",
             "runtime": "qnn",
             "measured_with": with_what,
             "float_format": "float16",

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,8 @@ class Elastic:
         key = hashlib.sha256(json.dumps([parts, settings]).encode()).hexdigest()[:24]
         shared = SharedNetwork(task.model)
         for recipe in {r.digest(): r for r in map(_unpruned, structures)}.values():
-            shared.add_heads(_carry_out(recipe, workshop))
+            with suppress(CandidateError):
+                shared.add_heads(_carry_out(recipe, workshop))
         to_layout(shared, task.channels_last and task.example_input.dim() == 4).requires_grad_(True)
         sandwich = _Sandwich(shared, structures, workshop)
         path = folder / f"elastic-{key}" if folder else None
@@ -278,7 +280,11 @@ class _Sandwich(nn.Module):
         if number != self._pool_number:
             rng = np.random.default_rng([self.workshop.seed, number, 1])
             chosen = rng.choice(len(self._recipes), min(_POOL, len(self._recipes)), replace=False)
-            self._pool = [self._part(self._recipes[i]) for i in chosen]
+            self._pool = []
+            for i in chosen:
+                with suppress(CandidateError):  # a recipe that cannot be applied to this network
+                    self._pool.append(self._part(self._recipes[i]))
+            self._pool = self._pool or [self._smallest]
             self._pool_number = number
         return self._pool
 

@@ -199,6 +199,14 @@ def test_exits_are_trained_with_the_rest() -> None:
     assert all(torch.equal(expected[name], tensor) for name, tensor in again.weights(candidate).items())
 
 
+def test_a_recipe_that_cannot_be_applied_is_left_out() -> None:
+    broken = recipe({**PRUNE, "ratio": {"nowhere": 0.5}})
+    task = small_task("mlp")
+    assert elastic(task, recipes=[RECIPES[0], broken]).key.endswith(".6")
+    with pytest.raises(CandidateError, match="no group or stage 'nowhere'"):
+        elastic(task, recipes=[broken, RECIPES[0]])
+
+
 def test_what_it_needs_is_said() -> None:
     with pytest.raises(InputError, match="needs one or more recipes"):
         elastic(small_task("mlp"), recipes=[])

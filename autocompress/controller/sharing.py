@@ -14,7 +14,7 @@ from scipy.interpolate import RBFInterpolator
 from autocompress._files import write_json
 from autocompress.controller.plan import Budget, Fixed, Plan
 from autocompress.elastic import Elastic
-from autocompress.errors import InputError
+from autocompress.errors import CandidateError, InputError
 from autocompress.recipe import Recipe, suggestion
 from autocompress.study import EvaluatorName
 from autocompress.task import Task
@@ -41,14 +41,21 @@ def check_evaluator(name: str, task: Task) -> None:
 
 
 def share_weights(plan: Plan, budget: Budget, seed: int) -> None:
-    """Train the weights that all candidates start from, or read them where that was done before."""
+    """Train the weights that all candidates start from, or read them where that was done before.
+
+    Raises:
+        InputError: this network cannot share weights.
+    """
     evaluator = plan.evaluator
-    evaluator.elastic = Elastic.train(
-        evaluator.workshop,
-        structures(plan, seed),
-        folder=evaluator.cache,
-        max_seconds=_SHARE * 3600 * budget.hours if budget.hours else math.inf,
-    )
+    try:
+        evaluator.elastic = Elastic.train(
+            evaluator.workshop,
+            structures(plan, seed),
+            folder=evaluator.cache,
+            max_seconds=_SHARE * 3600 * budget.hours if budget.hours else math.inf,
+        )
+    except CandidateError as error:
+        raise InputError(f"{error}; use the evaluator standalone for this network") from error
 
 
 def structures(plan: Plan, seed: int, n: int = _RECIPES) -> list[Recipe]:

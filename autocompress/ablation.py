@@ -189,7 +189,8 @@ def ablate(
     """Evaluate the chains of some trials, and the hand-made pipelines; keep both in the study folder.
 
     All files are scored on validation and, when the search is finished, on the test split; on this machine they are
-    timed side by side. What ablation.json held of other trials stays.
+    timed side by side. What ablation.json held of other trials stays. In a study with shared weights (evaluator
+    "elastic") every step is trained from the original instead, the last one too.
 
     Args:
         study: where the recipes come from.
@@ -244,8 +245,10 @@ class _Bench:
         self.study = study
         self.evaluator = evaluator
         self.progress = progress
+        alike = study.settings.evaluator == "standalone"  # shared weights are no part of a recipe: its chain is without
         complete = [e for e in reversed(study.evaluations) if e.state == "complete" and e.artifact]
-        self.known = {e.recipe_digest: e for e in complete if (study.path / str(e.artifact)).exists()}
+        own = [e for e in complete if alike or e.kind == "baseline"]
+        self.known = {e.recipe_digest: e for e in own if (study.path / str(e.artifact)).exists()}
         self.found: dict[str, Evaluation] = {}
 
     def add(self, recipe: Recipe) -> str:

@@ -7,7 +7,8 @@
 2. Width and resolution grids of MobileNet on Pixel 1 and Pixel 3 (TensorFlow Lite): a shipped profile of ANOTHER board,
    scaled by ONE measured base network, predicts the rest of the grid.
 
-Beside each stands the guess that latency is proportional to MACs (1: by the median ratio over the other networks).
+Beside each stands the guess that latency is proportional to MACs (1: by the median ratio over the other networks
+in the same number format).
 Nothing is measured here; the tables hold public figures, their sources stand in hardware_profiles/README.md.
 """
 
@@ -65,12 +66,13 @@ def ranks(predicted: Any, measured: Any) -> float:
 
 
 def by_macs(collection: Collection) -> Any:
-    """MACs times the median ratio over the other networks of the device."""
+    """MACs times the median ratio over the other networks of the device in the same number format."""
     pool = collection.pool()
     macs = np.array([collection.workloads[name].macs for name in pool.networks])
     predicted = np.full_like(pool.ms, np.nan)
     for n, name in enumerate(pool.networks):
-        others = [family(other) != family(name) for other in pool.networks]
+        int8 = name.endswith("_int8")
+        others = [family(o) != family(name) and o.endswith("_int8") == int8 for o in pool.networks]
         predicted[:, n] = macs[n] * np.nanmedian((pool.ms / macs)[:, others], axis=1)
     return np.where(np.isfinite(pool.ms), predicted, np.nan)
 

@@ -72,7 +72,8 @@ def run_over_ssh(address: Address, bundle: Path, python: str, threads: int, seco
         say(f"{address}: Python and onnxruntime {versions}")
         folder = _output(client, "mktemp -d /tmp/autocompress.XXXXXXXX", address, python)
         try:
-            say(f"{address}: copying {sum(f.stat().st_size for f in bundle.iterdir()) / 1e6:.1f} MB")
+            size = sum(file.stat().st_size for file in bundle.iterdir())
+            say(f"{address}: copying {size / 1e6:.1f} MB to {folder}")
             _copy(client, bundle, folder, address)
             options = f"--threads {threads} --seconds {seconds:g} --out {_RESULT}"
             command = f"cd {folder} && echo $$ && exec {shlex.quote(python)} -u {RUNNER} {options}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from autocompress.device import HOME_VARIABLE, DeviceProfile, list_profiles
 from autocompress.errors import DeviceError
+from autocompress.runtime_support import SUPPORT, RuntimeName
 
 
 @pytest.fixture
@@ -76,6 +77,10 @@ def test_only_the_profile_named_host_is_this_machine(data: dict[str, Any]) -> No
         ({"flash_bytes": 0}, "flash_bytes: must be > 0, got 0"),
         ({"int8_arithmetic": "wrong"}, "int8_arithmetic: must be 'exact' or 'saturating', got 'wrong'"),
         ({"name": "a b"}, "name: may hold letters"),
+        ({"runtime": "tvm"}, "runtime: must be 'onnxruntime', 'ncnn', 'tflite'"),
+        ({"device_class": "car"}, "device_class: must be 'board', 'phone', 'computer', 'gpu', 'npu', 'mcu' or 'fpga'"),
+        ({"float_format": "bf16"}, "float_format: must be 'float32' or 'float16', got 'bf16'"),
+        ({"active_power_mw": 0}, "active_power_mw: must be > 0, got 0"),
     ],
 )
 def test_bad_content_is_one_clear_sentence(
@@ -88,6 +93,28 @@ def test_bad_content_is_one_clear_sentence(
     assert expected in message
     assert message.startswith(str(path))
     assert "\n" not in message
+
+
+def test_every_runtime_says_what_it_executes() -> None:
+    assert set(SUPPORT) == set(get_args(RuntimeName))
+    assert all(support.way and support.weight_bits for support in SUPPORT.values())
+
+
+@pytest.mark.parametrize(
+    ("runtime", "formats", "bits"),
+    [
+        ("onnxruntime", ["float32"], {4, 8, 16, 32}),
+        ("qnn", ["float32", "int8"], {8, 32}),
+        ("qnn", ["int8"], {8}),
+        ("ncnn", ["float32"], {32}),
+        ("edgetpu", ["int8"], {8}),
+    ],
+)
+def test_executable_bits_follow_the_runtime_and_the_measured_formats(
+    data: dict[str, Any], runtime: str, formats: list[str], bits: set[int]
+) -> None:
+    latency = {"any": {dtype: {"us_per_mmac": 1.0} for dtype in formats}}
+    assert DeviceProfile.parse(data | {"runtime": runtime, "latency": latency}).weight_bits == bits
 
 
 def test_a_missing_key_is_named(data: dict[str, Any]) -> None:

@@ -43,9 +43,10 @@ def browser() -> Iterator[Any]:
         yield found
 
 
-@pytest.fixture
-def live(browser: Any, tmp_path: Path) -> Iterator[Opened]:
-    study = make_study(tmp_path / "study", 20, final=False)
+@pytest.fixture(scope="module")
+def live(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    """A page that follows a search; the tests add trials to its study, the last one ends it."""
+    study = make_study(tmp_path_factory.mktemp("live") / "study", 20, final=False)
     progress = {
         "version": 1,
         "host": socket.gethostname(),
@@ -81,19 +82,6 @@ def test_the_page_shows_budget_workers_front_and_reasons(live: Opened) -> None:
     assert live.errors == []
 
 
-def test_it_follows_the_search_to_its_end(live: Opened) -> None:
-    better = candidate(60, 1).model_copy(update={"state": "complete", "predicted_latency_ms": 0.01, "size_bytes": 9})
-    other = next(e for e in live.study.front if e.kind == "candidate")
-    better = better.model_copy(update={"validation": other.validation, "reason": "", "label": "a new best"})
-    write_evaluation(live.study.path, better)
-    live.wait("document.querySelector('#front').innerText.includes('a new best')")
-    assert "a new best" in live.text("#recent")
-    (live.study.path / "progress.json").unlink()
-    write_final(live.study.path, live.study.baselines, {})
-    live.wait("document.getElementById('state').textContent === 'finished'")
-    assert live.errors == []
-
-
 def test_a_recipe_opens_by_keyboard_and_stays_open(live: Opened) -> None:
     live.page.focus("#front tbody tr:nth-child(4) summary")
     live.page.keyboard.press("Enter")
@@ -109,8 +97,8 @@ def test_a_recipe_opens_by_keyboard_and_stays_open(live: Opened) -> None:
 
 def test_the_zoom_is_kept_when_the_plot_is_redrawn(live: Opened) -> None:
     live.page.evaluate("Plotly.relayout('plot-front', {'yaxis.range[0]': 90, 'yaxis.range[1]': 92})")
-    write_evaluation(live.study.path, candidate(70, 1))
-    live.wait("document.querySelector('#recent').innerText.includes('70')")
+    write_evaluation(live.study.path, candidate(71, 1))
+    live.wait("document.querySelector('#recent').innerText.includes('71')")
     assert live.page.evaluate("document.getElementById('plot-front').layout.yaxis.range") == [90, 92]
 
 
@@ -122,6 +110,19 @@ def test_a_dark_page_has_light_ink(live: Opened) -> None:
     live.page.emulate_media(color_scheme="dark")
     live.wait(f"document.getElementById('plot-volume').layout.font.color !== '{light}'")
     assert ink() == "#e6e9ec"
+
+
+def test_it_follows_the_search_to_its_end(live: Opened) -> None:
+    better = candidate(60, 1).model_copy(update={"state": "complete", "predicted_latency_ms": 0.01, "size_bytes": 9})
+    other = next(e for e in live.study.front if e.kind == "candidate")
+    better = better.model_copy(update={"validation": other.validation, "reason": "", "label": "a new best"})
+    write_evaluation(live.study.path, better)
+    live.wait("document.querySelector('#front').innerText.includes('a new best')")
+    assert "a new best" in live.text("#recent")
+    (live.study.path / "progress.json").unlink()
+    write_final(live.study.path, live.study.baselines, {})
+    live.wait("document.getElementById('state').textContent === 'finished'")
+    assert live.errors == []
 
 
 def test_a_server_that_is_gone_is_said(browser: Any, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ class Live(Quiet):
             auto_refresh=False,
         )
         self._bar = self._progress.add_task("", total=1.0, left="")
-        self._region = Region(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
+        self._region = Region(get_renderable=self._render, console=self._console, refresh_per_second=1, transient=True)
 
     def __enter__(self) -> Self:
         super().__enter__()

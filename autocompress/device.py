@@ -31,6 +31,9 @@ HOME_VARIABLE = "AUTOCOMPRESS_HOME"
 ANY = "any"
 """Key of `DeviceProfile.latency`: the cost of every operator kind that has no entry of its own."""
 
+_SCHEMA = "# yaml-language-server: $schema=../docs/schemas/device.json\n"
+"""First line of the shipped profiles: editors complete and check them."""
+
 Dtype = Literal["float32", "int8"]
 Degree = Literal["none", "one", "few", "full"]
 DeviceClass = Literal["board", "phone", "computer", "gpu", "npu", "mcu", "fpga"]
@@ -231,6 +234,8 @@ class DeviceProfile(_Data):
             for dtype, cost in costs.items():
                 costs[dtype] = {key: float(f"{value:.5g}") for key, value in cost.items() if value}
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+        if target.parent.resolve() == shipped_profiles_folder():
+            text = _SCHEMA + text
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         try:

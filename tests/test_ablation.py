@@ -11,6 +11,7 @@ from autocompress.controller import Budget, search
 from autocompress.errors import StudyError
 from autocompress.evaluate import Evaluator
 from autocompress.recipe import Recipe
+from autocompress.replay import apply
 from autocompress.results import Evaluation, Score
 from autocompress.study import Study
 
@@ -104,6 +105,14 @@ def test_the_chain_of_a_study_is_evaluated_and_kept(study: Study, monkeypatch: p
     assert len(evaluated) == len(chain.steps) - 2  # the study has the files of the first and the last
     for step in chain.steps:
         assert (study.path / str(step.evaluation.artifact)).stat().st_size == step.evaluation.size_bytes
+
+
+def test_a_point_of_a_study_can_be_reproduced_from_its_recipe(study: Study, tmp_path: Path) -> None:
+    """What the commands in the report promise: the same file."""
+    point = study.evaluation(max(recommended(study)))
+    point.recipe.save(tmp_path / "recipe.yaml")
+    again = apply(Recipe.load(tmp_path / "recipe.yaml"), small_task(), device(), out=tmp_path / "again.onnx")
+    assert again.sha256 == point.sha256
 
 
 def test_chains_of_other_trials_and_pipelines_stay(study: Study) -> None:

@@ -35,12 +35,11 @@ def test_the_copies_in_the_docs_are_current(what: str) -> None:
 
 
 @pytest.mark.parametrize("path", [*SPACES, *PROFILES], ids=lambda p: p.stem)
-def test_shipped_files_are_valid_and_spaces_name_their_schema(path: Path) -> None:
+def test_shipped_files_are_valid_and_name_their_schema(path: Path) -> None:
     what = "device" if path in PROFILES else "space"
     text = path.read_text()
     assert valid(what, yaml.safe_load(text))
-    if what == "space":
-        assert text.splitlines()[0] == "# yaml-language-server: $schema=../docs/schemas/space.json"
+    assert text.splitlines()[0] == f"# yaml-language-server: $schema=../docs/schemas/{what}.json"
 
 
 def test_recipes_that_are_written_are_valid() -> None:

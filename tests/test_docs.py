@@ -12,9 +12,9 @@ from pathlib import Path
 
 import doc_blocks
 import pytest
-from small import DEVICE
+from small import DEVICE, write_space
 
-from autocompress import cli
+from autocompress import cli, space
 from autocompress.controller import finish
 from autocompress.device import DeviceProfile
 from autocompress.runtimes.onnxruntime import TimingProtocol
@@ -24,13 +24,14 @@ PAGES = doc_blocks.pages()
 
 @pytest.fixture(scope="module")
 def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home with a profile of this machine, and timings that take no time."""
+    """A home with a profile of this machine, timings that take no time, and a smaller space under the default name."""
     home = tmp_path_factory.mktemp("home")
     host = DeviceProfile.load(DEVICE).model_copy(update={"name": "host"})
     host.save(home / "devices" / "host.yaml")
     brief = TimingProtocol(rounds=2, runs=2, passes=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOCOMPRESS_HOME", str(home))
+        patch.setattr(space, "_SHIPPED", (*space._SHIPPED, write_space(home, name="cnn").parent))
         patch.setattr(finish.ort, "FAST", brief)
         patch.setattr(finish.ort, "THOROUGH", brief)
         yield home

@@ -299,6 +299,7 @@ def exits_figure(study: Study) -> go.Figure:
         ),
         barmode="stack",
         bargap=0.3,
+        legend_traceorder="normal",
     )
     return figure
 

@@ -121,7 +121,7 @@ function dim(name) {
   const shown = (n) => visible === null || visible.has(n);
   const faint = [], numbers = [], bars = [];
   figure.data.forEach((trace, i) => {
-    if (!trace.customdata) return;
+    if (!trace.customdata || trace.type === "heatmap") return;
     if (trace.type === "scatter3d") {
       const z = values(trace.z);
       plotly.restyle(plot, { z: [z.map((v, j) => (shown(trace.customdata[j]) ? v : null))] }, [i]);
@@ -174,7 +174,7 @@ function draw(name) {
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
   plotly.newPlot(plot, lightened(figure.data), themed(figure.layout), config).then(() => {
     plot.on("plotly_click", (event) => {
-      const point = event.points.find((p) => Number.isInteger(p.customdata));
+      const point = event.points.find((p) => p.data.type !== "heatmap" && Number.isInteger(p.customdata));
       if (point) open(point.customdata, plot);
     });
     if (visible !== null) dim(name);
@@ -183,8 +183,8 @@ function draw(name) {
 }
 function restyleAll() {
   for (const name of drawn) {
-    const plot = $(`plot-${name}`);
-    plotly.react(plot, lightened(data.figures[name].data), themed(data.figures[name].layout));
+    if (name === "classes") showClasses(); // its colours begin at that of the page
+    else plotly.react($(`plot-${name}`), lightened(data.figures[name].data), themed(data.figures[name].layout));
     if (visible !== null) dim(name);
   }
 }
@@ -414,11 +414,11 @@ function showClasses() {
   const before = kept.trials[kept.reference], after = kept.trials[t.trial];
   $("class-words").textContent = classWords(t, before, after);
   if (!plotly) return;
-  const traces = [], whole = Boolean(after.matrix && after.matrix.length), n = kept.names.length;
+  const card = colours().card, traces = [], whole = Boolean(after.matrix && after.matrix.length), n = kept.names.length;
   const heat = (matrix, axes, name) => ({
     type: "heatmap", x: kept.names, y: kept.names, z: matrix.map((row, i) => row.map((v) => Math.sqrt(v / Math.max(1, kept.total[i])))), zmin: 0, zmax: 1,
-    text: matrix.map((row) => row.map(String)), texttemplate: n <= 12 ? "%{text}" : "", showscale: false, colorscale: [[0, "rgba(0,114,178,0)"], [1, "#0072B2"]],
-    hovertemplate: `true %{y}, answered %{x}: %{text} samples<extra>${name}</extra>`, ...axes });
+    customdata: matrix, text: matrix.map((row) => row.map((v) => v ? String(v) : "")), texttemplate: n <= 12 ? "%{text}" : "", showscale: false,
+    colorscale: [[0, card], [1, "#0072B2"]], hovertemplate: `true %{y}, answered %{x}: %{customdata} samples<extra>${name}</extra>`, ...axes });
   if (whole) traces.push(heat(before.matrix, { xaxis: "x", yaxis: "y" }, "fp32"), heat(after.matrix, { xaxis: "x2", yaxis: "y2" }, `trial ${t.trial}`));
   const change = kept.names.map((_, i) => 100 * (after.correct[i] - before.correct[i]) / Math.max(1, kept.total[i]));
   traces.push({ type: "bar", x: kept.names, y: change, xaxis: "x3", yaxis: "y3", marker: { color: change.map((v) => (v < 0 ? "#D55E00" : "#0072B2")) },

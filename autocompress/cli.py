@@ -101,7 +101,7 @@ def search(
     min_speedup: MinSpeedup = None,
     min_compression: MinCompression = None,
     active_power_mw: ActivePower = None,
-    sampler: Annotated[str, typer.Option(help="tpe, nsga2, gp or random.")] = "tpe",
+    sampler: Annotated[str, typer.Option(help="ehvi, tpe, nsga2, gp or random.")] = "ehvi",
     evaluator: Annotated[
         str, typer.Option(help="standalone, or elastic: weights shared by all candidates are trained first.")
     ] = "standalone",

@@ -20,14 +20,16 @@ from autocompress.controller.executors.processes import Processes
 from autocompress.controller.finish import finish
 from autocompress.controller.journal import exclusive
 from autocompress.controller.plan import Budget, Plan, now
+from autocompress.controller.proposals import Proposals
 from autocompress.controller.reporter import Reporter, Silent
-from autocompress.controller.samplers import check_name
-from autocompress.controller.sharing import check_evaluator, share_weights
+from autocompress.controller.samplers import DEFAULT, check_name, sampler_of
+from autocompress.controller.sharing import ElasticAccuracy, check_evaluator, share_weights
 from autocompress.controller.storage import database_errors
 from autocompress.controller.store import Store, check_folder
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError, InputError, StudyError
 from autocompress.evaluate import Evaluator, Forecast
+from autocompress.known_costs import KnownCostSampler
 from autocompress.recipe import Recipe
 from autocompress.results import REPEATED, Evaluation
 from autocompress.space import SearchSpace
@@ -49,7 +51,7 @@ def search(
     budget: Budget,
     out: str | Path,
     constraints: Iterable[Constraint] = (),
-    sampler: str = "tpe",
+    sampler: str = DEFAULT,
     evaluator: EvaluatorName = "standalone",
     seed: int = 0,
     reference: str | Callable[[], Task] = "",
@@ -67,7 +69,7 @@ def search(
         out: folder of the study.
         constraints: see `autocompress.at_most` and its kin. They guide the sampler, and recipes that are
             predicted to break one are not trained.
-        sampler: name of an Optuna sampler: tpe, nsga2, gp or random.
+        sampler: ehvi, which knows latency and size beforehand, or one of Optuna's: tpe, nsga2, gp, random.
         evaluator: "standalone" trains every candidate from the pruned original; "elastic" first trains weights that
             all of them share (a third of the hours at most) and starts from those.
         seed: of everything that is random.
@@ -103,7 +105,7 @@ def search(
                 share_weights(plan, budget, seed)
             return _start(workers, judge, reference, reporter)
 
-        with database_errors():
+        with closing(store), database_errors():
             judged_more = _Driver(plan, store, budget, start, reporter).run()
         if judged_more or not (out / "final.json").exists():
             finish(out, judge, reporter)
@@ -174,22 +176,37 @@ class _Driver:
         if base := self.store.baseline("fp32"):
             self.constraints = self.plan.resolve(base)
         self.store.recover(self.constraints)
-        self.constraints = self.plan.resolve(self._baselines()["fp32"])
+        baseline = self._baselines()["fp32"]
+        self.constraints = self.plan.resolve(baseline)
         done = [e for e in self.store.evaluations() if e.kind == "candidate" and e.derived_from is None]
         self.n_evaluated = sum(e.state != "rejected" and not e.is_repeat for e in done)
         if not any(e.kind == "candidate" for e in done):
             self.plan.check_feasible(self.constraints)
-            self.reporter.status("choosing the recipes to begin with")
-            for values in self.plan.warm_starts(self.constraints, self.store.settings.seed):
-                self.store.enqueue(values)
         for evaluation in done:
             if evaluation.state != "rejected" and (key := self.store.key(evaluation.trial)):
                 self.known.setdefault(key, evaluation)
         self.accounted = time.monotonic()
         if self._used() < 1:
             with closing(self.start()) as executor:
+                self._choose(baseline, is_new=not any(e.kind == "candidate" for e in done))
                 self._search(executor)
         return len(self.store.trials) > before
+
+    def _choose(self, baseline: Evaluation, is_new: bool) -> None:
+        """Settle where proposals come from: recipes to begin with, then the sampler."""
+        self.reporter.status("reading the costs of all recipes")
+        settings, elastic = self.store.settings, self.evaluator.elastic
+        proposals = Proposals(self.plan, self.constraints)
+        if is_new:
+            self.reporter.status("choosing the recipes to begin with")
+            for values in proposals.warm_starts(settings.seed):
+                self.store.enqueue(values)
+
+        def ehvi() -> KnownCostSampler:
+            features = ElasticAccuracy(self.plan, settings.seed) if elastic else None
+            return proposals.sampler(baseline, settings.seed, features)
+
+        self.store.sampler_of = sampler_of(settings.sampler, settings.seed, ehvi)
 
     def _search(self, executor: Executor) -> None:
         """Keep the executor busy, and take what it gives back, until the budget is used and nothing runs any more."""

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-import numpy as np
-
 from autocompress import __version__
 from autocompress.constraints import Constraint, Quantity, device_limits
 from autocompress.device import DeviceProfile
@@ -21,13 +19,6 @@ from autocompress.results import Evaluation, energy_mj
 from autocompress.space import SearchSpace
 from autocompress.study import EvaluatorName, Settings
 from autocompress.task import ACCURACY, Task
-
-_LEVELS = (0.5, 0.25, 0.1)
-"""Quantiles of the cost of random recipes at which the search begins."""
-_EARLY = 0.25
-"""Share of the samples that is taken to leave early, as long as it is not known."""
-_DRAWS = 64
-"""Random recipes of which the warm starts are chosen, by forecast."""
 
 _LIBRARIES = ("torch", "torch-pruning", "onnx", "onnxruntime", "optuna", "numpy")
 
@@ -143,31 +134,6 @@ class Plan:
             **({} if energy is None else {"energy_mj": energy}),
         }
 
-    def warm_starts(self, constraints: Sequence[Constraint], seed: int) -> list[dict[str, Value]]:
-        """Settings to begin with: at a few levels of cost, the recipe that keeps the most channels.
-
-        Costs are known without training: latency, and latency times size. Of many random recipes that keep the
-        constraints, the one of the largest capacity is taken at each level.
-        """
-        rng = np.random.default_rng(seed)
-        outline = self.evaluator.anatomy.outline
-        drawn: list[tuple[Forecast, dict[str, Value]]] = []
-        for _ in range(_DRAWS):
-            values = self.space.setting(outline, rng.random, optional=bool(rng.integers(2)))
-            forecast = self.forecast_of(values)
-            if forecast is not None and not self.rejected(forecast, constraints):
-                drawn.append((forecast, values))
-        chosen: dict[str, dict[str, Value]] = {}
-        for level in _LEVELS:
-            for cost in (_latency, _latency_and_size):
-                costs = np.array([cost(forecast) for forecast, _ in drawn])
-                if len(drawn) > len(chosen):
-                    limit = np.quantile(costs, level)
-                    left = [d for d, c in zip(drawn, costs, strict=True) if c <= limit and d[0].key not in chosen]
-                    forecast, values = max(left or drawn, key=lambda d: d[0].capacity)
-                    chosen.setdefault(forecast.key, values)
-        return list(chosen.values())
-
     def forecast_of(self, values: dict[str, Value]) -> Forecast | None:
         """Forecast one setting of the space, or None where it cannot be applied."""
         recipe = self.space.sample(Fixed(values), self.evaluator.anatomy.outline)
@@ -199,14 +165,6 @@ class Plan:
             versions=versions(),
             created_at=now(),
         )
-
-
-def _latency(forecast: Forecast) -> float:
-    return _EARLY * forecast.best_case_ms + (1 - _EARLY) * forecast.worst_case_ms
-
-
-def _latency_and_size(forecast: Forecast) -> float:
-    return _latency(forecast) * forecast.size_bytes
 
 
 class Fixed:

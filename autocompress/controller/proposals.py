@@ -61,12 +61,15 @@ class Proposals:
         """Whether thousands of settings can be screened; otherwise each takes a forecast of its own."""
         return self._screen is not None
 
-    def sampler(self, baseline: Evaluation, seed: int) -> KnownCostSampler:
+    def sampler(
+        self, baseline: Evaluation, seed: int, features: Callable[[Columns], Array] | None = None
+    ) -> KnownCostSampler:
         """A sampler of this space that knows the costs.
 
         Args:
             baseline: fp32. Together with the constraints it says from where on a point is of use.
             seed: of everything random.
+            features: from n settings to numbers that may explain the accuracy, shape (n, any).
         """
         return KnownCostSampler(
             {name: _distribution(domain) for name, domain in self._knobs.items()},
@@ -74,6 +77,7 @@ class Proposals:
             reference=reference(self._constraints, baseline),
             log_costs=True,
             conditions=_conditions(self._plan),
+            features=features,
             n_candidates=8000 if self.is_fast else _FORECASTS,
             seed=seed,
         )

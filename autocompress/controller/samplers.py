@@ -1,4 +1,4 @@
-"""Samplers by name.
+"""Samplers by name: `ehvi`, which knows the costs (see `autocompress.known_costs`), and those of Optuna.
 
 Each proposal is seeded by (seed, trial number): it depends on the history of the study only, so that an interrupted
 search goes on exactly as it would have.
@@ -7,6 +7,7 @@ search goes on exactly as it would have.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import optuna
@@ -22,7 +23,8 @@ _SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
-NAMES = tuple(_SAMPLERS)
+DEFAULT = "ehvi"
+NAMES = (DEFAULT, *_SAMPLERS)
 
 
 def check_name(name: str) -> None:
@@ -36,6 +38,16 @@ def check_name(name: str) -> None:
 
 
 def sampler(name: str, seed: int, trial: int) -> optuna.samplers.BaseSampler:
-    """The sampler for one trial."""
+    """A sampler of Optuna for one trial."""
     entropy = np.random.SeedSequence([seed, trial]).generate_state(1)[0]
     return _SAMPLERS[name](int(entropy))
+
+
+def sampler_of(
+    name: str, seed: int, ehvi: Callable[[], optuna.samplers.BaseSampler]
+) -> Callable[[int], optuna.samplers.BaseSampler]:
+    """From the number of a trial to its sampler; `ehvi` makes the one of that name."""
+    if name == DEFAULT:
+        one = ehvi()
+        return lambda trial: one
+    return partial(sampler, name, seed)

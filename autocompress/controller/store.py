@@ -8,7 +8,7 @@ when the driver died is taken up again under its own number.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress._files import write_atomically, write_json
 from autocompress.constraints import Constraint, value_of
-from autocompress.controller.samplers import sampler
 from autocompress.controller.storage import open_storage, quiet
 from autocompress.errors import StudyError
 from autocompress.evaluate import Outcome
@@ -52,15 +51,23 @@ class Store:
         self.settings = settings
         _keep_settings(folder, settings)
         with quiet():
-            name, storage = open_storage(folder, url)
+            name, self._storage = open_storage(folder, url)
             self._study = optuna.create_study(
                 study_name=name,
-                storage=storage,
+                storage=self._storage,
                 directions=list(_OBJECTIVES.values()),
                 load_if_exists=True,
             )
             self._study.set_metric_names(list(_OBJECTIVES))
+        self.sampler_of: Callable[[int], optuna.samplers.BaseSampler] | None = None
+        """The sampler for each trial, by its number."""
         self._asked: set[int] = set()
+
+    def close(self) -> None:
+        """Leave the database, if it is one."""
+        if isinstance(self._storage, optuna.storages.RDBStorage):
+            self._storage.remove_session()
+            self._storage.engine.dispose()
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -252,7 +259,8 @@ class Store:
                 self._study.tell(trial, state=_STATES[evaluation.state])
 
     def _use_sampler(self, number: int) -> None:
-        self._study.sampler = sampler(self.settings.sampler, self.settings.seed, number)
+        if self.sampler_of:
+            self._study.sampler = self.sampler_of(number)
 
 
 def _read_proposal(folder: Path, number: int) -> dict[str, Any]:

@@ -26,6 +26,8 @@ DERIVED_FROM = "derived_from"
 """User attribute of a trial that shares the run of another one: the number of that trial."""
 _ROUNDS = 4
 _PARENTS = 40
+_EXACT = 1e-3
+"""Costs that are off by less than this share of their range are taken as computed."""
 _MAX_FRONT = 100
 _MAX_FIT = 160
 _MAX_DATA = 400
@@ -38,6 +40,8 @@ class KnownCostSampler(BaseSampler):
     with the largest expected hypervolume improvement: costs exact, the remaining objective from a Gaussian process.
     Trials that are running count with what is expected of them, so that parallel proposals differ. A proposal
     depends on the seed, the number of its trial and the trials before it, on nothing else.
+
+    Costs that turn out other than computed are corrected by what the trials say (a process each).
 
     Points that come from the run of another trial may be added to the study by `study.add_trial`, with its number as
     the user attribute `derived_from`; they count as well.
@@ -83,7 +87,7 @@ class KnownCostSampler(BaseSampler):
         self._n_startup, self._n_candidates = n_startup_trials, n_candidates
         self._seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
         self._similarities = self._knobs.similarities()
-        self._fitted: tuple[int, AdditiveGP] | None = None
+        self._fitted: dict[int, tuple[int, AdditiveGP]] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space: knobs that the objective function does not ask for are simply not used."""
@@ -188,14 +192,14 @@ class KnownCostSampler(BaseSampler):
     def _expectation(self, history: _History) -> _Expectation:
         loss = np.minimum(history.loss, _cap(history.loss))
         features = self._features_of(history.codes)
-        gp = self._surrogate(history, features, loss)
+        gp = self._surrogate(0, history, features, loss)
         rows = _thin(_gaps(history.points), _MAX_DATA)
         codes, features, loss, runs = history.codes[rows], features[rows], loss[rows], history.runs[rows]
         gp.condition(codes, features, loss, runs)
-        expected = _Expectation(self, gp, history.front, history.reference)
+        expected = _Expectation(self, gp, self._corrections(history, rows), history.front, history.reference)
         if len(history.running):
             more = self._features_of(history.running)
-            believed = gp.predict(history.running, more)[0]
+            believed = gp.mean(history.running, more)
             expected.believe(history.running, self._screen(history.running, history.signs)[0])
             gp.condition(
                 np.concatenate([codes, history.running]),
@@ -205,14 +209,24 @@ class KnownCostSampler(BaseSampler):
             )
         return expected
 
-    def _surrogate(self, history: _History, features: Array, loss: Array) -> AdditiveGP:
+    def _corrections(self, history: _History, rows: Codes) -> dict[int, AdditiveGP]:
+        """By how much costs turn out other than computed, as far as they do, by index of the cost."""
+        off = history.points[:, 1:] - self._screen(history.codes, history.signs)[0]
+        found = {}
+        for k in np.flatnonzero(np.ptp(off, 0) > _EXACT * np.ptp(history.points[:, 1:], 0)):
+            none = np.empty((len(off), 0))
+            gp = self._surrogate(int(k) + 1, history, none, off[:, k])
+            found[int(k)] = gp.condition(history.codes[rows], none[rows], off[rows, k], history.runs[rows])
+        return found
+
+    def _surrogate(self, what: int, history: _History, features: Array, y: Array) -> AdditiveGP:
         """A process whose kernel is fitted to the first trials, and again after every tenth part more."""
-        n = len(loss) - len(loss) % max(1, len(loss) // 10)
-        if self._fitted is None or self._fitted[0] != n:
+        n = len(y) - len(y) % max(1, len(y) // 10)
+        if what not in self._fitted or self._fitted[what][0] != n:
             rows = _thin(_gaps(history.points[:n]), _MAX_FIT)
             gp = AdditiveGP(self._similarities, features.shape[1])
-            self._fitted = n, gp.fit(history.codes[rows], features[rows], loss[rows], history.runs[rows])
-        return self._fitted[1]
+            self._fitted[what] = n, gp.fit(history.codes[rows], features[rows], y[rows], history.runs[rows])
+        return self._fitted[what][1]
 
     def _features_of(self, codes: Codes) -> Array:
         if self._features is None:
@@ -320,25 +334,36 @@ class _History:
 class _Expectation:
     """Expected hypervolume improvement per effort of coded settings."""
 
-    def __init__(self, sampler: KnownCostSampler, gp: AdditiveGP, front: Array, reference: Array) -> None:
-        self._sampler, self._gp, self._reference = sampler, gp, reference
+    def __init__(
+        self,
+        sampler: KnownCostSampler,
+        gp: AdditiveGP,
+        corrections: Mapping[int, AdditiveGP],
+        front: Array,
+        reference: Array,
+    ) -> None:
+        self._sampler, self._gp, self._corrections, self._reference = sampler, gp, corrections, reference
         self._front = front
         self._improvement = ExpectedImprovement(_spread(front, _MAX_FRONT), reference)
 
     def __call__(self, codes: Codes, costs: Array) -> Array:
-        mean, std = self._predict(codes)
-        improvement = self._improvement(mean, std, costs)
+        mean, std = self._gp.predict(self._sampler._knobs.used(codes), self._sampler._features_of(codes))
+        improvement = self._improvement(mean, std, self._corrected(codes, costs))
         effort = self._sampler._effort
         return improvement / np.asarray(effort(self._sampler._columns(codes))) if effort else improvement
 
     def believe(self, codes: Codes, costs: Array) -> None:
         """Count settings as if they were run, with the loss that is expected of them."""
-        front = np.concatenate([self._front, np.column_stack([self._predict(codes)[0], costs])])
+        loss = self._gp.mean(self._sampler._knobs.used(codes), self._sampler._features_of(codes))
+        front = np.concatenate([self._front, np.column_stack([loss, self._corrected(codes, costs)])])
         self._front = front[_non_dominated(front)]
         self._improvement = ExpectedImprovement(_spread(self._front, _MAX_FRONT), self._reference)
 
-    def _predict(self, codes: Codes) -> tuple[Array, Array]:
-        return self._gp.predict(self._sampler._knobs.used(codes), self._sampler._features_of(codes))
+    def _corrected(self, codes: Codes, costs: Array) -> Array:
+        costs = costs.copy()
+        for k, gp in self._corrections.items():
+            costs[:, k] += gp.mean(self._sampler._knobs.used(codes), np.empty((len(codes), 0)))
+        return costs
 
 
 def _keys(codes: Codes) -> list[bytes]:

@@ -77,6 +77,11 @@ class AdditiveGP:
         self._alpha = linalg.cho_solve((self._cholesky, True), (y - self._shift) / self._scale, check_finite=False)
         return self
 
+    def mean(self, codes: Codes, features: Array) -> Array:
+        """Expected values at n settings, shape (n,)."""
+        mean: Array = self._shift + self._scale * (self._kernel(codes, features) @ self._alpha)
+        return mean
+
     def predict(self, codes: Codes, features: Array) -> tuple[Array, Array]:
         """Mean and standard deviation (without noise) at n settings, shape (n,) each."""
         w, v, s, _ = self._parameters()

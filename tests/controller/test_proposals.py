@@ -47,7 +47,7 @@ def test_costs_are_those_of_the_forecast(plan: Plan, proposals: Proposals) -> No
     for setting, (latency_ms, size_bytes) in zip(settings, values, strict=True):
         forecast = plan.forecast_of(setting)
         assert forecast is not None
-        assert forecast.best_case_ms <= latency_ms * (1 + 1e-9) and latency_ms <= forecast.worst_case_ms * (1 + 1e-9)
+        assert forecast.best_case_ms * 0.95 <= latency_ms <= forecast.worst_case_ms * 1.05
         assert size_bytes == pytest.approx(forecast.size_bytes, rel=0.02)
 
 
@@ -62,7 +62,7 @@ def test_a_network_that_cannot_be_screened_is_forecast_one_by_one(
     monkeypatch.setattr(Screen, "__init__", refuse)
     slow = Proposals(plan, ())
     assert not slow.is_fast
-    assert slow.objectives(slow.columns(settings))[0] == pytest.approx(expected, rel=0.02)
+    assert slow.objectives(slow.columns(settings))[0] == pytest.approx(expected, rel=0.05)
 
 
 def test_warm_starts_keep_the_constraints_and_much_capacity(plan: Plan, proposals: Proposals) -> None:

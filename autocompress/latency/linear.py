@@ -19,6 +19,7 @@ from autocompress.workload import Op, Workload
 
 _TERMS = tuple(OpCost.model_fields)
 _UNALIGNED = "_unaligned"
+_STEM_CHANNELS = 4
 _PRODUCTS = {"conv1x1", "conv", "depthwise", "grouped", "linear"}
 _RIDGE = 0.02
 _ROBUST_ERROR = 0.15
@@ -89,12 +90,18 @@ def finer_key(op: Op) -> str:
 
     "conv_stem" has at most 4 input channels; "conv_3x3s1" is 3x3 with stride 1, where Winograd's algorithm applies.
     """
-    if op.kind != "conv":
+    return "conv_stem" if _is_stem(op) else _finer(op)
+
+
+def _is_stem(op: Op) -> Any:
+    return op.cin <= _STEM_CHANNELS if op.kind == "conv" else False
+
+
+def _finer(op: Op) -> str:
+    if op.kind != "conv" or op.kernel != (3, 3):
         return ""
-    if np.all(op.cin <= 4):
-        return "conv_stem"
     pixels_in = op.bytes_in / (op.cin * (1 if op.dtype == "int8" else 4))
-    return "conv_3x3s1" if op.kernel == (3, 3) and np.all(pixels_in < 3 * op.out_hw) else ""
+    return "conv_3x3s1" if np.all(pixels_in < 3 * op.out_hw) else ""
 
 
 def features(op: Op, block: int) -> tuple[float, ...]:
@@ -158,16 +165,16 @@ def op_us(profile: DeviceProfile, op: Op) -> tuple[Any, set[str]]:
     if op.kind == "if":
         return profile.if_overhead_us, set()
     dtype, values, missing = _dtype(op), features(op, profile.channel_block), set()
-    unaligned = is_unaligned(op, profile.channel_block)
+    unaligned, stem = is_unaligned(op, profile.channel_block), _is_stem(op)
+    rest = np.logical_not(np.logical_or(unaligned, stem))
     time_us: Any = 0.0
-    finer = finer_key(op)
-    kind = finer if dtype in profile.latency.get(finer, {}) else op.kind
-    for key, where in ((kind, np.logical_not(unaligned)), (op.kind + _UNALIGNED, unaligned)):
+    for key, where in ((op.kind + _UNALIGNED, unaligned), ("conv_stem", stem), (_finer(op) or op.kind, rest)):
         if np.any(where):
-            cost, exact = _lookup(profile, key, dtype)
+            known = key.endswith(_UNALIGNED) or dtype in profile.latency.get(key, {})
+            cost, exact = _lookup(profile, key if known else op.kind, dtype)
             own = sum(getattr(cost, term) * value for term, value in zip(_TERMS, values, strict=True))
             time_us = own if np.all(where) else np.where(where, own, time_us)
-            missing |= set() if exact else {f"{key}/{dtype}"}
+            missing |= set() if exact else {f"{key if known else op.kind}/{dtype}"}
     return time_us, missing
 
 

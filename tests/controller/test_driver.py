@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -145,7 +144,7 @@ def test_settings_of_exits_become_points_of_their_own(tmp_path: Path) -> None:
     assert len({e.artifact for e in study.candidates}) == len(study.candidates)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
+@pytest.mark.parametrize("sampler", ["ehvi", "tpe", "nsga2", "gp", "random"])
 def test_every_sampler_gets_beyond_the_first_proposals(task: Task, tmp_path: Path, sampler: str) -> None:
     assert len(run(task, tmp_path / "study", 10, sampler=sampler).candidates) >= 10
 
@@ -306,6 +305,47 @@ def test_a_trial_that_kills_the_process_each_time_is_given_up(
     assert study.candidates[-1].state == "complete"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_objectives_that_are_not_finite_are_a_recorded_failure(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    evaluate, calls = Evaluator.evaluate, []
+
+    def once(self: Evaluator, recipe: Recipe) -> list[Outcome]:
+        calls.append(recipe)
+        [outcome] = evaluate(self, recipe)
+        return [outcome.evolve(predicted_latency_ms=value) if len(calls) == 4 else outcome]  # the first candidate
+
+    monkeypatch.setattr(Evaluator, "evaluate", once)
+    study = run(task, tmp_path / "study", 2)
+    assert [e.state for e in study.candidates] == ["failed", "complete"] and study.final
+    assert study.candidates[0].reason == f"not a finite number: latency_ms is {value}"
+
+
+def test_out_of_memory_is_a_recorded_failure(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate, calls = Evaluator.evaluate, []
+
+    def once(self: Evaluator, recipe: Recipe) -> list[Outcome]:
+        calls.append(recipe)
+        if len(calls) == 4:
+            torch.empty(2**60)
+        return evaluate(self, recipe)
+
+    monkeypatch.setattr(Evaluator, "evaluate", once)
+    study = run(task, tmp_path / "study", 2)
+    assert [e.state for e in study.candidates] == ["failed", "complete"]
+    assert study.candidates[0].reason.startswith("out of memory; use a smaller batch size")
+
+
+def test_a_clock_that_jumps_does_not_use_up_the_budget(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, jumps = time.time, iter(range(10**6))
+    monkeypatch.setattr("time.time", lambda: now() + 1e7 * (-1) ** next(jumps))
+    study = search(task, device(), space(), budget=Budget(trials=3, hours=50), out=tmp_path / "study")
+    assert len(study.candidates) == 3 and study.final
+
+
 def test_a_full_disk_is_reported_and_loses_nothing(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(task, tmp_path / "whole", 4)
     write, full = os.write, []
@@ -328,13 +368,44 @@ def test_a_full_disk_is_reported_and_loses_nothing(task: Task, tmp_path: Path, m
 
 # ------------------------------------------------------------------------------------------- interruptions
 
-_SEARCH = """
-import sys
+_KILLS = """
+import os, random, signal, sys, time, traceback
+from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from small import EXITS, device, small_task, space
+import onnxscript, torch.onnx  # once, and not in every fork
+from small import device, small_task, space
 from autocompress.controller import Budget, search
-search(small_task(), device(), space(), budget=Budget(int(sys.argv[2])), out=sys.argv[1], seed=3)
+
+root, kills, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)
+studies, died = 0, 0
+while True:
+    folder = root / str(studies)
+    if (pid := os.fork()) == 0:
+        try:
+            search(small_task(), device(), space(), budget=Budget(12), out=folder, seed=3)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    finished = lambda: len(list(folder.glob("trials/*/evaluation.json")))
+    further = rng.randint(0, 2)
+    enough, ended, end = finished() + further, 0, time.monotonic() + 300
+    while died < kills and finished() < enough and not ended and time.monotonic() < end:
+        time.sleep(0.005)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    if died < kills and not ended:
+        time.sleep(rng.uniform(0, 0.3 if further else 2.0))
+        os.kill(pid, signal.SIGKILL)
+    if not ended:
+        _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        died += 1
+        continue
+    assert os.WEXITSTATUS(status) == 0
+    studies += 1
+    if died == kills:
+        break
 """
 
 
@@ -353,24 +424,18 @@ def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> 
         time.sleep(0.005)
 
 
-@pytest.mark.slow
-def test_kill_9_loses_and_doubles_nothing(task: Task, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_kill_9_loses_and_doubles_nothing(task: Task, tmp_path: Path, kills: int) -> None:
     whole = run(task, tmp_path / "whole", 12, seed=3)
-    folder, rng = tmp_path / "study", random.Random(0)
-    for _ in range(3):
-        enough = _finished(folder) + rng.randint(1, 3)
-        with subprocess.Popen(
-            [sys.executable, "-c", _SEARCH, str(folder), "12"], env=_environment(), stderr=subprocess.PIPE, text=True
-        ) as process:
-            _wait_for(lambda n=enough: _finished(folder) >= n, process)
-            time.sleep(rng.uniform(0, 0.2))
-            process.kill()
-            _, errors = process.communicate()
-        assert process.returncode in (-signal.SIGKILL, 0), errors
-        kept = found(Study.open(folder))
-        assert kept == found(whole)[: len(kept)]
-    assert found(run(task, folder, 12, seed=3)) == found(whole)
-    assert states(folder) <= {"COMPLETE", "WAITING"}
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-c", _KILLS, str(folder), str(kills)]
+    done = subprocess.run(command, env=_environment(), stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    studies = list(folder.iterdir())
+    assert studies
+    for study in studies:
+        assert found(Study.open(study)) == found(whole)
+        assert states(study) <= {"COMPLETE", "WAITING"}
 
 
 def _hears_ctrl_c() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,10 @@ class Blueprint:
         hashes = task.model_sha256, task.data_sha256
         elastic = evaluator.elastic.keep() if evaluator.elastic else None
         return cls(source, evaluator.device, evaluator.workshop.seed, evaluator.cache, threads, *hashes, elastic)
+
+    def pack(self) -> bytes:
+        """Pickle it, so that what a worker cannot import is reported by the worker."""
+        return pickle.dumps(self)
 
     def build(self, progress: Callable[[str], None] = lambda message: None) -> Evaluator:
         """Load the task and make the evaluator.

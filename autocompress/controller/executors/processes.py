@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -35,7 +36,7 @@ class Processes:
         let_threads_sleep()
         # What a killed worker leaves behind, Python's resource tracker removes, and would say so at the end.
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _TRACKER]))
-        self._blueprint = blueprint
+        self._blueprint = blueprint.pack()
         self._timeout_s = timeout_s
         self._reporter = reporter
         self._waiting: deque[Job] = deque()
@@ -43,7 +44,7 @@ class Processes:
         self._workers: list[_Worker] = []
         try:
             for _ in range(count):
-                self._workers.append(_Worker(blueprint))
+                self._workers.append(_Worker(self._blueprint))
         except BaseException:
             self.close()
             raise
@@ -123,7 +124,7 @@ class Processes:
 class _Worker:
     """The driver's end of one process."""
 
-    def __init__(self, blueprint: Blueprint) -> None:
+    def __init__(self, blueprint: bytes) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, blueprint), name="autocompress worker")
@@ -156,7 +157,7 @@ class _Worker:
         return f"{signal.Signals(-code).name}{hint}"
 
 
-def _work(connection: Connection, blueprint: Blueprint) -> None:
+def _work(connection: Connection, blueprint: bytes) -> None:
     """What a worker process does: evaluate until it is told to stop or the driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     os.dup2(2, 1)  # standard output is for the driver's result
@@ -166,7 +167,7 @@ def _work(connection: Connection, blueprint: Blueprint) -> None:
         connection.send((kind, content))
 
     try:
-        evaluator = blueprint.build(lambda message: send("status", message))
+        evaluator = pickle.loads(blueprint).build(lambda message: send("status", message))
         send("ready")
         while True:
             send("reply", attempt(evaluator, connection.recv()))

@@ -61,7 +61,7 @@ class RayTune:
         self._crash: list[BaseException] = []
         self._folder = tempfile.TemporaryDirectory(prefix="autocompress-ray-", ignore_cleanup_errors=True)
         reporter.status("waiting for Ray")
-        bench = _Bench(pickle.dumps(blueprint), os.getcwd(), tuple(sys.path), node, workers.timeout_s)
+        bench = _Bench(blueprint.pack(), os.getcwd(), tuple(sys.path), node, workers.timeout_s)
         self._thread = threading.Thread(target=self._run, args=(bench,), name="ray tune", daemon=True)
         self._thread.start()
 
@@ -152,7 +152,6 @@ class _Bench:
     """What a trial needs besides its job."""
 
     blueprint: bytes
-    """Pickled, so that what a worker cannot import is reported and not only the end of its process."""
     folder: str
     """Where the driver runs; relative paths of the task count from there, if the node has it."""
     path: tuple[str, ...]

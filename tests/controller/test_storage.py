@@ -1,0 +1,152 @@
+"""What Optuna knows can be lost: cut, damaged or deleted journals, and databases."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from small import EXITS, NUMERICS, small_task
+from test_driver import found, run, states
+
+from autocompress.controller.storage import database_errors
+from autocompress.errors import StudyError
+from autocompress.study import Study
+from autocompress.task import Task
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return small_task()
+
+
+@pytest.fixture(scope="module")
+def whole(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """An uninterrupted study of six candidates."""
+    return run(task, tmp_path_factory.mktemp("whole") / "study", 6)
+
+
+# ------------------------------------------------------------------------------------------------------- journal
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.7, 0.95])
+def test_a_truncated_journal_loses_nothing(task: Task, whole: Study, tmp_path: Path, share: float) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(whole.path, folder)
+    journal = folder / "study.journal"
+    os.truncate(journal, int(journal.stat().st_size * share))
+    assert found(run(task, folder, 6)) == found(whole)
+    assert states(folder) <= {"COMPLETE", "WAITING"}
+    longer = run(task, folder, 8)
+    assert found(longer)[: len(whole.evaluations)] == found(whole) and longer.final
+
+
+def test_points_of_exits_survive_the_loss_of_the_journal(tmp_path: Path) -> None:
+    task, folder = small_task("resnet"), tmp_path / "study"
+    before = found(run(task, folder, 1, EXITS))
+    params = [t.params for t in trials(folder)]
+    (folder / "study.journal").unlink()
+    assert found(run(task, folder, 1, EXITS)) == before
+    assert [t.params for t in trials(folder)][: len(before)] == params[: len(before)]
+    derived = [t.user_attrs["derived_index"] for t in trials(folder) if "derived_from" in t.user_attrs]
+    assert derived == list(range(1, len(derived) + 1)) and derived
+
+
+def test_a_damaged_journal_is_named_and_can_be_deleted(task: Task, whole: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(whole.path, folder)
+    journal = folder / "study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:10], b"\x00\xffgarbage\n", *lines[10:]]))
+    with pytest.raises(
+        StudyError, match=r"study\.journal: damaged .*; delete it: it is written again from the folders"
+    ):
+        run(task, folder, 7)
+    journal.unlink()
+    assert found(run(task, folder, 6)) == found(whole)
+
+
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    from autocompress.controller.journal import SafeJournalBackend
+
+    storage = optuna.storages.JournalStorage(SafeJournalBackend(folder / "study.journal"))
+    return optuna.load_study(study_name="autocompress", storage=storage).trials
+
+
+# ------------------------------------------------------------------------------------------------------ databases
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database server of our own."""
+    pytest.importorskip("psycopg", reason="the Python package psycopg is not installed")
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin")) + [Path(p) for p in os.get_exec_path()]
+    server = next((b for b in reversed(binaries) if (b / "initdb").exists() and (b / "pg_ctl").exists()), None)
+    if server is None:
+        pytest.skip("no PostgreSQL on this machine (initdb and pg_ctl)")
+    folder = tmp_path_factory.mktemp("pg")
+    user = {"user": "postgres"} if os.getuid() == 0 else {}  # it refuses to run as root
+    if user:
+        try:
+            shutil.chown(folder, "postgres")
+        except LookupError:
+            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+        for parent in folder.parents:
+            if parent.owner() == "root" and parent != Path("/") and parent != Path("/tmp"):
+                parent.chmod(0o711)
+    data, options = folder / "data", f"-k {folder} -c listen_addresses= -c fsync=off"
+
+    def command(*words: str) -> None:
+        subprocess.run([str(server / words[0]), *words[1:]], check=True, stdout=subprocess.DEVNULL, cwd="/", **user)  # type: ignore[call-overload]
+
+    command("initdb", "-D", str(data), "-A", "trust", "-U", "tester")
+    command("pg_ctl", "-D", str(data), "-o", options, "-w", "-l", str(folder / "log"), "start")
+    yield f"postgresql+psycopg://tester:secret@/postgres?host={folder}"
+    command("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+
+
+@pytest.mark.slow
+def test_a_study_in_postgresql(task: Task, whole: Study, tmp_path: Path, postgresql: str) -> None:
+    folder = tmp_path / "study"
+    first = run(task, folder, 3, storage=postgresql)
+    assert not (folder / "study.journal").exists()
+    pointer = json.loads((folder / "storage.json").read_text())
+    assert "secret" not in pointer["url"]
+    assert found(first) == found(whole)[:6]
+    assert found(run(task, folder, 6, storage=postgresql)) == found(whole)
+    other = run(task, tmp_path / "other", 1, storage=postgresql)  # in the same database
+    assert len(other.candidates) == 1
+    database = optuna.storages.RDBStorage(postgresql)
+    stored = optuna.load_study(study_name=pointer["study"], storage=database)
+    assert [t.state.name for t in stored.trials[:9]] == ["COMPLETE"] * 9 and stored.best_trials
+    with pytest.raises(StudyError, match=r"its trials are kept in postgresql.*; give it again with --storage"):
+        run(task, folder, 7)
+    optuna.delete_study(study_name=pointer["study"], storage=database)
+    database.remove_session()
+    database.engine.dispose()
+    assert found(run(task, folder, 6, storage=postgresql)) == found(whole)
+
+
+def test_storages_that_cannot_be_used(task: Task, tmp_path: Path, whole: Study) -> None:
+    with pytest.raises(StudyError, match=r"not the URL of a database: 'trials\.db'; give one such as postgresql://"):
+        run(task, tmp_path / "a", 1, storage="trials.db")
+    with pytest.raises(StudyError, match=r"sqlite:////no/such/folder/x\.db: cannot be opened: .*unable to open"):
+        run(task, tmp_path / "b", 1, storage="sqlite:////no/such/folder/x.db")
+    with pytest.raises(StudyError, match=r"oracle\+oracledb://.*: the Python package for this database is missing"):
+        run(task, tmp_path / "c", 1, storage="oracle+oracledb://user:secret@host/db")
+    with pytest.raises(StudyError, match=r"its trials are kept in study\.journal; leave out --storage"):
+        run(task, whole.path, 7, storage=f"sqlite:///{tmp_path}/x.db")
+
+
+def test_a_database_that_goes_away_is_one_sentence(task: Task, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/trials.db"
+    run(task, tmp_path / "study", 1, NUMERICS, storage=url)
+    (tmp_path / "trials.db").write_bytes(b"no database any more" * 100)
+    words = "the database of --storage failed: .*; nothing that was finished is lost"
+    with pytest.raises(StudyError, match=words), database_errors():
+        optuna.load_study(study_name="x", storage=url)

@@ -67,6 +67,7 @@ class Deployer:
         self.workshop = workshop
         self.device = device
         self._templates: dict[str, tuple[onnx.ModelProto, export.BatchNormPairs]] = {}
+        self._latest: tuple[nn.Module, nn.Module, onnx.ModelProto] | None = None
 
     def build(self, candidate: Candidate, *, final: bool = True) -> Deployment:
         """Fold, export, quantise.
@@ -83,8 +84,7 @@ class Deployer:
         Raises:
             CandidateError: the candidate cannot be exported, or file and torch disagree.
         """
-        folded, key = self._folded(candidate)
-        proto = self._float_graph(candidate, folded, key)
+        folded, proto = self._float(candidate)
         layers = _layer_of_nodes(proto)
         stage = candidate.quantization
         if stage is None:
@@ -98,6 +98,14 @@ class Deployer:
         spec, ranges = self._plan(proto, stage)
         graph = export.strip(qdq.write_qdq(proto, spec, ranges))
         return Deployment(graph, candidate.output_names, layers, self._agreement(graph, folded))
+
+    def float_graph(self, candidate: Candidate) -> onnx.ModelProto:
+        """The exported graph before quantisation; its nodes still know the layers that they come from.
+
+        Raises:
+            CandidateError: the candidate cannot be exported.
+        """
+        return self._float(candidate)[1]
 
     def cost(self, deployment: Deployment) -> Cost:
         """Predict the latency of every path through the graph, and the memory it needs."""
@@ -138,6 +146,13 @@ class Deployer:
             proto.metadata_props.add(key=key, value=value)
         data: bytes = proto.SerializeToString(deterministic=True)
         return data
+
+    def _float(self, candidate: Candidate) -> tuple[nn.Module, onnx.ModelProto]:
+        """The folded model and its graph; kept for the next candidate, which often differs in number formats only."""
+        if self._latest is None or self._latest[0] is not candidate.model:
+            folded, key = self._folded(candidate)
+            self._latest = (candidate.model, folded, self._float_graph(candidate, folded, key))
+        return self._latest[1:]
 
     def _folded(self, candidate: Candidate) -> tuple[nn.Module, str]:
         """The model with BatchNorm folded, and the key of its architecture but for widths."""

@@ -45,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("techniques",),
     ("deploy",),
     ("evaluate",),
+    ("screening",),
     (
         *("controller", "replay", "dry_run", "payoff", "retarget", "stopwatch", "export", "_infer", "testing"),
         *("report", "ablation", "schema"),

@@ -78,8 +78,8 @@ class Proposals:
             log_costs=True,
             conditions=_conditions(self._plan),
             features=features,
-            n_candidates=8000 if self.is_fast else _FORECASTS,
             seed=seed,
+            **({} if self.is_fast else {"n_candidates": _FORECASTS}),
         )
 
     def warm_starts(self, seed: int) -> list[dict[str, Value]]:

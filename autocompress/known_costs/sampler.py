@@ -24,11 +24,11 @@ Score = Callable[[Codes, Array], Array]
 
 DERIVED_FROM = "derived_from"
 """User attribute of a trial that shares the run of another one: the number of that trial."""
-_ROUNDS = 4
-_PARENTS = 40
+_ROUNDS, _SMALLEST_ROUND = 25, 12
+_MOTHERS, _FATHERS = 10, 40
 _EXACT = 1e-3
 """Costs that are off by less than this share of their range are taken as computed."""
-_MAX_FRONT = 100
+_MAX_FRONT = 250
 _MAX_FIT = 160
 _MAX_DATA = 400
 
@@ -77,7 +77,7 @@ class KnownCostSampler(BaseSampler):
         features: Callable[[Columns], Any] | None = None,
         effort: Callable[[Columns], Any] | None = None,
         n_startup_trials: int = 8,
-        n_candidates: int = 8000,
+        n_candidates: int = 10_000,
         seed: int | None = None,
     ) -> None:
         self._space = {name: d for name, d in space.items() if not d.single()}
@@ -130,22 +130,16 @@ class KnownCostSampler(BaseSampler):
     def _propose(self, study: Study, number: int, n: int, fixed: Mapping[str, Any]) -> tuple[Codes, Array]:
         rng = np.random.default_rng([self._seed, number])
         history = self._history(study, number)
-        if len(history.loss) < self._n_startup:
-            codes, _, scores = self._search(lambda codes, costs: rng.random(len(codes)), history, fixed, rng)
-            return codes[:n], scores[:n]
-        expected = self._expectation(history)
-        codes, costs, scores = self._search(expected, history, fixed, rng)
+        expected = self._expectation(history) if len(history.loss) >= self._n_startup else None
         chosen: list[Codes] = []
         improvements: list[float] = []
-        while len(codes) and len(chosen) < n:
-            best = int(np.argmax(scores))
-            chosen.append(codes[best])
-            improvements.append(float(scores[best]))
-            if len(chosen) < n:
-                expected.believe(codes[best : best + 1], costs[best : best + 1])
-                keep = (np.arange(len(codes)) != best) & (scores >= 0)
-                codes, costs = codes[keep], costs[keep]
-                scores = expected(codes, costs)
+        for _ in range(n):
+            codes, costs, improvement = self._search(expected, history, fixed, self._n_candidates // n, rng)
+            chosen.append(codes[0])
+            improvements.append(improvement)
+            history.seen.update(_keys(self._knobs.used(codes)))
+            if expected and len(chosen) < n:
+                expected.believe(codes, costs)
         return np.array(chosen), np.array(improvements)
 
     # ------------------------------------------------------------------------------------------ the trials so far
@@ -236,34 +230,41 @@ class KnownCostSampler(BaseSampler):
     # ------------------------------------------------------------------------------------------ the search for it
 
     def _search(
-        self, score: Score, history: _History, fixed: Mapping[str, Any], rng: np.random.Generator
-    ) -> tuple[Codes, Array, Array]:
-        """Evolve settings; return codes, scaled costs and scores of the best ones, best first.
+        self,
+        score: Score | None,
+        history: _History,
+        fixed: Mapping[str, Any],
+        n: int,
+        rng: np.random.Generator,
+    ) -> tuple[Codes, Array, float]:
+        """Evolve n settings; return codes and scaled costs of the best one, shape (1, ...), and its score.
 
-        Settings that break a constraint score below 0 and rank by how far; those that were tried come last.
+        Without a score any setting that is new and keeps the constraints will do. Settings that break a constraint
+        score below 0 and rank by how far; those that were tried come last.
         """
-        is_random = len(history.loss) < self._n_startup
-        n = self._n_candidates // _ROUNDS
+        rounds = min(_ROUNDS, -(-n // _SMALLEST_ROUND))
+        n = -(-n // rounds)
         held = self._knobs.encode([fixed])[0]
-        parents = history.codes[np.argsort(history.loss, kind="stable")[:_PARENTS]]
-        codes = self._knobs.random(n, rng)
-        if len(parents) and not is_random:
-            codes[n // 2 :] = self._vary(parents, n - n // 2, rng)
+        gaps = _gaps(history.points)
+        parents = history.codes[np.argsort(gaps, kind="stable")[: max(_FATHERS, int((gaps <= 0).sum()))]]
+        codes = self._knobs.random(n * (1 if score else rounds), rng)
+        if score:
+            codes[n // 2 :] = self._vary(parents, parents, n - n // 2, rng)
         best, best_costs, best_scores = codes[:0], np.empty((0, len(history.signs))), np.empty(0)
         taken = set(history.seen)
-        for _ in range(_ROUNDS):
+        for _ in range(rounds):
             codes = np.where(held < self._knobs.sizes, held, codes)
             costs, scores = self._scores(codes, score, history, taken)
             scores = np.concatenate([best_scores, scores])
-            top = np.argsort(-scores, kind="stable")[:_PARENTS]
+            top = np.argsort(-scores, kind="stable")[:_MOTHERS]
             best_scores = scores[top]
             best, best_costs = np.concatenate([best, codes])[top], np.concatenate([best_costs, costs])[top]
-            if is_random and best_scores[0] >= 0:
+            if score is None and best_scores[0] >= 0:
                 break
-            codes = self._vary(best, n, rng)
-        return best, best_costs, best_scores
+            codes = self._vary(best, parents if score else best, n, rng)
+        return best[:1], best_costs[:1], float(best_scores[0])
 
-    def _scores(self, codes: Codes, score: Score, history: _History, taken: set[bytes]) -> tuple[Array, Array]:
+    def _scores(self, codes: Codes, score: Score | None, history: _History, taken: set[bytes]) -> tuple[Array, Array]:
         """Scaled costs and scores; what is in `taken` comes last, and what is not is added to it."""
         costs, broken = self._screen(codes, history.signs)
         scores = -1.0 - broken
@@ -273,7 +274,7 @@ class KnownCostSampler(BaseSampler):
             taken.add(key)
         good = np.flatnonzero(scores == -1.0)
         if len(good):
-            scores[good] = score(codes[good], costs[good])
+            scores[good] = score(codes[good], costs[good]) if score else 0.0
         return costs, scores
 
     def _screen(self, codes: Codes, signs: Array) -> tuple[Array, Array]:
@@ -292,10 +293,10 @@ class KnownCostSampler(BaseSampler):
     def _columns(self, codes: Codes) -> Columns:
         return self._knobs.columns(np.minimum(codes, self._knobs.sizes - 1))
 
-    def _vary(self, parents: Codes, n: int, rng: np.random.Generator) -> Codes:
+    def _vary(self, mothers: Codes, fathers: Codes, n: int, rng: np.random.Generator) -> Codes:
         """Children of one or two parents: some knobs a few steps on, some anywhere."""
         shape = n, len(self._knobs)
-        mother, father = (parents[rng.integers(0, len(parents), n)] for _ in range(2))
+        mother, father = (parents[rng.integers(0, len(parents), n)] for parents in (mothers, fathers))
         codes = np.minimum(
             np.where(rng.random(shape) < rng.choice([0.0, 0.0, 0.0, 0.25, 0.5], (n, 1)), father, mother),
             self._knobs.sizes - 1,
@@ -388,14 +389,17 @@ def _non_dominated(points: Array) -> NDArray[np.bool_]:
 
 
 def _spread(front: Array, most: int) -> Array:
-    """At most so many points of a front, those of a grid that is just coarse enough."""
-    width = np.ptp(front, 0) + 1e-12 if len(front) > most else front
-    for cells in range(40, 1, -1):
-        if len(front) <= most:
+    """At most so many points that dominate at least what a front does: the best corners of the cells of a grid."""
+    if len(front) <= most:
+        return front
+    width = np.ptp(front, 0) + 1e-12
+    for cells in range(60, 0, -1):
+        _, cell = np.unique(np.floor(front / width * cells), axis=0, return_inverse=True)
+        if cell.max() < most:
             break
-        _, kept = np.unique(np.floor(front / width * cells), axis=0, return_index=True)
-        front = front[np.sort(kept)]
-    return front[:most]
+    corners = np.full((cell.max() + 1, front.shape[1]), np.inf)
+    np.minimum.at(corners, cell.ravel(), front)
+    return corners
 
 
 def _thin(gap: Array, most: int) -> NDArray[np.intp]:

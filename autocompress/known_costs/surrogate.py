@@ -137,7 +137,8 @@ class AdditiveGP:
 
 
 def _same(runs: Codes) -> Array:
-    return (runs[:, None] == runs).astype(float)
+    same: Array = (runs[:, None] == runs).astype(float)
+    return same
 
 
 def _standardise(features: Array, reference: Array) -> Array:

@@ -159,7 +159,7 @@ def test_a_limit_on_accuracy_is_kept_after_a_while() -> None:
     study = new_study(make(reference=(0.86, 3.0, 8.0)))
     study.optimize(objective, 30)
     first, late = ([t.values[0] for t in trials] for trials in (study.trials[:5], study.trials[15:]))
-    assert np.median(first) < 0.8 < 0.85 < np.median(late)
+    assert np.median(late) > max(0.85, np.median(first))
 
 
 def test_without_limits_and_reference_it_works_from_the_front() -> None:

@@ -100,8 +100,9 @@ def main() -> None:
     for i in range(arguments.checked):
         recipe = space.sample(Fixed({name: v[i].item() for name, v in few.items()}), outline)
         forecast = evaluator.forecast(recipe)
-        errors.append([costs.worst_case_ms[i] / forecast.worst_case_ms - 1, costs.size_bytes[i] / forecast.size_bytes - 1,
-                       costs.peak_memory_bytes[i] / forecast.cost.peak_memory_bytes - 1])  # fmt: skip
+        exact = np.array([forecast.worst_case_ms, forecast.size_bytes, forecast.cost.peak_memory_bytes])
+        screened = np.array([costs.worst_case_ms[i], costs.size_bytes[i], costs.peak_memory_bytes[i]])
+        errors.append(screened / exact - 1)
     seconds = []
     for _ in range(5):
         settings = {name: draw(domain, rng, arguments.n) for name, domain in space.knobs(outline).items()}

@@ -30,8 +30,18 @@ if TYPE_CHECKING:
     import onnxruntime
 
 __all__ = [
-    *("AGREEMENT", "FAST", "THOROUGH", "Arrays", "Timing", "TimingProtocol", "example_feed", "measure"),
-    *("measure_reference", "reference_model", "run", "session"),
+    "AGREEMENT",
+    "FAST",
+    "THOROUGH",
+    "Arrays",
+    "Timing",
+    "TimingProtocol",
+    "example_feed",
+    "measure",
+    "measure_reference",
+    "reference_model",
+    "run",
+    "session",
 ]
 
 Arrays = Mapping[str, npt.NDArray[Any]]

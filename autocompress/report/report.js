@@ -205,9 +205,14 @@ function ring() {
     plotly.relayout(plot, { annotations: base });
   }
 }
+function bytesOf(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const raw = atob(text), bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  return bytes;
+}
 async function unpackPlotly() {
-  const bytes = Uint8Array.from(atob($("plotly").textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const stream = new Blob([bytesOf($("plotly").textContent)]).stream().pipeThrough(new DecompressionStream("gzip"));
   const script = document.createElement("script");
   script.textContent = await new Response(stream).text();
   document.head.append(script);
@@ -219,7 +224,7 @@ function unpackArrays(node) {
   for (const [key, value] of Object.entries(node)) {
     if (!value || typeof value !== "object") continue;
     if (value.bdata && types[value.dtype]) {
-      node[key] = [...new types[value.dtype](Uint8Array.from(atob(value.bdata), (c) => c.charCodeAt(0)).buffer)];
+      node[key] = [...new types[value.dtype](bytesOf(value.bdata).buffer)];
     } else unpackArrays(value);
   }
 }
@@ -489,6 +494,20 @@ function listen() {
   window.addEventListener("hashchange", fromHash);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plotly && (restyleAll(), ring()));
 }
+function drawWhenSeen() {
+  // Plots below the fold cost seconds in a large study: each is drawn when it comes near, all of them for a printer.
+  const views = { front: draw, exits: draw, importance: draw, measured: draw, progress: draw, budget: draw, layers: showLayers, classes: showClasses };
+  const view = (name) => drawn.has(name) || !$(`plot-${name}`) || views[name](name);
+  const observer = new IntersectionObserver((entries) => {
+    for (const entry of entries.filter((e) => e.isIntersecting)) {
+      observer.unobserve(entry.target);
+      view(entry.target.id.replace("plot-", ""));
+    }
+  }, { rootMargin: "300px" });
+  view("front");
+  for (const name of Object.keys(views)) if ($(`plot-${name}`)) observer.observe($(`plot-${name}`));
+  window.addEventListener("beforeprint", () => Object.keys(views).forEach(view));
+}
 async function start() {
   $("f-unit").textContent = data.percent ? "(%)" : "";
   buildTable();
@@ -514,12 +533,8 @@ async function start() {
   for (const trace of ["front", "fronttest", "front3d"].flatMap((name) => (data.figures[name] || { data: [] }).data)) {
     if (trace.customdata) trace.hovertext = trace.customdata.map((n) => data.hovers[n]);
   }
-  const views = ["front", "exits", "importance", "measured", "progress", "budget"].map((name) => () => draw(name));
-  for (const view of [...views, showLayers, data.classes ? showClasses : () => {}]) {
-    view();
-    performance.mark("drawn");
-    await new Promise((done) => setTimeout(done));
-  }
+  drawWhenSeen();
+  performance.mark("drawn");
   document.body.dataset.ready = "yes";
 }
 start();

@@ -55,6 +55,7 @@ def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[O
     found.page.on("request", lambda r: found.requests.append(r.url))
     found.page.goto(f"file://{folder}/report.html", timeout=DRAWN)
     found.page.wait_for_selector("body[data-ready]", timeout=DRAWN)
+    found.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")  # draws what is not in sight
     yield found
     context.close()
 
@@ -74,6 +75,17 @@ def test_it_loads_without_errors_and_asks_for_nothing(opened: Opened) -> None:
     drawn = opened.page.eval_on_selector_all(".js-plotly-plot", "ps => ps.map(p => p.id)")
     expected = {"front", "layers", "classes", "exits", "importance", "measured", "progress", "budget"}
     assert {name.removeprefix("plot-") for name in drawn} == expected
+
+
+def test_plots_are_drawn_when_they_come_into_sight(browser: Any, opened: Opened) -> None:
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page = context.new_page()
+    page.goto(opened.page.url.partition("#")[0], timeout=DRAWN)
+    page.wait_for_selector("body[data-ready]", timeout=DRAWN)
+    assert page.query_selector("#plot-front .main-svg") and not page.query_selector("#plot-budget .main-svg")
+    page.locator("#h-budget").scroll_into_view_if_needed()
+    page.wait_for_selector("#plot-budget .main-svg", timeout=DRAWN)
+    context.close()
 
 
 def test_axes_have_units(opened: Opened) -> None:

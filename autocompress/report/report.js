@@ -370,7 +370,7 @@ function fromHash() {
 }
 
 // ---- layers and classes of one trial ------------------------------------------------------------------------
-const bitColours = { 32: "#888888", 16: "#CC79A7", 8: "#009E73", 4: "#E69F00" };
+const bitColours = { 32: "#888888", 16: "#CC79A7", 8: "#0072B2", 4: "#E69F00" };
 function layoutOf(axes) {
   const { font, hoverlabel, legend, template } = data.figures.front.layout;
   const axis = { gridcolor: "#dddddd", zeroline: false, automargin: true, showline: true };

@@ -69,7 +69,7 @@ def _line(step: Step, change: Change | None, first: Evaluation, percent: bool) -
 
 
 def _percent(change: float) -> str:
-    return f"{100 * change:+.0f} %"
+    return "0 %" if abs(change) < _SMALL_RATIO else f"{100 * change:+.0f} %"
 
 
 def _share(value: float | None, whole: float | None) -> float:

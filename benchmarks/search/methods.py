@@ -13,7 +13,6 @@ import optuna
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from synthetic import (
-    ACTIVATION_BITS,
     CONDITIONS,
     EPOCHS,
     LOOK_COST,
@@ -22,10 +21,9 @@ from synthetic import (
     MAX_MS,
     QAT_FACTOR,
     SPACE,
-    STAGES,
-    WEIGHT_BITS,
     Campaign,
     Columns,
+    Problem,
 )
 
 from autocompress.known_costs import Knobs, KnownCostSampler
@@ -37,6 +35,7 @@ _BITS = [n for n in SPACE if n.startswith(("weight_bits", "activation_bits"))]
 _SWEPT_BITS = 6
 _KEPT_THRESHOLDS = 5
 _SIDE = 8
+_LEVELS = (0.5, 0.25, 0.1)
 _CHANCE = 0.9
 """Error of a network that knows nothing."""
 
@@ -89,28 +88,26 @@ class KnownCosts:
 
     looks: int = 100
     """Random settings that are evaluated without training; what a model learns from them is a feature."""
-    table: bool = False
     sweep: bool = True
     """Thresholds and post-training bits are tried on every trained network."""
     settings: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, campaign: Campaign, seed: int) -> None:
+        looks = Looks(campaign, self.looks, seed) if self.looks else None
         sampler = KnownCostSampler(
             SPACE,
             campaign.problem.costs,
             reference=(MAX_ERROR, MAX_MS, MAX_MB),
             log_costs=True,
             conditions=CONDITIONS,
-            features=Sensitivity(campaign).features
-            if self.table
-            else Looks(campaign, self.looks, seed).features
-            if self.looks
-            else None,
+            features=looks.features if looks else None,
             effort=lambda x: EPOCHS * np.where(x["qat"] > 0, QAT_FACTOR, 1.0) + LOOK_COST,
             seed=seed,
             **dict(self.settings),
         )
         study = _study(sampler)
+        for setting in looks.warm_starts(campaign.problem, seed) if looks else ():
+            study.enqueue_trial(setting)
         while not campaign.is_over:
             trial = study.ask(SPACE)
             luck = campaign.begin()
@@ -160,45 +157,18 @@ class Looks:
         damage = self._gp.predict(codes, np.empty((len(codes), 0)))[0]
         return np.column_stack([damage, np.exp(-damage)])
 
-
-class Sensitivity:
-    """Damage of one stage's pruning or bits at a time, without training; costs 51 looks."""
-
-    _RATIOS = (0.3, 0.6)
-
-    def __init__(self, campaign: Campaign) -> None:
-        gentle = {
-            **{name: (d.low + d.high) / 2 for name, d in SPACE.items() if hasattr(d, "low")},
-            **{f"prune{s}": 0.0 for s in range(STAGES)},
-            **{f"weight_bits{s}": len(WEIGHT_BITS) - 1 for s in range(STAGES)},
-            **{f"activation_bits{s}": len(ACTIVATION_BITS) - 1 for s in range(STAGES)},
-            "criterion": 0,
-            "qat": 0,
-            "resolution": 2,
-            "exit1": 0,
-            "exit2": 0,
-        }
-
-        def look(**change: Any) -> float:
-            return float(campaign.evaluate({**gentle, **change}, campaign.begin(), 0)[0])
-
-        base = np.mean([look() for _ in range(3)])
-        self._pruning, self._weights, self._activations = [], [], []
-        for s in range(STAGES):
-            damages = [max(look(**{f"prune{s}": ratio}) - base, 0.0) for ratio in self._RATIOS]
-            self._pruning.append([0.0, damages[0], max(damages), 1.4 * max(damages)])
-            bits = range(len(WEIGHT_BITS) - 1)
-            self._weights.append([*(max(look(**{f"weight_bits{s}": b}) - base, 0.0) for b in bits), 0.0])
-            self._activations.append([max(look(**{f"activation_bits{s}": 0}) - base, 0.0), 0.0])
-
-    def features(self, x: Columns) -> NDArray[np.float64]:
-        """Sums of the damages over the stages."""
-        pruning = sum(np.interp(x[f"prune{s}"], [0, *self._RATIOS, 0.8], self._pruning[s]) for s in range(STAGES))
-        weights = sum(np.array(self._weights[s])[x[f"weight_bits{s}"]] for s in range(STAGES))
-        activations = sum(np.array(self._activations[s])[x[f"activation_bits{s}"]] for s in range(STAGES))
-        ptq = 1 - x["qat"]
-        rounding = weights + activations
-        return np.column_stack([pruning, np.log(0.02 + pruning), weights, activations, rounding * ptq])
+    def warm_starts(self, problem: Problem, seed: int) -> list[dict[str, Any]]:
+        """At a few levels of cost the setting of the least expected damage, of many random ones."""
+        codes = self._knobs.random(30_000, np.random.default_rng([seed, 1]))
+        x = self._knobs.columns(codes)
+        values, broken = problem.costs(x)
+        damage = np.where((broken <= 0).all(1), self.features(x)[:, 0], np.inf)
+        chosen: dict[int, dict[str, Any]] = {}
+        for level, cost in itertools.product(_LEVELS, (values[:, 0], values.prod(1))):
+            is_cheap = cost <= np.quantile(cost[np.isfinite(damage)], level)
+            best = int(np.argmin(np.where(is_cheap, damage, np.inf)))
+            chosen[best] = self._knobs.setting(codes[best])
+        return list(chosen.values())
 
 
 def _sweep_thresholds(
@@ -270,6 +240,5 @@ METHODS: dict[str, Callable[[Campaign, int], None]] = {
     "tpe": stock(lambda seed: TPESampler(seed=seed)),
     "ehvi": KnownCosts(),
     "ehvi-no-sweep": KnownCosts(sweep=False),
-    "ehvi-table": KnownCosts(looks=0, table=True),
     "ehvi-no-looks": KnownCosts(looks=0),
 }

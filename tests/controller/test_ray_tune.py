@@ -1,0 +1,74 @@
+"""A study that goes on on a Ray cluster of two nodes, one of which is killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small import small_task
+from test_driver import found, run, states
+
+from autocompress.study import Study
+
+pytest.importorskip("ray", reason="the extra `ray` is not installed")
+TESTS = Path(__file__).parents[1]
+
+_SEARCH = """
+import os, sys
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["FAULTS_DRIVER"] = str(os.getpid())
+import torch
+torch.set_num_threads(1)
+import faults
+from ray.cluster_utils import Cluster
+from small import device, space
+from autocompress.controller import Budget, Workers, search
+from autocompress.controller.reporter import Silent
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+
+class Watcher(Silent):
+    judged_by_ray = 0
+
+    def note(self, message):
+        print("note:", message, file=sys.stderr)
+
+    def judged(self, evaluation, share, eta_s):
+        self.judged_by_ray += 1
+        if self.judged_by_ray == 3:
+            print("killing a node", file=sys.stderr)
+            cluster.remove_node(second, allow_graceful=False)
+
+workers = Workers(executor="ray", address=cluster.address, trial_timeout_minutes=10)
+search(faults.task(), device(), space(), budget=Budget(10), out=sys.argv[1], seed=3, reference=sys.argv[2],
+       workers=workers, reporter=Watcher())
+"""
+
+
+@pytest.mark.slow
+def test_a_node_and_a_worker_that_die_lose_nothing_finished(tmp_path: Path) -> None:
+    folder, armed = tmp_path / "study", tmp_path / "faults"
+    armed.mkdir()
+    for fault in ("die", "memory"):
+        (armed / fault).touch()
+    (tmp_path / "ray_task.py").write_text("from faults import task\n")
+    local = found(run(small_task(), folder, 2, seed=3))
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "FAULTS": str(armed)}
+    command = [sys.executable, "-c", _SEARCH, str(folder), f"{tmp_path}/ray_task.py:task"]
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert "killing a node" in done.stderr and not list(armed.iterdir())
+    study = Study.open(folder)
+    assert found(study)[: len(local)] == local and study.final
+    judged = [e for e in study.candidates if not e.is_repeat]
+    assert len(judged) == 10
+    assert [e.reason for e in judged if e.state != "complete"] == [
+        "out of memory; use a smaller batch size, or fewer workers"
+    ]
+    assert states(folder) <= {"COMPLETE", "FAIL", "WAITING"}
+    assert all((folder / str(e.artifact)).stat().st_size == e.size_bytes for e in judged if e.state == "complete")

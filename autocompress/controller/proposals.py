@@ -27,8 +27,8 @@ _EARLY = 0.25
 """Share of the samples that is taken to leave early, as long as it is not known."""
 _LOSS = 0.1
 """Share of the accuracy that may be lost where no constraint says so."""
-_FORECASTS = 64
-"""Settings per proposal where they must be forecast one by one."""
+_SETTINGS, _FORECASTS = 10_000, 64
+"""Settings per proposal; where they must be forecast one by one."""
 _LEVELS = (0.5, 0.25, 0.1)
 """Quantiles of the cost of random settings at which the search begins."""
 _DRAWS, _ROUNDS, _PARENTS, _CHILDREN, _CHANGED = 2000, 4, 20, 20, 0.3
@@ -79,7 +79,7 @@ class Proposals:
             conditions=_conditions(self._plan),
             features=features,
             seed=seed,
-            **({} if self.is_fast else {"n_candidates": _FORECASTS}),
+            n_candidates=_SETTINGS if self.is_fast else _FORECASTS,
         )
 
     def warm_starts(self, seed: int) -> list[dict[str, Value]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -187,7 +188,7 @@ class KnownCostSampler(BaseSampler):
         loss = np.minimum(history.loss, _cap(history.loss))
         features = self._features_of(history.codes)
         gp = self._surrogate(0, history, features, loss)
-        rows = _thin(_gaps(history.points), _MAX_DATA)
+        rows = _thin(history.gaps, _MAX_DATA)
         codes, features, loss, runs = history.codes[rows], features[rows], loss[rows], history.runs[rows]
         gp.condition(codes, features, loss, runs)
         expected = _Expectation(self, gp, self._corrections(history, rows), history.front, history.reference)
@@ -245,8 +246,8 @@ class KnownCostSampler(BaseSampler):
         rounds = min(_ROUNDS, -(-n // _SMALLEST_ROUND))
         n = -(-n // rounds)
         held = self._knobs.encode([fixed])[0]
-        gaps = _gaps(history.points)
-        parents = history.codes[np.argsort(gaps, kind="stable")[: max(_FATHERS, int((gaps <= 0).sum()))]]
+        n_fathers = max(_FATHERS, int((history.gaps <= 0).sum()))
+        parents = history.codes[np.argsort(history.gaps, kind="stable")[:n_fathers]]
         codes = self._knobs.random(n * (1 if score else rounds), rng)
         if score:
             codes[n // 2 :] = self._vary(parents, parents, n - n // 2, rng)
@@ -330,6 +331,11 @@ class _History:
     def loss(self) -> Array:
         """What is modelled."""
         return self.points[:, 0]
+
+    @cached_property
+    def gaps(self) -> Array:
+        """How far each point is from the front."""
+        return _gaps(self.points)
 
 
 class _Expectation:

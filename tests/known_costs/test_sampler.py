@@ -208,6 +208,26 @@ def test_settings_without_costs_are_left_alone() -> None:
     assert {p["bits"] for p in params(study)} == {4}
 
 
+def test_costs_that_turn_out_otherwise_are_corrected() -> None:
+    def slower(p: dict[str, Any]) -> float:
+        return float(costs(columns(p))[0][0, 0]) * (1.4 if p["exit"] == "on" else 1.0)
+
+    study = new_study(make(reference=(0.5, 9.0, 20.0)))
+    for _ in range(25):
+        trial = study.ask()
+        p = suggest(trial)
+        study.tell(trial, [accuracy(p), slower(p), float(costs(columns(p))[0][0, 1])])
+    sampler = make(reference=(0.5, 9.0, 20.0))
+    history = sampler._history(study, 99)
+    expected = sampler._expectation(history)
+    codes = sampler._knobs.random(200, np.random.default_rng(0))
+    computed, _ = sampler._screen(codes, history.signs)
+    corrected = expected._corrected(codes, computed)
+    actual = np.array([slower(sampler._knobs.setting(c) | {"fixed": 3}) for c in codes])
+    assert np.abs(corrected[:, 0] - actual).mean() < 0.3 * np.abs(computed[:, 0] - actual).mean()
+    assert (corrected[:, 1] == computed[:, 1]).all()
+
+
 @pytest.mark.parametrize("shape", [(2,), (3, 2)])
 def test_costs_of_a_wrong_shape_are_named(shape: tuple[int, ...]) -> None:
     sampler = KnownCostSampler(SPACE, lambda x: (np.zeros(shape), np.zeros((len(x["bits"]), 1))), n_candidates=40)

@@ -114,6 +114,8 @@ class Fusion:
         self.int8: set[int] = set()
         self.extra_inputs: dict[int, tuple[str, ...]] = {}
         self.costly_dequantize: set[int] = set()
+        self.epilogues: set[int] = set()
+        """fp32 convolutions that apply an activation to their result in a further pass (all but ReLU)."""
         self._from_int8: dict[str, bool] = {}
         self._find_integer_ops()
         self._settle_quantizers()
@@ -261,7 +263,7 @@ class Fusion:
 
     def _fuse_conv(self, index: int, node: onnx.NodeProto) -> None:
         name = self._take(node.output[0], {"BatchNormalization"}) or node.output[0]
-        activated = self._take(name, _CONV_ACTIVATIONS)
+        activated = self._take_activation(index, name)
         user = self.net.only_user(name)
         if activated is not None or user is None or self.net.nodes[user].op_type not in {"Add", "Sum"}:
             return
@@ -274,7 +276,15 @@ class Fusion:
                 return
             self.extra_inputs[index] = (others[0],)
         self.absorbed[user] = name
-        self._take(addition.output[0], _CONV_ACTIVATIONS)
+        self._take_activation(index, addition.output[0])
+
+    def _take_activation(self, index: int, name: str) -> str | None:
+        """Absorb the activation after a convolution; returns its output."""
+        user = self.net.only_user(name)
+        activated = self._take(name, _CONV_ACTIVATIONS)
+        if activated is not None and user is not None and self.net.nodes[user].op_type != "Relu":
+            self.epilogues.add(index)
+        return activated
 
     def _is_ready(self, name: str, index: int) -> bool:
         """Tell if the tensor exists before node `index` runs, so that the convolution can add it."""

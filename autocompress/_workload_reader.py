@@ -18,7 +18,8 @@ from autocompress.errors import InputError
 from autocompress.workload import Op, Workload
 
 _SMALL_ELEMENTS = 1024
-_FREE = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"}
+_VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"}
+_FREE = {"Identity", "Dropout"}
 _POOLS = {
     "MaxPool",
     "AveragePool",
@@ -338,9 +339,11 @@ class _Counter:
                 self._emit(node, "dequantize", "float32", [])
         elif all(name in net.static for name in node.output if name):
             return
-        elif op_type in _FREE or (op_type == "Cast" and not net.is_float(node.output[0])):
+        elif op_type in _FREE or (op_type in _VIEWS and (op_type != "Cast" or not net.is_float(node.output[0]))):
             self._leave_blocked(node, node.input[0])
             self._alias(node, node.input[0])
+            if op_type in _VIEWS:
+                self.ops.append(OpForm("view", "float32", node.name or node.output[0]))
         elif op_type in _CONVS:
             self._conv(index)
         elif op_type in {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}:
@@ -388,6 +391,9 @@ class _Counter:
         reads = [source, *self.fusion.extra_inputs.get(index, ())]
         product = (source, node.input[1], node.output[0])
         self._emit(node, kind, self._dtype(index), reads, product, groups, transposed)
+        if index in self.fusion.epilogues:
+            result = self._buffer(self._resolve(node.output[0]))
+            self.ops.append(OpForm("epilogue", "float32", f"{node.name}:epilogue", (result,), (result,)))
 
     def _matmul(self, index: int) -> None:
         net, node = self.net, self.net.nodes[index]
@@ -445,8 +451,8 @@ class _Counter:
 
 
 def _new(form: OpForm) -> tuple[Buffer, ...]:
-    """Tensors that the call brings into memory; a change of layout counts as in place."""
-    return () if form.kind == "layout" else form.writes
+    """Tensors that the call brings into memory; a change of layout and an epilogue count as in place."""
+    return () if form.kind in {"layout", "epilogue"} else form.writes
 
 
 def _conv_kind(kernel: tuple[int, ...], groups: int, cin: int, cout: int) -> str:

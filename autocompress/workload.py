@@ -30,13 +30,19 @@ KINDS = (
     "softmax",
     "norm",
     "movement",
+    "view",
+    "epilogue",
     "layout",
     "quantize",
     "dequantize",
     "other",
     "if",
 )
-"""Every operator kind; "layout" is a change between the plain and the runtime's blocked channel order."""
+"""Every operator kind.
+
+"layout" is a change between the plain and the runtime's blocked channel order, "view" a call that moves no data
+(Reshape and its like), "epilogue" the further pass of a convolution over its result for a fused activation (Clip).
+"""
 
 
 _PRODUCTS = frozenset({"conv1x1", "conv", "depthwise", "grouped", "linear", "attention"})

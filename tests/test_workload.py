@@ -185,7 +185,7 @@ def test_peak_activation_bytes_of_a_hand_computed_graph() -> None:
     assert Workload.from_onnx(_model(chain, [1, 100], ["y"])).peak_activation_bytes == 200 * 4
 
 
-def test_reshape_is_free_and_gelu_written_out_is_one_kernel() -> None:
+def test_reshape_is_a_view_and_gelu_written_out_is_one_kernel() -> None:
     nodes = [
         helper.make_node("Div", ["x", "r"], ["d"]),
         helper.make_node("Erf", ["d"], ["e"]),
@@ -201,7 +201,8 @@ def test_reshape_is_free_and_gelu_written_out_is_one_kernel() -> None:
         "shape": np.array([4, 5], np.int64),
     }
     work = Workload.from_onnx(_model(nodes, [1, 20], ["y"], weights))
-    assert [op.kind for op in work.ops] == ["gelu"]
+    assert [op.kind for op in work.ops] == ["gelu", "view"]
+    assert work.ops[1].bytes_moved == 0
 
 
 def test_padded_macs_round_channels_up_to_the_block() -> None:

@@ -192,7 +192,7 @@ def _model(points: Points, measurements: Measurements) -> DeviceProfile:
     block = channel_block(measurements.machine.instruction_set)
 
     def profile(cache_bytes: int) -> DeviceProfile:
-        fitted = fit(measured, block, cache_bytes)
+        fitted = fit(measured, block, cache_bytes, tiling=True)
         return DeviceProfile(
             name=HOST,
             channel_block=block,

@@ -6,6 +6,7 @@ On few points this additive form is as good as or better than a roofline, and th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,16 @@ from autocompress.errors import DeviceError
 from autocompress.workload import Op, Workload
 
 _TERMS = tuple(OpCost.model_fields)
+_N_TILING = 3
+"""Number of the last terms, which say how well a product suits the tiles of the kernel."""
 _UNALIGNED = "_unaligned"
+_OPTIONAL = {"view", "epilogue"}
+"""Kinds that cost nothing in a profile that does not know them."""
 _STEM_CHANNELS = 4
 _PRODUCTS = {"conv1x1", "conv", "depthwise", "grouped", "linear"}
 _RIDGE = 0.02
+_TILE_OUTPUTS = 6
+_TILE_BLOCKS = 4
 _ROBUST_ERROR = 0.15
 _ROBUST_ROUNDS = 4
 _NEAREST: dict[str, tuple[str, ...]] = {
@@ -114,7 +121,26 @@ def features(op: Op, block: int) -> tuple[float, ...]:
         op.bytes_out / 1e6,
         op.bytes_weights / 1e6 if product else 0.0,
         op.patch_bytes / 1e6,
+        *(_tiling(op, block) if product or op.kind == "attention" else (0.0, 0.0, 0.0)),
     )
+
+
+def _tiling(op: Op, block: int) -> tuple[Any, Any, Any]:
+    """How a product fits the tiles of its kernel, in the order of the last terms of `OpCost` and in their units.
+
+    The images are taken to be square.
+    """
+    window = math.prod(op.kernel)
+    blocks = -(-op.cout // block)
+    tiles = -(-op.out_hw // _TILE_OUTPUTS)
+    padded = op.padded_macs(block) / 1e6
+    if op.kind == "depthwise":
+        steps, lone = tiles * blocks * window, 0.0
+    else:
+        steps = tiles * -(-blocks // _TILE_BLOCKS) * op.cin * window * op.groups
+        lone = padded * (blocks % _TILE_BLOCKS == 1) / blocks
+    edge = padded / np.sqrt(np.maximum(op.out_hw, 1)) if window > 1 else 0.0
+    return steps / 1e6, edge, lone
 
 
 def megabytes_beyond(workload: Workload, cache_bytes: int | None) -> float:
@@ -164,6 +190,8 @@ def op_us(profile: DeviceProfile, op: Op) -> tuple[Any, set[str]]:
     """
     if op.kind == "if":
         return profile.if_overhead_us, set()
+    if op.kind in _OPTIONAL and op.kind not in profile.latency:
+        return 0.0, set()
     dtype, values, missing = _dtype(op), features(op, profile.channel_block), set()
     unaligned, stem = is_unaligned(op, profile.channel_block), _is_stem(op)
     rest = np.logical_not(np.logical_or(unaligned, stem))
@@ -216,11 +244,14 @@ def fit(
     channel_block: int = 8,
     cache_bytes: int | None = None,
     ridge: float = _RIDGE,
+    *,
+    tiling: bool = False,
 ) -> LinearFit:
     """Fit the coefficients to measured latencies (ms) by non-negative least squares on relative errors.
 
     Points that stay far off are weighted down (a few rounds of re-weighting), and a small `ridge` penalty
-    shares a cost among terms that always occur together. Ops of kind "if" are not fitted.
+    shares a cost among terms that always occur together. Ops of kind "if" are not fitted. The terms of the tiles
+    are fitted with `tiling` only: they need points with many shapes.
 
     Raises:
         DeviceError: no points, or a latency that is not a positive number.
@@ -237,6 +268,9 @@ def fit(
                 start = place[_column(op, channel_block)]
                 matrix[row, start : start + len(_TERMS)] += features(op, channel_block)
         matrix[row] /= ms * 1e3
+    if not tiling:
+        for start in place.values():
+            matrix[:, start + len(_TERMS) - _N_TILING : start + len(_TERMS)] = 0.0
     solution = _robust_nnls(matrix, ridge)
     return LinearFit(float(solution[0]), float(solution[1]), _costs(keys, place, solution))
 

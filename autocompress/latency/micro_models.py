@@ -19,7 +19,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from autocompress.latency._bundle_runner import filler
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 """Raise it when a net of the plan changes."""
 EXIT_LEVELS = 2
 EXIT_PAIR = ("exits/none", "exits/two")
@@ -62,7 +62,7 @@ class NetBuilder:
         if not self.int8:
             return tensor
         if tensor not in self._quantized:
-            positive = tensor.startswith(("relu", "softmax"))
+            positive = tensor.startswith(("relu", "clip", "softmax"))
             scale = self._constant("scale", np.float32(0.02))
             zero = self._constant("zero", np.uint8(0 if positive else 128))
             quantized = self._node("QuantizeLinear", [tensor, scale, zero], self.shapes[tensor])
@@ -86,8 +86,17 @@ class NetBuilder:
         scale = self._constant("scale", np.full(size, 0.0002, np.float32))
         return self._node("DequantizeLinear", [values, scale], (size,), axis=0)
 
-    def conv(self, tensor: str, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1, relu: bool = True) -> str:
-        """2-D convolution with bias, same padding and optional ReLU."""
+    def conv(
+        self,
+        tensor: str,
+        cout: int,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        relu: bool = True,
+        act: str = "",
+    ) -> str:
+        """2-D convolution with bias, same padding and optional ReLU, or another activation `act`."""
         _, cin, height, width = self.shapes[tensor]
         inputs = [
             self._read(tensor),
@@ -107,7 +116,22 @@ class NetBuilder:
             group=groups,
             kernel_shape=[kernel] * 2,
         )
-        return self.unary("Relu", out) if relu else out
+        return self.activation(out, act or "Relu") if relu else out
+
+    def activation(self, tensor: str, act: str) -> str:
+        """Activation of a convolution: "Relu", "Clip" (to 0 ... 6), or "SiLU" (two nodes)."""
+        if act == "Clip":
+            bounds = [self._constant("bound", np.float32(value)) for value in (0, 6)]
+            return self._node("Clip", [tensor, *bounds], self.shapes[tensor])
+        return self.binary("Mul", tensor, self.unary("Sigmoid", tensor)) if act == "SiLU" else self.unary(act, tensor)
+
+    def excite(self, tensor: str, hidden: int) -> str:
+        """Scale the channels by a small net of their means (squeeze and excitation)."""
+        channels = self.shapes[tensor][1]
+        axes = self._constant("axes", np.array([-1, -2], np.int64))
+        mean = self._node("ReduceMean", [self._read(tensor), axes], (1, channels, 1, 1), keepdims=1)
+        gate = self.unary("Sigmoid", self.conv(self.conv(mean, hidden, 1), channels, 1, relu=False))
+        return self._node("Mul", [self._read(tensor), self._read(gate)], self.shapes[tensor])
 
     def unary(self, op_type: str, tensor: str, **attributes: Any) -> str:
         """Operator with one input that keeps the shape; all but ReLU read through Q/DQ."""
@@ -210,16 +234,19 @@ def _residual(widths: tuple[int, ...], size: int, int8: bool) -> bytes:
     return net.build(net.gemm(net.global_pool(out), 10))
 
 
-def _inverted(widths: tuple[int, ...], expand: int, size: int, int8: bool, kernel: int = 3) -> bytes:
+def _inverted(
+    widths: tuple[int, ...], expand: int, size: int, int8: bool, kernel: int = 3, act: str = "", excite: bool = False
+) -> bytes:
     net = NetBuilder((1, 3, size, size), int8)
-    out = net.conv("input", widths[0])
+    out = net.conv("input", widths[0], act=act)
     for k, width in enumerate(widths):
         hidden = net.shapes[out][1] * expand
-        inner = net.conv(out, hidden, 1) if expand > 1 else out
-        inner = net.conv(inner, hidden, kernel, 2 if k and k % 2 == 0 else 1, groups=hidden)
+        inner = net.conv(out, hidden, 1, act=act) if expand > 1 else out
+        inner = net.conv(inner, hidden, kernel, 2 if k and k % 2 == 0 else 1, groups=hidden, act=act)
+        inner = net.excite(inner, max(8, hidden // 4)) if excite else inner
         inner = net.conv(inner, width, 1, relu=False)
         out = net.binary("Add", out, inner) if net.shapes[inner] == net.shapes[out] else inner
-    return net.build(net.gemm(net.global_pool(net.conv(out, 2 * widths[-1], 1)), 10))
+    return net.build(net.gemm(net.global_pool(net.conv(out, 2 * widths[-1], 1, act=act)), 10))
 
 
 def _attention(net: NetBuilder, tensor: str, heads: int) -> str:
@@ -325,6 +352,24 @@ def _grids(rng: np.random.Generator, int8: bool) -> Iterator[tuple[str, partial[
         yield "patches", partial(_patches, width, int8)
 
 
+def _field_nets(rng: np.random.Generator, int8: bool) -> Iterator[partial[bytes]]:
+    """Larger nets: several megabytes of weights, images of 24 to 64 pixels, other activations than ReLU."""
+    for number in range(18):
+        size, expand = int(rng.choice([24, 32, 48, 64])), int(rng.choice([1, 3, 4, 6]))
+        width, growth = int(rng.choice([8, 16, 24, 32])), float(rng.uniform(1.15, 1.5))
+        widths = tuple(min(320, 8 * round(width * growth**k / 8)) for k in range(int(rng.integers(5, 12))))
+        act, excite = ("Clip", "SiLU", "Clip")[number % 3], number % 4 == 1
+        yield partial(_inverted, widths, expand, size, int8, int(rng.choice([3, 3, 5])), act, excite)
+    for _ in range(6):
+        size, width = int(rng.choice([24, 32, 48])), int(rng.choice([16, 24, 32, 48]))
+        widths = tuple(min(512, width * 2 ** (k // 2)) for k in range(int(rng.integers(5, 9))))
+        yield partial(_residual, widths, size, int8)
+    for rows, width in ((1, 1024), (1, 1600), (9, 768), (49, 512)):
+        yield partial(_mlp, rows, width, 3, int8)
+    for tokens, heads, depth in ((65, 3, 4), (197, 3, 2), (50, 6, 3)):
+        yield partial(_transformer, tokens, 64 * heads, heads, depth, int8)
+
+
 def _exit_net(nested: bool) -> bytes:
     """Return three convolutions in a row; if `nested`, with two exit tests that never leave between them."""
     shape = [1, 16, 8, 8]
@@ -381,6 +426,7 @@ def plan() -> list[MicroModel]:
         tag = "int8" if int8 else "fp32"
         own = [MicroModel(f"{name}/{tag}/{k}", make) for k, (name, make) in enumerate(_grids(rng, int8))]
         own += [MicroModel(f"net/{tag}/{k}", make) for k, make in enumerate(_random_nets(rng, int8))]
+        own += [MicroModel(f"field/{tag}/{k}", make) for k, make in enumerate(_field_nets(rng, int8))]
         models.append(own)
     exits = [MicroModel(name, partial(_exit_net, k == 1)) for k, name in enumerate(EXIT_PAIR)]
     return [*(model for pair in zip(*models, strict=True) for model in pair), *exits]

@@ -424,7 +424,10 @@ def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> 
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+_SOAK = pytest.mark.skipif("SOAK" not in os.environ, reason="takes minutes: set SOAK=1")
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=[pytest.mark.slow, _SOAK])])
 def test_kill_9_loses_and_doubles_nothing(task: Task, tmp_path: Path, kills: int) -> None:
     whole = run(task, tmp_path / "whole", 12, seed=3)
     folder = tmp_path / "killed"

@@ -35,7 +35,7 @@ def _settings(space: SearchSpace, evaluator: Evaluator, n: int) -> dict[str, lis
     ("net", "bits", "n"),
     [
         ("resnet", {"per": "stage", "choice": [8, 4]}, 5),
-        ("resnet", {"per": "layer", "choice": [8, 4, 16, 32]}, 40),
+        ("resnet", {"per": "layer", "choice": [8, 4, 16, 32]}, 8),
         ("mobilenetv2", {"choice": [8, 16]}, 5),
         ("vit", {"choice": [8, 32]}, 4),
     ],

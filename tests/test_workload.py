@@ -205,6 +205,19 @@ def test_reshape_is_a_view_and_gelu_written_out_is_one_kernel() -> None:
     assert work.ops[1].bytes_moved == 0
 
 
+@pytest.mark.parametrize(("act", "kinds"), [("Relu", ["conv"]), ("Clip", ["conv", "epilogue"])])
+def test_only_relu_is_free_after_a_float_convolution(act: str, kinds: list[str]) -> None:
+    bounds = ["low", "high"] if act == "Clip" else []
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node(act, ["c", *bounds], ["y"]),
+    ]
+    weights = {"w": np.zeros((16, 3, 3, 3), np.float32), "low": np.float32(0), "high": np.float32(6)}
+    ops = Workload.from_onnx(_model(nodes, [1, 3, 8, 8], ["y"], weights)).ops
+    assert [op.kind for op in ops if op.kind != "layout"] == kinds
+    assert ops[-1].bytes_out == 16 * 8 * 8 * 4
+
+
 def test_padded_macs_round_channels_up_to_the_block() -> None:
     op = Op("conv", "float32", "c", macs=9 * 50 * 50 * 4, cin=50, cout=50, kernel=(3, 3), out_hw=4)
     assert op.padded_macs(8) == 9 * 56 * 56 * 4

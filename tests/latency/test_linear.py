@@ -133,3 +133,30 @@ def test_one_wild_point_does_not_spoil_the_fit() -> None:
 def test_fit_refuses_impossible_latencies(ms: float) -> None:
     with pytest.raises(DeviceError, match="positive latency"):
         fit([(Workload((_conv(8, 8),)), ms)])
+
+
+def test_tiles_are_fitted_on_request_only() -> None:
+    rng = np.random.default_rng(0)
+    truth = _profile(
+        {"conv1x1": {"float32": {"us_per_mmac": 5.0, "us_per_mstep": 300.0, "us_per_mmac_lone": 4.0}}},
+        channel_block=16,
+        run_overhead_us=2.0,
+    )
+    works = [Workload((_conv(int(rng.integers(1, 300)), int(rng.integers(4, 900))),)) for _ in range(120)]
+    points = [(work, predict(truth, work).latency_ms) for work in works]
+    plain, tiled = fit(points, 16), fit(points, 16, tiling=True)
+    assert plain.latency["conv1x1"]["float32"].us_per_mstep == 0
+    found = truth.model_copy(update={"latency": tiled.latency, "run_overhead_us": tiled.run_overhead_us})
+    assert np.median([abs(predict(found, work).latency_ms / ms - 1) for work, ms in points]) < 0.03
+
+
+def test_views_and_epilogues_cost_nothing_where_the_profile_does_not_know_them() -> None:
+    conv = {"conv1x1": {"float32": {"us_per_mmac": 10.0}}}
+    more = {kind: {"float32": {"overhead_us": 3.0}} for kind in ("view", "epilogue")}
+    extra = (Op("view", "float32", "v"), Op("epilogue", "float32", "e", bytes_in=64, bytes_out=64))
+    op = _conv(16, 100)
+    old, new = _profile(conv), _profile(conv | more)
+    assert predict(old, Workload((op, *extra))) == predict(old, Workload((op,)))
+    assert predict(new, Workload((op, *extra))).latency_ms == pytest.approx(
+        predict(old, Workload((op,))).latency_ms + 6e-3
+    )

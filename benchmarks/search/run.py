@@ -79,7 +79,12 @@ def summary(record: dict[str, Any]) -> str:
                 reached = np.flatnonzero(ours >= tpe[-1])
                 shares.append(grid[reached[0]] / grid[-1] if len(reached) else np.inf)
             row += f"   {_geometric(ratios):5.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-            row += f"   {_geometric(shares):.2f} ({min(shares):.2f}-{max(shares):.2f})"
+            late = sum(np.isinf(shares))
+            row += (
+                f"   not reached on {late}"
+                if late
+                else f"   {_geometric(shares):.2f} ({min(shares):.2f}-{max(shares):.2f})"
+            )
         lines.append(row)
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,23 +83,20 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """The URL of a database server of our own."""
     pytest.importorskip("psycopg", reason="the Python package psycopg is not installed")
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin")) + [Path(p) for p in os.get_exec_path()]
     server = next((b for b in reversed(binaries) if (b / "initdb").exists() and (b / "pg_ctl").exists()), None)
     if server is None:
         pytest.skip("no PostgreSQL on this machine (initdb and pg_ctl)")
-    folder = tmp_path_factory.mktemp("pg")
+    folder = Path(tempfile.mkdtemp(prefix="autocompress-pg-"))  # every pytest closes its own folders to other users
     user = {"user": "postgres"} if os.getuid() == 0 else {}  # it refuses to run as root
     if user:
         try:
             shutil.chown(folder, "postgres")
         except LookupError:
             pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-        for parent in folder.parents:
-            if parent.owner() == "root" and parent != Path("/") and parent != Path("/tmp"):
-                parent.chmod(0o711)
     data, options = folder / "data", f"-k {folder} -c listen_addresses= -c fsync=off"
 
     def command(*words: str) -> None:
@@ -108,6 +106,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command("pg_ctl", "-D", str(data), "-o", options, "-w", "-l", str(folder / "log"), "start")
     yield f"postgresql+psycopg://tester:secret@/postgres?host={folder}"
     command("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow

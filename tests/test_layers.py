@@ -50,7 +50,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("controller", "replay", "dry_run", "payoff", "retarget", "stopwatch", "export", "_infer", "testing"),
         *("report", "ablation", "schema"),
     ),
-    ("devices_cli",),
     ("cli",),
 )
 """A module may import those of its own layer and of the layers above it in this list."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autocompress.cli.options import JsonOption
+from autocompress.cli.output import print_rich
 from autocompress.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Device profiles: list them, look at one, calibrate a device.", rich_markup_mode=None)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 BaseModelOption = Annotated[Path | None, typer.Option(help="Your own ONNX file, timed along with the plan.")]
 
 
@@ -42,7 +43,7 @@ def devices_list(as_json: JsonOption = False) -> None:
         return
     from autocompress.report.devices import devices_table
 
-    _print(devices_table(profiles))
+    print_rich(devices_table(profiles))
 
 
 @app.command("show")
@@ -70,7 +71,7 @@ def devices_show(
     histogram = points_text(profile)
     if histogram:
         typer.echo(f"\n{histogram}\n")
-        _print(worst_table(profile))
+        print_rich(worst_table(profile))
     if html is not None:
         typer.echo(f"wrote {html}")
 
@@ -235,9 +236,3 @@ def _measured_text(profile: DeviceProfile) -> str:
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(f"the name of a profile may hold letters, digits, '.', '_' and '-' only, got {name!r}")
-
-
-def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 160).print(renderable)

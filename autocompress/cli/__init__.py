@@ -1,0 +1,52 @@
+"""The command line. Heavy imports live inside the commands, so that help and checks of files answer at once."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from autocompress._process import let_threads_sleep
+from autocompress.cli.devices import app as devices
+from autocompress.cli.files import apply, measure, schema
+from autocompress.cli.studies import ablate, compare, diff, export, retarget, show, watch
+from autocompress.cli.tasks import check, search
+from autocompress.errors import AutocompressError, InputError
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="autocompress",
+    help="From a trained PyTorch model and a device name to a Pareto front of files you can ship.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for _command in (check, search, watch, show, ablate, compare, diff, export, retarget, apply, measure):
+    app.command()(_command)
+app.add_typer(devices, name="devices", invoke_without_command=True)
+app.command()(schema)
+
+
+def main() -> None:
+    """Run the command line; input errors end with one sentence and exit code 2, others of ours with 1."""
+    let_threads_sleep()
+    try:
+        app(standalone_mode=True)
+    except SystemExit as end:  # typer turns Ctrl-C into this one, without a word
+        if end.code != _INTERRUPTED:
+            raise
+        _fail("interrupted; nothing that was finished is lost, run the same command again to go on", _INTERRUPTED)
+    except InputError as error:
+        _fail(error, 2)
+    except AutocompressError as error:
+        _fail(error, 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; nothing that was finished is lost", 1)
+
+
+def _fail(error: object, code: int) -> None:
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(code)

@@ -1,0 +1,5 @@
+"""`python -m autocompress.cli` is `autocompress`."""
+
+from autocompress.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""The commands that work on single files: a recipe, an ONNX file, the schemas of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autocompress.cli.inputs import checked_task, profile_if_known, profile_of_this_machine
+from autocompress.cli.options import DeviceOption, JsonOption, SeedOption, TaskArgument, ThreadsOption
+from autocompress.errors import InputError
+
+
+def apply(
+    recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
+    task: TaskArgument,
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    device: DeviceOption = "host",
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Repeat a recipe on this or another checkpoint."""
+    from autocompress.recipe import Recipe
+
+    parsed, profile = Recipe.load(recipe), profile_if_known(device)
+    loaded = checked_task(task, threads)
+    profile = profile or profile_of_this_machine()
+    from autocompress.replay import apply as run
+    from autocompress.report.live import Live
+
+    with Live() as live:
+        result = run(parsed, loaded, profile, out=out, seed=seed, progress=live.status)
+    if as_json:
+        typer.echo(json.dumps(result.as_row(), indent=1))
+        return
+    score = result.score
+    assert score is not None
+    typer.echo(
+        f"wrote {out}: {result.size_bytes:,} bytes, {result.label}\n"
+        f"accuracy {score.value:.4f} ({score.split}, 95 % interval {score.low:.4f} to {score.high:.4f}), "
+        f"latency {result.latency_ms:.3f} ms ({result.latency_source}, {profile.name}), parity {result.parity:.1%}"
+    )
+
+
+def measure(
+    model: Annotated[Path, typer.Argument(help="Any ONNX file.")],
+    device: DeviceOption = "host",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; those of the profile by default.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time an ONNX file on this machine, each exit of it on its own, and compare with the prediction."""
+    from autocompress.stopwatch import time_file
+
+    if not model.is_file():
+        raise InputError(f"{model}: there is no such file")
+    report = time_file(model, profile_if_known(device) or profile_of_this_machine(), threads)
+    typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
+
+
+def schema(
+    what: Annotated[str, typer.Argument(help="recipe, space, device or study.")],
+) -> None:
+    """Print the JSON schema of a file format, for the completion of editors."""
+    from autocompress.schema import schema as of
+
+    typer.echo(json.dumps(of(what), indent=1))

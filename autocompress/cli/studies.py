@@ -1,0 +1,228 @@
+"""The commands that read a study: look at it, compare it, hand a point of it over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autocompress.cli.inputs import checked_task, profile_if_known, profile_of_this_machine
+from autocompress.cli.options import (
+    JsonOption,
+    MaxEnergy,
+    MaxLatency,
+    MaxMemory,
+    MaxSize,
+    MinAccuracy,
+    PortOption,
+    StudyArgument,
+    TaskArgument,
+    ThreadsOption,
+)
+from autocompress.cli.output import print_rich, print_study
+from autocompress.errors import InputError, StudyError
+
+if TYPE_CHECKING:
+    from autocompress.retarget import Retargeted
+    from autocompress.study import Study
+
+
+def watch(
+    study: StudyArgument,
+    host: Annotated[str, typer.Option(help="Address to serve at; others than the default show it to the network.")] = (
+        "127.0.0.1"
+    ),
+    port: PortOption = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Show a study on a local web page that refreshes while the search runs; Ctrl-C ends it."""
+    if not study.is_dir():
+        raise StudyError(f"{study}: there is no such folder; give the --out of a search")
+    from autocompress.report.watch import Watch
+
+    page = Watch(study, host, port)
+    typer.echo(f"watch {study} at {page.url} (Ctrl-C ends it)")
+    if open_browser:
+        typer.launch(page.url)
+    try:
+        page.serve_forever()
+    except KeyboardInterrupt:
+        return
+    finally:
+        page.close()
+
+
+def show(
+    study: StudyArgument,
+    html: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write all trials to this file.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="With --html: device profiles for a cross table, with commas between them.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The front of a study as a table, as JSON, or as a report that explains it."""
+    if device is not None and html is None:
+        raise InputError("--device is for the report: give --html too, or use `autocompress retarget`")
+    from autocompress.study import Study
+
+    opened = Study.open(study)
+    if as_json:
+        typer.echo(json.dumps(opened.to_dict(), indent=1))
+    if html is not None:
+        from autocompress.report.html import write_html
+
+        write_html(opened, html, _retargeted(opened, device) if device is not None else None)
+        typer.echo(f"wrote {html}", err=as_json)
+    if csv is not None:
+        opened.frame().to_csv(csv)
+        typer.echo(f"wrote {csv}", err=as_json)
+    if html is None and csv is None and not as_json:
+        print_study(opened)
+
+
+def ablate(
+    study: StudyArgument,
+    task: TaskArgument,
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(help="knee, fastest, smallest or most-accurate; can be repeated. All four by default."),
+    ] = None,
+    trial: Annotated[list[int] | None, typer.Option(help="Any complete candidate; can be repeated.")] = None,
+    pipelines: Annotated[
+        bool, typer.Option("--pipelines", help="Also evaluate pipelines put together by hand, for comparison.")
+    ] = False,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What each part of a recipe brings: evaluate it step by step, for the report."""
+    from autocompress.study import Study
+
+    opened = Study.open(study)
+    chosen = [opened.front.select(name).trial for name in pick or ()]  # type: ignore[arg-type]
+    loaded = checked_task(task, threads)
+    from autocompress.ablation import ablate as run
+    from autocompress.report.live import Live
+
+    trials = [*chosen, *(trial or ())] or None
+    with Live() as live:
+        found = run(opened, loaded, trials, pipelines=pipelines, progress=live.status)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1))
+        return
+    from autocompress.report.chains import ablation_tables
+
+    for table in ablation_tables(found, opened):
+        print_rich(table)
+
+
+def compare(
+    studies: Annotated[list[Path], typer.Argument(help="Folders of two or more studies of the same data.")],
+    html: Annotated[Path | None, typer.Option(help="Write the comparison to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set studies, samplers or devices against each other: hypervolumes, fronts, a table."""
+    from autocompress.report.compare import load, write_html
+
+    comparison = load(studies)
+    if html is not None:
+        write_html(comparison, html)
+        typer.echo(f"wrote {html}", err=as_json)
+    if as_json:
+        typer.echo(json.dumps(comparison.to_dict(), indent=1))
+    elif html is None:
+        print_rich(comparison.table())
+        for sentence in comparison.sentences():
+            typer.echo(sentence)
+
+
+def diff(
+    before: Annotated[str, typer.Argument(help="recipe.yaml, or a trial of a study: results/my-study:12, ...:knee.")],
+    after: Annotated[str, typer.Argument(help="The same.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say in words what changes from one recipe to another and, for trials of studies, what it costs."""
+    from autocompress.report.difference import Difference, load_side
+
+    difference = Difference(load_side(before), load_side(after))
+    typer.echo(json.dumps(difference.to_dict(), indent=1) if as_json else difference.to_text())
+
+
+def export(
+    study: StudyArgument,
+    pick: Annotated[
+        str | None,
+        typer.Option(help="knee, fastest, smallest or most-accurate (the default) of those within the limits."),
+    ] = None,
+    trial: Annotated[int | None, typer.Option(help="Any complete trial by its number.")] = None,
+    max_latency_ms: MaxLatency = None,
+    max_size_bytes: MaxSize = None,
+    max_memory_bytes: MaxMemory = None,
+    max_energy_mj: MaxEnergy = None,
+    min_accuracy: MinAccuracy = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; inside the study by default.")] = None,
+) -> None:
+    """Hand over one point: model.onnx, infer.py that runs it, recipe.yaml and a card with figures and conditions."""
+    from autocompress.export import FILES, export_point
+    from autocompress.study import Study
+
+    opened = Study.open(study)
+    if trial is not None:
+        limits = (max_latency_ms, max_size_bytes, max_memory_bytes, max_energy_mj, min_accuracy)
+        if any(given is not None for given in (pick, *limits)):
+            raise InputError("--trial names a point already: give either --trial, or --pick and limits")
+        point = opened.evaluation(trial)
+    else:
+        point = opened.front.select(
+            pick,  # type: ignore[arg-type]
+            max_latency_ms=max_latency_ms,
+            max_size_bytes=max_size_bytes,
+            max_memory_bytes=max_memory_bytes,
+            max_energy_mj=max_energy_mj,
+            min_accuracy=min_accuracy,
+        )
+    folder = export_point(opened, point, out or opened.path / f"export-trial-{point.trial}")
+    typer.echo(f"trial {point.trial}: {point.label}\nwrote {folder}/{', '.join(FILES)}")
+
+
+def retarget(
+    study: StudyArgument,
+    device: Annotated[str, typer.Option(help="Names or paths of device profiles, with commas between them.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page with the front of every device to this file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write all trials on all devices to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Project a study onto other devices: a front for each, and what the best choice for one costs on another."""
+    from autocompress.study import Study
+
+    opened = Study.open(study)
+    result = _retargeted(opened, device)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=1))
+    if html is not None:
+        from autocompress.report.retarget import write_html
+
+        write_html(result, html)
+        typer.echo(f"wrote {html}", err=as_json)
+    if csv is not None:
+        result.frame().to_csv(csv, index=False)
+        typer.echo(f"wrote {csv}", err=as_json)
+    if html is None and csv is None and not as_json:
+        from autocompress.report.retarget import cross_table, front_table, sentences
+
+        for projection in result.projections:
+            print_rich(front_table(result, projection))
+        print_rich(cross_table(result))
+        for sentence in sentences(result):
+            typer.echo(sentence)
+
+
+def _retargeted(study: Study, devices: str) -> Retargeted:
+    """Project a study onto the devices of a list with commas."""
+    from autocompress.retarget import retarget as run
+
+    names = list(dict.fromkeys(name.strip() for name in devices.split(",") if name.strip()))
+    known = [profile_if_known(name) for name in names]
+    return run(study, [profile or profile_of_this_machine() for profile in known])

@@ -1,0 +1,166 @@
+"""The commands that start from a task: a dry run, and the search."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autocompress.cli.inputs import checked_task, profile_if_known, profile_of_this_machine, with_power
+from autocompress.cli.options import (
+    ActivePower,
+    DeviceOption,
+    JsonOption,
+    PortOption,
+    SeedOption,
+    SpaceOption,
+    TaskArgument,
+    ThreadsOption,
+    with_constraints,
+)
+from autocompress.cli.output import print_study
+from autocompress.constraints import Constraint
+from autocompress.errors import InputError
+
+
+@with_constraints
+def search(
+    task: TaskArgument,
+    out: Annotated[Path, typer.Option(help="Folder of the study; the same one again resumes.")],
+    constraints: list[Constraint],
+    device: DeviceOption = "host",
+    space: SpaceOption = "cnn",
+    trials: Annotated[int | None, typer.Option(help="Candidates to evaluate; rejected ones are free.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Hours of search, over all sessions.")] = None,
+    active_power_mw: ActivePower = None,
+    sampler: Annotated[str, typer.Option(help="ehvi, tpe, nsga2, gp or random.")] = "ehvi",
+    evaluator: Annotated[
+        str, typer.Option(help="standalone, or elastic: weights shared by all candidates are trained first.")
+    ] = "standalone",
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Candidates at the same time; one by default, all CPUs of the cluster with --executor ray."),
+    ] = None,
+    trial_timeout_minutes: Annotated[float | None, typer.Option(help="Stop a candidate that takes longer.")] = None,
+    executor: Annotated[str, typer.Option(help="local (processes of this machine) or ray (Ray Tune).")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; 'auto' is the one that runs here.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Database for Optuna's trials (postgresql://...); a file in --out by default.")
+    ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Show the search on a local web page, too.")] = False,
+    port: PortOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the result and errors.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json-lines", help="Print a JSON object per event, for logs.")] = False,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="At the end, evaluate the recommended points step by step.")
+    ] = False,
+) -> None:
+    """Search for the Pareto front; run it again with the same --out to resume."""
+    if quiet and json_lines:
+        raise InputError("give either --quiet or --json-lines")
+    from autocompress.controller.executors.base import Workers
+    from autocompress.controller.plan import Budget
+    from autocompress.space import SearchSpace
+
+    # What costs nothing to check comes before the task, and that before a minute of calibration.
+    budget = Budget(trials, hours)
+    pool = Workers(workers, threads, trial_timeout_minutes, executor, address)  # type: ignore[arg-type]
+    search_space, profile = SearchSpace.load(space), profile_if_known(device)
+    page = None
+    if serve:
+        from autocompress.report.watch import Watch
+
+        page = Watch(out, port=port)
+    loaded = checked_task(task, threads)
+    profile = with_power(profile or profile_of_this_machine(), active_power_mw)
+
+    from autocompress.ablation import ablate
+    from autocompress.controller import search as run
+    from autocompress.report.live import JsonLines, Live, Quiet, Recorder
+
+    shown = JsonLines() if json_lines else Quiet() if quiet else Live(folder=out)
+    with shown, page or nullcontext(), Recorder(out, shown, {"trials": trials, "hours": hours}) as reporter:
+        if page is not None:
+            shown.note(f"watch the search at {page.url}")
+        study = run(
+            loaded,
+            profile,
+            search_space,
+            budget=budget,
+            out=out,
+            constraints=constraints,
+            sampler=sampler,
+            evaluator=evaluator,  # type: ignore[arg-type]
+            seed=seed,
+            reference=task,
+            workers=pool,
+            storage=storage,
+            reporter=reporter,
+        )
+        if ablation:
+            ablate(study, loaded, progress=shown.status)
+    if isinstance(shown, JsonLines):
+        shown.write("finished", **study.to_dict())
+        return
+    print_study(study)
+    typer.echo(
+        f"\nlook at it:  autocompress show {out} --html report.html\nship one:    autocompress export {out} --pick knee"
+    )
+
+
+@with_constraints
+def check(
+    target: Annotated[str, typer.Argument(help="A task (module.py:name), or a recipe, space or device as YAML.")],
+    constraints: list[Constraint],
+    space: SpaceOption = "cnn",
+    device: DeviceOption = "host",
+    active_power_mw: ActivePower = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Dry run: what can be compressed here, whether the constraints can be met, how long a trial takes."""
+    if Path(target).suffix in (".yaml", ".yml"):
+        typer.echo(_check_file(Path(target)))
+        return
+    from autocompress.space import SearchSpace
+
+    search_space, profile = SearchSpace.load(space), profile_if_known(device)
+    task = checked_task(target, None)
+    profile = with_power(profile or profile_of_this_machine(), active_power_mw)
+
+    from autocompress.dry_run import dry_run
+
+    report = dry_run(task, profile, search_space, constraints)
+    typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
+
+
+def _check_file(path: Path) -> str:
+    """Check a YAML file of ours without loading torch."""
+    from autocompress._files import read_yaml
+    from autocompress.device import DeviceProfile
+    from autocompress.recipe import Recipe
+    from autocompress.space import SearchSpace
+
+    data = read_yaml(path, InputError)
+    if isinstance(data, dict) and "latency" in data:
+        DeviceProfile.parse(data, str(path))
+        return f"{path}: a valid device profile"
+    if _has_domains(data):
+        SearchSpace.parse(data, str(path))
+        return f"{path}: a valid search space"
+    recipe = Recipe.parse(data, str(path))
+    return f"{path}: a valid recipe: {recipe.summary()}"
+
+
+def _has_domains(data: Any) -> bool:
+    """Whether anything is left to choose: a space and not a recipe."""
+    if isinstance(data, list):
+        return any(map(_has_domains, data))
+    if not isinstance(data, dict):
+        return False
+    marks = {"choice", "low", "high", "per", "one_of", "optional"}
+    return bool(marks & set(data)) or any(map(_has_domains, data.values()))

@@ -62,6 +62,15 @@ class FloatRange:
             return float(f"{self.low + round(fraction * (self.size - 1)) * self.step:.6g}")
         return float(f"{self.low + fraction * (self.high - self.low):.6g}")
 
+    def nearest(self, value: Value) -> Value | None:
+        """The value of the range that is closest to `value`, or None where that is not a number."""
+        if isinstance(value, (bool, str)):
+            return None
+        inside = min(max(float(value), self.low), self.top)
+        if self.step:
+            inside = self.low + round((inside - self.low) / self.step) * self.step
+        return float(f"{inside:.6g}")
+
     @property
     def size(self) -> float:
         """Number of values; infinite for a continuous range of some width."""
@@ -94,6 +103,10 @@ class Choice:
     def at(self, fraction: float) -> Value:
         """The value at a share of the way through the list."""
         return self.values[round(fraction * (len(self.values) - 1))]
+
+    def nearest(self, value: Value) -> Value | None:
+        """The same value, or None where it is no choice."""
+        return next((v for v in self.values if v == value and isinstance(v, bool) == isinstance(value, bool)), None)
 
     @property
     def size(self) -> float:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -19,7 +19,7 @@ from autocompress._files import read_yaml
 from autocompress.device import DeviceProfile
 from autocompress.domains import Choice, Domain, Scoped, Suggester, Value, parse_domain
 from autocompress.errors import RecipeError, SpaceError
-from autocompress.recipe import Phase, Recipe, Stage, check_version, parse_stage, suggestion, technique
+from autocompress.recipe import Phase, Recipe, Stage, check_version, lookup, parse_stage, suggestion, technique
 
 _SHIPPED = (Path(__file__).parent / "search_spaces", Path(__file__).parent.parent / "search_spaces")
 _SWITCH = ("off", "on")
@@ -218,6 +218,31 @@ class SearchSpace:
                 values[key] = domain.at(strength() if pruning else 0.0 if isinstance(domain, Choice) else 0.5)
         return values
 
+    def setting_of(self, recipe: Recipe, outline: Outline) -> dict[str, Value] | None:
+        """The setting of this space that comes closest to a recipe of another one; fields it fixes are not looked at.
+
+        Returns:
+            One value per knob of the stages that are on, or None where a stage of the recipe is not in the space, a
+            stage of the space that is not optional is not in the recipe, or a choice does not offer the value.
+        """
+        known = {a.technique for slot in self.slots for a in slot.alternatives} | {"exit_threshold"}  # or it is swept
+        if not {stage.technique for stage in recipe.stages} <= known:
+            return None
+        values: dict[str, Value] = {}
+        for slot in self.slots:
+            chosen = next((a for a in slot.alternatives if recipe.get(a.technique)), None)
+            if chosen is None and not slot.optional:
+                return None
+            if slot.switch:
+                on = chosen.technique if chosen and len(slot.alternatives) > 1 else _SWITCH[1]
+                values[slot.name] = on if chosen else _SWITCH[0]
+            for key, domain in chosen.knobs(outline) if chosen else ():
+                value = domain.nearest(_value_at(recipe, key, outline))
+                if value is None:
+                    return None
+                values[key] = value
+        return values
+
     def restrict(self, device: DeviceProfile, outline: Outline, *, trainable: bool = True) -> SearchSpace:
         """Drop what this device, this network or this task cannot use, and say so in `notes`."""
         notes: list[str] = []
@@ -255,6 +280,18 @@ class SearchSpace:
                         Recipe(stages=tuple(_drop_unmet(stages)))
         except RecipeError as error:
             raise SpaceError(f"{source}: {error}") from None
+
+
+def _value_at(recipe: Recipe, knob: str, outline: Outline) -> Value:
+    """What a recipe has where a knob, such as `prune.ratio[stage1]`, would have its value."""
+    technique_name, _, rest = knob.partition(".")
+    name, _, part = rest.rstrip("]").partition("[")
+    value: Any = getattr(recipe.get(technique_name), name)
+    if not isinstance(value, Mapping):
+        return cast(Value, value)
+    stages = outline.groups if name == "ratio" else outline.layers
+    neutral = 0.0 if name == "ratio" else 8
+    return cast(Value, lookup(value, part, stages.get(part, part), neutral))
 
 
 def _first(space: StageSpace, outline: Outline) -> Stage:

@@ -9,6 +9,7 @@ import optuna
 import pytest
 import yaml
 
+from autocompress.controller.plan import Fixed
 from autocompress.device import DeviceProfile
 from autocompress.errors import SpaceError
 from autocompress.recipe import Recipe
@@ -110,6 +111,36 @@ def test_a_setting_can_leave_the_optional_stages_out() -> None:
     recipe = space.sample(optuna.trial.FixedTrial(setting), OUTLINE)
     optional = {slot.alternatives[0].technique for slot in space.slots if slot.optional}
     assert optional and not optional & {stage.technique for stage in recipe.stages}
+
+
+def test_every_sampled_recipe_has_its_setting_back() -> None:
+    space = SearchSpace.parse(SPACE)
+    for recipe in sampled(space):
+        setting = space.setting_of(recipe, OUTLINE)
+        assert setting is not None
+        assert space.sample(Fixed(setting), OUTLINE) == recipe
+
+
+def test_a_recipe_of_another_space_comes_as_close_as_it_can() -> None:
+    space = SearchSpace.parse(SPACE)
+    recipe = Recipe.parse({"stages": [{"technique": "prune", "ratio": 0.9}, {"technique": "ptq"}]})
+    setting = space.setting_of(recipe, OUTLINE)
+    assert setting is not None
+    assert setting["prune.ratio[stage1]"] == setting["prune.ratio[stage2]"] == 0.75
+    assert setting["ptq.weight_bits[fc]"] == 8
+    assert setting["early_exit"] == setting["distill"] == "off"
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [{"technique": "ptq"}],
+        [{"technique": "prune"}, {"technique": "ptq", "weight_bits": 16}],
+    ],
+    ids=["lacks the stage that must be on", "bits that are no choice"],
+)
+def test_a_recipe_that_the_space_cannot_give_has_no_setting(stages: list[dict[str, Any]]) -> None:
+    assert SearchSpace.parse(SPACE).setting_of(Recipe.parse({"stages": stages}), OUTLINE) is None
 
 
 def test_restrict_drops_what_cannot_be_used_and_says_so() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from autocompress.constraints import Constraint
+from autocompress.controller.earlier import Earlier
 from autocompress.controller.executors.base import Blueprint, Executor, Job, Reply, Workers
 from autocompress.controller.executors.in_process import InProcess
 from autocompress.controller.executors.processes import Processes
@@ -27,6 +28,7 @@ from autocompress.controller.sharing import ElasticAccuracy, check_evaluator, sh
 from autocompress.controller.storage import database_errors
 from autocompress.controller.store import Store, check_folder
 from autocompress.device import DeviceProfile
+from autocompress.domains import Value
 from autocompress.errors import CandidateError, InputError, StudyError
 from autocompress.evaluate import Evaluator, Forecast
 from autocompress.known_costs import KnownCostSampler
@@ -55,6 +57,7 @@ def search(
     evaluator: EvaluatorName = "standalone",
     seed: int = 0,
     reference: str | Callable[[], Task] = "",
+    start_from: str | Path | None = None,
     workers: Workers = Workers(),  # noqa: B008  frozen
     storage: str | None = None,
     reporter: Reporter | None = None,
@@ -75,6 +78,8 @@ def search(
         seed: of everything that is random.
         reference: where the task comes from: "my_task.py:task", or a function that returns it. Worker processes
             load it from there; without them it is for the record only.
+        start_from: folder of an earlier study of the same data. Its best recipes that this space has are tried first;
+            what was trained for them is not trained again.
         workers: who evaluates the candidates; by default this process, one after the other.
         storage: URL of a database for Optuna's record of the trials ("postgresql://..."), instead of a file in `out`;
             everything else stays in `out`.
@@ -98,7 +103,9 @@ def search(
         reporter.note(note)
     name = reference if isinstance(reference, str) else f"{reference.__module__}:{reference.__qualname__}"
     with exclusive(out):
-        store = Store(out, plan.settings(name or task.name, sampler, seed, evaluator), storage)
+        settings = plan.settings(name or task.name, sampler, seed, evaluator)
+        earlier = Earlier.open(start_from, out, settings) if start_from else None
+        store = Store(out, settings, storage)
 
         def start() -> Executor:
             if evaluator == "elastic":
@@ -106,7 +113,7 @@ def search(
             return _start(workers, judge, reference, reporter)
 
         with closing(store), database_errors():
-            judged_more = _Driver(plan, store, budget, start, reporter).run()
+            judged_more = _Driver(plan, store, budget, start, reporter, earlier).run()
         if judged_more or not (out / "final.json").exists():
             finish(out, judge, reporter)
     return Study.open(out)
@@ -153,13 +160,20 @@ class _Running:
 
 class _Driver:
     def __init__(
-        self, plan: Plan, store: Store, budget: Budget, start: Callable[[], Executor], reporter: Reporter
+        self,
+        plan: Plan,
+        store: Store,
+        budget: Budget,
+        start: Callable[[], Executor],
+        reporter: Reporter,
+        earlier: Earlier | None,
     ) -> None:
         self.plan = plan
         self.store = store
         self.budget = budget
         self.start = start
         self.reporter = reporter
+        self.earlier = earlier
         self.evaluator = plan.evaluator
         self.constraints: tuple[Constraint, ...] = ()
         self.known: dict[str, Evaluation] = {}
@@ -199,7 +213,7 @@ class _Driver:
         proposals = Proposals(self.plan, self.constraints)
         if is_new:
             self.reporter.status("choosing the recipes to begin with")
-            for values in proposals.warm_starts(settings.seed):
+            for values in self._taken_over(proposals) or proposals.warm_starts(settings.seed):
                 self.store.enqueue(values)
 
         def ehvi() -> KnownCostSampler:
@@ -207,6 +221,16 @@ class _Driver:
             return proposals.sampler(baseline, settings.seed, features)
 
         self.store.sampler_of = sampler_of(settings.sampler, settings.seed, ehvi)
+
+    def _taken_over(self, proposals: Proposals) -> list[dict[str, Value]]:
+        """The useful settings of the earlier study, with their weights."""
+        if self.earlier is None:
+            return []
+        if self.evaluator.cache:
+            self.earlier.share_weights(self.evaluator.cache)
+        found = self.earlier.settings(self.plan, proposals)
+        self.reporter.note(f"{len(found)} recipes are taken over from {self.earlier.study.path}")
+        return found
 
     def _search(self, executor: Executor) -> None:
         """Keep the executor busy, and take what it gives back, until the budget is used and nothing runs any more."""

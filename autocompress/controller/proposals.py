@@ -139,7 +139,7 @@ class Proposals:
 
     def costs(self, x: Columns) -> Costs:
         """Costs of n settings; NaN for those that cannot be applied to the network, where that is found out."""
-        n = len(next(iter(x.values())))
+        n = len(next(iter(x.values()))) if x else 1  # a space may leave nothing to choose
         columns = {**{name: np.full(n, value) for name, value in self._constant.items()}, **x}
         if self._screen is not None:
             return self._screen.costs(columns)

@@ -1,0 +1,72 @@
+"""An earlier study to start from, with another space or for another device: what was trained there is not trained again."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autocompress.controller.plan import Plan
+from autocompress.controller.proposals import Proposals
+from autocompress.domains import Value
+from autocompress.errors import InputError
+from autocompress.results import dominates
+from autocompress.study import Settings, Study
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A study whose weights and best recipes another one begins with."""
+
+    study: Study
+
+    @classmethod
+    def open(cls, path: str | Path, out: Path, settings: Settings) -> Earlier:
+        """Read the earlier study of a new one in `out`.
+
+        Raises:
+            StudyError: there is none at `path`.
+            InputError: it is the new study itself, or its accuracies mean something else.
+        """
+        if Path(path).resolve() == out.resolve():
+            raise InputError(f"{path}: a study cannot start from itself; to resume it, give it as --out alone")
+        study = Study.open(path)
+        for name in ("metric", "data_sha256"):
+            theirs, mine = getattr(study.settings, name), getattr(settings, name)
+            if theirs != mine:
+                raise InputError(
+                    f"{path}: a study can start from one of the same data and metric, got {name} {theirs[:12]} there "
+                    f"and {mine[:12]} here; start without it"
+                )
+        return cls(study)
+
+    def share_weights(self, cache: Path) -> None:
+        """Copy what was trained; weights are named by the content of all that led to them, so none can be mistaken."""
+        cache.mkdir(parents=True, exist_ok=True)
+        for path in (self.study.path / "cache").glob("*.pt"):
+            if not (cache / path.name).exists():
+                shutil.copy2(path, cache / path.name)
+
+    def settings(self, plan: Plan, proposals: Proposals) -> list[dict[str, Value]]:
+        """The settings of the plan's space that give the earlier recipes, those without use here left out.
+
+        Of use is what keeps the constraints that are known before training and is not beaten in accuracy, latency and
+        size, with the costs of this plan's device; the most accurate come first.
+        """
+        outline = plan.evaluator.anatomy.outline
+        settings, points = [], []
+        for evaluation in self.study.candidates:
+            if evaluation.state != "complete" or evaluation.derived_from is not None:
+                continue
+            setting = plan.space.setting_of(evaluation.recipe, outline)
+            if setting is not None:
+                settings.append(setting)
+                points.append(evaluation.objectives()[0])
+        if not settings:
+            return []
+        costs, broken = proposals.objectives(proposals.columns(settings))
+        useful = (broken <= 0).all(1) & np.isfinite(costs).all(1)
+        found = {(points[i], *map(float, costs[i])): settings[i] for i in np.flatnonzero(useful).tolist()}
+        return [found[p] for p in sorted(found, reverse=True) if not any(dominates(other, p) for other in found)]

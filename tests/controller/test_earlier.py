@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import EXITS, SPACE, device, small_task, space
+
+from autocompress import training
+from autocompress.controller import Budget, search
+from autocompress.device import DeviceProfile
+from autocompress.errors import InputError, StudyError
+from autocompress.study import Study
+from autocompress.task import Task
+
+WIDER: dict[str, Any] = {
+    "version": 1,
+    "stages": [
+        {**SPACE["stages"][0], "ratio": {"per": "stage", "low": 0.0, "high": 0.75, "step": 0.125}},
+        SPACE["stages"][1],
+        {"technique": "ptq", "weight_bits": {"choice": [16, 8, 4]}, "optional": True},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return small_task()
+
+
+@pytest.fixture(scope="module")
+def earlier(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return search(task, device(), space(), budget=Budget(4), out=tmp_path_factory.mktemp("earlier") / "study")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One entry per training."""
+    titles: list[str] = []
+    fit = training.fit
+
+    def spy(*args: Any, **kwargs: Any) -> float:
+        titles.append(str(kwargs.get("title")))
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(training, "fit", spy)
+    return titles
+
+
+def without_baselines(study: Study) -> list[str]:
+    return [e.recipe_digest for e in study.candidates if e.state == "complete"]
+
+
+def test_a_wider_space_begins_with_the_earlier_front_and_trains_nothing_for_it(
+    task: Task, earlier: Study, tmp_path: Path, trained: list[str]
+) -> None:
+    best = [p.recipe_digest for p in earlier.front if p.kind == "candidate"]
+    study = search(
+        task, device(), space(WIDER), budget=Budget(len(best)), out=tmp_path / "s", start_from=str(earlier.path)
+    )
+    assert best
+    assert sorted(without_baselines(study)) == sorted(best)
+    assert not trained
+
+
+def test_another_device_begins_with_what_was_trained_for_the_first(
+    task: Task, earlier: Study, tmp_path: Path, trained: list[str]
+) -> None:
+    other = DeviceProfile.load("raspberry-pi-5")
+    study = search(task, other, space(), budget=Budget(1), out=tmp_path / "s", start_from=earlier.path)
+    assert set(without_baselines(study)) <= set(without_baselines(earlier))
+    assert study.settings.device["name"] == "raspberry-pi-5"
+    assert not trained
+
+
+def test_recipes_that_the_new_space_lacks_are_left_out(earlier: Study, task: Task, tmp_path: Path) -> None:
+    study = search(task, device(), space(EXITS), budget=Budget(1), out=tmp_path / "s", start_from=earlier.path)
+    assert all(e.recipe.get("prune") is None for e in study.candidates)
+
+
+def test_a_study_of_other_data_or_itself_is_refused(earlier: Study, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="same data and metric, got data_sha256"):
+        search(small_task(n=160), device(), space(), budget=Budget(1), out=tmp_path / "s", start_from=earlier.path)
+    with pytest.raises(InputError, match="cannot start from itself"):
+        search(task, device(), space(), budget=Budget(9), out=earlier.path, start_from=earlier.path)
+    with pytest.raises(StudyError, match="nothing"):
+        search(task, device(), space(), budget=Budget(1), out=tmp_path / "s", start_from=tmp_path / "nothing")
+    assert not (tmp_path / "s" / "study.json").exists()

@@ -1,4 +1,4 @@
-"""An earlier study to start from, with another space or for another device: what was trained there is not trained again."""
+"""An earlier study to start from, with another space or for another device: nothing is trained twice."""
 
 from __future__ import annotations
 

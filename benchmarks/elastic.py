@@ -18,7 +18,7 @@ from pathlib import Path
 from autocompress import Study
 from autocompress._files import write_json
 from autocompress.controller.plan import now, versions
-from autocompress.report.plots import hypervolume_reference
+from autocompress.report._volume import hypervolume_reference
 from autocompress.results import hypervolume
 from autocompress.study import front_of
 

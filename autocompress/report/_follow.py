@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import StudyError
-from autocompress.report._volume import Volumes, in_order
-from autocompress.report.plots import hypervolume_reference
+from autocompress.report._volume import Volumes, hypervolume_reference, in_order
 from autocompress.results import Evaluation
 from autocompress.study import Settings, Study, read_evaluation, read_final, read_settings, trial_folder
 

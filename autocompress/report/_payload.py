@@ -14,9 +14,10 @@ import yaml
 from autocompress.ablation import Ablation, recommended
 from autocompress.confusion import read_confusions
 from autocompress.constraints import Constraint
-from autocompress.report import plots
+from autocompress.report import diagnostics
 from autocompress.report._words import compare, description, is_percentage, reference
 from autocompress.report.importance import Importance
+from autocompress.report.plots import front_figure, front_figure_3d
 from autocompress.report.ties import ties
 from autocompress.results import Evaluation, LayerSummary, Score
 from autocompress.study import Study
@@ -56,25 +57,25 @@ def payload(study: Study, ablation: Ablation | None = None, knobs: Sequence[Impo
         "hovers": _take_hovers(plotted),
         "figures": plotted,
     }
-    cleaned: dict[str, Any] = _finite(data)
+    cleaned: dict[str, Any] = finite(data)
     return cleaned
 
 
 def figures(study: Study, ablation: Ablation | None = None, knobs: Sequence[Importance] = ()) -> dict[str, Any]:
     """Return the plots of the report as plain data, by the id of their place."""
     made = {
-        "front": plots.front_figure(study, ablation=ablation),
-        "front3d": plots.front_figure_3d(study),
-        "measured": plots.measured_figure(study),
-        "budget": plots.budget_figure(study),
-        "progress": plots.progress_figure(study),
+        "front": front_figure(study, ablation=ablation),
+        "front3d": front_figure_3d(study),
+        "measured": diagnostics.measured_figure(study),
+        "budget": diagnostics.budget_figure(study),
+        "progress": diagnostics.progress_figure(study),
     }
     if study.final:
-        made["fronttest"] = plots.front_figure(study, "test", ablation)
+        made["fronttest"] = front_figure(study, "test", ablation)
     if any(e.exits for e in study.front):
-        made["exits"] = plots.exits_figure(study)
+        made["exits"] = diagnostics.exits_figure(study)
     if knobs:
-        made["importance"] = plots.importance_figure(knobs)
+        made["importance"] = diagnostics.importance_figure(knobs)
     return {name: json.loads(figure.to_json()) for name, figure in made.items()}
 
 
@@ -142,12 +143,6 @@ def reasons(study: Study) -> list[tuple[str, str, int, list[int]]]:
         counts[key] += 1
         examples.setdefault(key, (first_line, []))[1].append(e.trial)
     return [(key[0], examples[key][0], n, examples[key][1][:12]) for key, n in counts.most_common()]
-
-
-def embedded(data: Any) -> str:
-    """JSON that is safe inside a script element."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _trial(e: Evaluation) -> dict[str, Any]:
@@ -262,11 +257,12 @@ def _without_empty(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same data with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -8,8 +8,10 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
-from autocompress.report.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, _layout
+from autocompress.report._drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, layout
+from autocompress.report._words import is_percentage, ms_text, reference, size_text
 from autocompress.results import Evaluation, dominates, hypervolume
+from autocompress.study import Study
 
 Axis = Literal["evaluated", "minutes"]
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY)
@@ -64,6 +66,23 @@ def in_order(evaluations: tuple[Evaluation, ...]) -> list[Evaluation]:
     return sorted(evaluations, key=lambda e: (e.finished_at, e.trial))
 
 
+def hypervolume_reference(study: Study) -> tuple[tuple[float, float, float] | None, str]:
+    """Return the worst point that counts, and the same in words; None without a completed fp32 baseline."""
+    base = reference(study)
+    if base is None or base.validation is None or not base.size_bytes:
+        return None, "no completed fp32 baseline to refer to"
+    latency = base.predicted_latency_ms or base.latency_ms or 1.0
+    percent = is_percentage(study)
+    accuracy = base.validation.value - (0.1 if percent else 0.1 * abs(base.validation.value))
+    words = "10 points" if percent else "10 %"
+    size, metric = size_text(base.size_bytes), study.settings.metric
+    text = (
+        "the volume is in metric x ln ms x ln bytes up to the reference of fp32's latency "
+        f"({ms_text(latency)}), size ({size}) and {metric} less {words}"
+    )
+    return (accuracy, latency, float(base.size_bytes)), text
+
+
 def volumes_figure(series: Mapping[str, Volumes], axis: Axis) -> go.Figure:
     """Hypervolume of one or several studies over evaluated candidates or over minutes of compute."""
     figure = go.Figure()
@@ -78,7 +97,7 @@ def volumes_figure(series: Mapping[str, Volumes], axis: Axis) -> go.Figure:
         )
     title = "evaluated candidates" if axis == "evaluated" else "compute, all workers together (min)"
     figure.update_layout(
-        _layout(
+        layout(
             xaxis={"title": {"text": title}, "rangemode": "tozero"},
             yaxis={"title": {"text": "hypervolume"}, "rangemode": "tozero"},
         ),

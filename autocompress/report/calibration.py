@@ -13,6 +13,7 @@ from rich.table import Table
 from autocompress._files import write_atomically
 from autocompress.device import DeviceProfile
 from autocompress.errors import DeviceError
+from autocompress.report._drawing import BLUE, ORANGE, VERMILLION, add_equality
 from autocompress.report._words import ms_text
 
 _DEGREES = {
@@ -66,24 +67,10 @@ def worst_table(profile: DeviceProfile) -> Table:
 
 def calibration_figure(profile: DeviceProfile) -> go.Figure:
     """Predicted over measured latency of every held-out graph, with the line of equality and a band of +-10 %."""
-    from autocompress.report.plots import BLUE, GREY, ORANGE, VERMILLION
-
     points, errors = _points(profile), _errors(profile)
     values = [v for pair in points.values() for v in pair if v > 0]
     figure = go.Figure()
-    if values:
-        low, high = min(values) / 1.25, max(values) * 1.25
-        figure.add_scatter(
-            x=[low, high, high, low],
-            y=[low * 0.9, high * 0.9, high * 1.1, low * 1.1],
-            fill="toself",
-            mode="none",
-            name="+-10 %",
-            fillcolor="rgba(136, 136, 136, 0.3)",
-            hoverinfo="skip",
-        )
-        line = {"color": GREY, "dash": "dash", "width": 1.5}
-        figure.add_scatter(x=[low, high], y=[low, high], mode="lines", line=line, name="equal", hoverinfo="skip")
+    add_equality(figure, values)
     for group, colour in (("fp32", BLUE), ("int8", ORANGE), ("other", VERMILLION)):
         names = [name for name in points if _group(name) == group]
         if names:

@@ -6,8 +6,6 @@ each other at the end and at equal budget. What cannot be compared is refused or
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,18 +16,15 @@ from statistics import median
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 from rich.table import Table
 from rich.text import Text
 
 from autocompress._files import write_atomically
 from autocompress.errors import StudyError
-from autocompress.report._payload import embedded
-from autocompress.report._volume import Point, Volumes, in_order, line_of, volumes_figure
+from autocompress.report._drawing import GREY, layout, log_axis
+from autocompress.report._page import embedded, own_file, packed_plotly, render_page
+from autocompress.report._volume import Point, Volumes, hypervolume_reference, in_order, line_of, volumes_figure
 from autocompress.report._words import accuracy_text, is_percentage, ms_text, plural, ratio_text, reference, size_text
-from autocompress.report.plots import GREY, _layout, _log_axis, hypervolume_reference
 from autocompress.results import Evaluation, ParetoFront, dominates
 from autocompress.study import Study, front_of
 
@@ -332,7 +327,7 @@ class Comparison:
         metric = escape(self.studies[0].settings.metric)
         axis = f"{metric} ({'%, ' if self.percent else ''}validation split)"
         figure.update_layout(
-            _layout(xaxis=_log_axis(latencies, 1.35) | {"title": {"text": title}}, yaxis={"title": {"text": axis}}),
+            layout(xaxis=log_axis(latencies, 1.35) | {"title": {"text": title}}, yaxis={"title": {"text": axis}}),
             hovermode="closest",
         )
         return figure
@@ -374,26 +369,20 @@ class Comparison:
 
     def html(self) -> str:
         """The comparison as one page that needs no network."""
-        environment = Environment(
-            loader=PackageLoader("autocompress.report", "."),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         figures = {
             "fronts": self.front_figure(),
             "evaluated": volumes_figure(self.volumes, "evaluated"),
             "minutes": volumes_figure(self.volumes, "minutes"),
         }
-        return environment.get_template("compare.html.j2").render(
+        return render_page(
+            "compare.html.j2",
             comparison=self,
             columns=[(name, right) for name, _, right in _COLUMNS],
             rows=[[cell(row, self) for _, cell, _ in _COLUMNS] for row in self.rows],
-            data=Markup(embedded({name: json.loads(f.to_json()) for name, f in figures.items()})),
-            plotly=base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode(),
-            style=Markup(_file("report.css")),
-            scripts=Markup(_file("figures.js") + _file("compare.js")),
+            data=embedded({name: json.loads(f.to_json()) for name, f in figures.items()}),
+            plotly=packed_plotly(),
+            style=own_file("report.css"),
+            scripts=own_file("figures.js", "compare.js"),
         )
 
 
@@ -452,7 +441,3 @@ _COLUMNS: tuple[tuple[str, Callable[[Row, Comparison], str], bool], ...] = (
 
 def _short(value: str) -> str:
     return value if len(value) <= 24 else f"{value[:8]}..."
-
-
-def _file(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")

@@ -1,7 +1,8 @@
 "use strict";
-// What the live page and the comparison share: elements, words, and plots that follow the theme of the browser.
+// What all pages share: elements, words, and plots that follow the theme of the browser.
 const Figures = (() => {
 const drawn = new Map();
+const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
 
 function el(name, attributes, ...children) {
   const node = document.createElement(name);
@@ -15,7 +16,7 @@ function el(name, attributes, ...children) {
 function colours() {
   const style = getComputedStyle(document.documentElement);
   const get = (name) => style.getPropertyValue(name).trim();
-  return { card: get("--card"), text: get("--text"), soft: get("--soft"), grid: get("--grid"), line: get("--line") };
+  return { card: get("--card"), text: get("--text"), soft: get("--soft"), grid: get("--grid"), line: get("--line"), mark: get("--warn") };
 }
 function themed(layout) {
   const c = colours(), out = structuredClone(layout);
@@ -24,9 +25,10 @@ function themed(layout) {
   out.hoverlabel = { ...out.hoverlabel, bgcolor: c.card, bordercolor: c.line, font: { ...(out.hoverlabel || {}).font, color: c.text } };
   out.modebar = { bgcolor: "rgba(0,0,0,0)", color: c.soft, activecolor: c.text };
   out.uirevision = "kept";
-  for (const key of Object.keys(out)) {
-    if (/^[xy]axis\d*$/.test(key)) Object.assign(out[key], { gridcolor: c.grid, linecolor: c.line, tickcolor: c.line, zerolinecolor: c.grid });
-  }
+  const axis = (a, grid) => Object.assign(a, { gridcolor: grid || c.grid, linecolor: c.line, tickcolor: c.line, zerolinecolor: c.grid });
+  for (const key of Object.keys(out)) if (/^[xy]axis\d*$/.test(key)) axis(out[key]);
+  for (const key of ["xaxis", "yaxis", "zaxis"]) if (out.scene) out.scene[key] = axis({ ...out.scene[key] }, c.line);
+  if (window.innerWidth < 900 && out.legend) out.legend.font = { size: 11 };
   return out;
 }
 function lightened(traces) {
@@ -38,7 +40,6 @@ function draw(place, figure) {
   drawn.set(place, figure);
   if (!window.Plotly || !figure) return;
   for (const note of place.querySelectorAll(":scope > .waiting")) note.remove();
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
   window.Plotly.react(place, lightened(figure.data), themed(figure.layout), config);
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((figure, place) => draw(place, figure)));
@@ -69,5 +70,5 @@ function copyable(text) {
   return el("div", { class: "copy" }, el("pre", {}, text), button);
 }
 const tag = (word, kind) => word ? el("span", { class: `tag ${kind || word}` }, word) : "";
-return { el, draw, table, copyable, tag };
+return { el, colours, themed, lightened, config, draw, table, copyable, tag };
 })();

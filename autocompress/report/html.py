@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-from functools import cache
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from autocompress._files import write_atomically
 from autocompress.ablation import read_ablation, recommended
-from autocompress.report._payload import embedded, payload, provenance, reasons, space_text, study_command
+from autocompress.report._page import embedded, own_file, packed_plotly, render_page
+from autocompress.report._payload import payload, provenance, reasons, space_text, study_command
+from autocompress.report._volume import hypervolume_reference
 from autocompress.report._words import is_percentage
 from autocompress.report.chains import chain_lines, chain_sentence, pipeline_lines
 from autocompress.report.importance import importances
-from autocompress.report.plots import TIE, hypervolume_reference
 from autocompress.report.retarget import cross_rows, sentences
 from autocompress.report.table import front_rows, headline
-from autocompress.report.ties import ties
+from autocompress.report.ties import TIE, ties
 from autocompress.retarget import Retargeted
 from autocompress.study import Study
 
@@ -33,8 +27,6 @@ def write_html(study: Study, path: str | Path, others: Retargeted | None = None)
 def render(study: Study, others: Retargeted | None = None) -> str:
     """Return the report as text.
 
-    The plotly.js library is carried compressed; the browser unpacks it (all browsers since 2023 can).
-
     Args:
         study: what to show, with its ablation where there is one.
         others: the study on other devices, for a cross table.
@@ -42,14 +34,8 @@ def render(study: Study, others: Retargeted | None = None) -> str:
     ablation, percent = read_ablation(study.path), is_percentage(study)
     knobs, no_knobs = importances(study)
     picks = recommended(study)
-    environment = Environment(
-        loader=PackageLoader("autocompress.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("template.html.j2").render(
+    return render_page(
+        "template.html.j2",
         study=study,
         settings=study.settings,
         sentences=headline(study),
@@ -71,17 +57,8 @@ def render(study: Study, others: Retargeted | None = None) -> str:
         reasons=reasons(study),
         provenance=provenance(study),
         hypervolume_reference=hypervolume_reference(study)[1],
-        data=Markup(embedded(payload(study, ablation, knobs))),
-        plotly=_packed_plotly(),
-        style=Markup(_file("report.css")),
-        script=Markup(_file("report.js")),
+        data=embedded(payload(study, ablation, knobs)),
+        plotly=packed_plotly(),
+        style=own_file("report.css"),
+        script=own_file("figures.js", "report.js"),
     )
-
-
-@cache
-def _packed_plotly() -> str:
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
-
-
-def _file(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")

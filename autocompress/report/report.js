@@ -1,5 +1,5 @@
-"use strict";
 (() => {
+const { el, colours, themed, lightened, config, copyable } = Figures;
 const data = JSON.parse(document.getElementById("data").textContent);
 const byTrial = new Map(data.trials.map((t) => [t.trial, t]));
 const $ = (id) => document.getElementById(id);
@@ -7,15 +7,6 @@ const drawn = new Set();
 let plotly = null, chosen = null, returnTo = null, visible = null, dimming = 0, order = { key: "trial", up: true };
 
 // ---- elements and words -------------------------------------------------------------------------------------
-function el(name, attributes, ...children) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes || {})) {
-    if (key === "onclick") node.addEventListener("click", value);
-    else if (value !== null && value !== undefined) node.setAttribute(key, value);
-  }
-  node.append(...children.filter((c) => c !== null && c !== undefined));
-  return node;
-}
 const number = (v, digits = 3) => String(parseFloat(v.toPrecision(digits)));
 const ms = (v) => v === undefined || v === null ? "" : v >= 100 ? `${Math.round(v).toLocaleString("en")} ms` : `${number(v)} ms`;
 function size(v) {
@@ -139,28 +130,6 @@ function dim(name) {
 const values = (v) => Array.isArray(v) ? v : [];
 
 // ---- plots --------------------------------------------------------------------------------------------------
-function colours() {
-  const style = getComputedStyle(document.documentElement);
-  const get = (name) => style.getPropertyValue(name).trim();
-  return { card: get("--card"), text: get("--text"), soft: get("--soft"), grid: get("--grid"), line: get("--line"), mark: get("--warn") };
-}
-function themed(layout) {
-  const c = colours(), out = structuredClone(layout);
-  out.paper_bgcolor = out.plot_bgcolor = "rgba(0,0,0,0)";
-  out.font = { ...out.font, color: c.text };
-  out.hoverlabel = { ...out.hoverlabel, bgcolor: c.card, bordercolor: c.line, font: { ...(out.hoverlabel || {}).font, color: c.text } };
-  out.modebar = { bgcolor: "rgba(0,0,0,0)", color: c.soft, activecolor: c.text };
-  const axis = (a, grid) => Object.assign(a, { gridcolor: grid || c.grid, linecolor: c.line, tickcolor: c.line, zerolinecolor: c.grid });
-  for (const key of Object.keys(out)) if (/^[xy]axis\d*$/.test(key)) axis(out[key]);
-  for (const key of ["xaxis", "yaxis", "zaxis"]) if (out.scene) out.scene[key] = axis({ ...out.scene[key] }, c.line);
-  if (window.innerWidth < 900 && out.legend) out.legend.font = { size: 11 };
-  return out;
-}
-function lightened(traces) {
-  // The blue of the palette is too dark for a dark page: its sky blue takes over.
-  if (!matchMedia("(prefers-color-scheme: dark)").matches) return structuredClone(traces);
-  return JSON.parse(JSON.stringify(traces).replaceAll("#0072B2", "#56B4E9"));
-}
 function draw(name) {
   const plot = $(`plot-${name}`), figure = data.figures[name];
   if (!plotly || !plot || !figure || plot.hidden || drawn.has(name)) return;
@@ -171,7 +140,6 @@ function draw(name) {
     return;
   }
   drawn.add(name);
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
   plotly.newPlot(plot, lightened(figure.data), themed(figure.layout), config).then(() => {
     plot.on("plotly_click", (event) => {
       const point = event.points.find((p) => p.data.type !== "heatmap" && Number.isInteger(p.customdata));
@@ -230,34 +198,11 @@ function unpackArrays(node) {
 }
 
 // ---- details ------------------------------------------------------------------------------------------------
-function copyable(text) {
-  const button = el("button", { type: "button" }, "Copy");
-  button.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch {
-      const area = el("textarea", { style: "position:fixed;opacity:0" });
-      area.value = text;
-      document.body.append(area);
-      area.select();
-      document.execCommand("copy");
-      area.remove();
-    }
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
-  });
-  return el("div", { class: "copy" }, el("pre", {}, text), button);
-}
 function pairs(list) {
   const items = list.filter(([, value]) => value !== undefined && value !== null && value !== "");
   return el("dl", { class: "pairs" }, ...items.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 }
-function table(heads, rows) {
-  const cell = (name, value, i) => el(name, { class: heads[i].startsWith("#") ? "num" : null }, value);
-  return el("div", { class: "scroll" }, el("table", {},
-    el("thead", {}, el("tr", {}, ...heads.map((h, i) => cell("th", h.replace("#", ""), i)))),
-    el("tbody", {}, ...rows.map((r) => el("tr", {}, ...r.map((v, i) => cell("td", v, i)))))));
-}
+const table = (heads, rows) => el("div", { class: "scroll" }, Figures.table(heads, rows));
 function meter(share, kind) {
   const fill = el("i");
   fill.style.width = `${Math.min(100, Math.max(0, 100 * share))}%`;

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
 from autocompress._files import write_atomically
-from autocompress.report import plots
+from autocompress.report._drawing import BLUE, GREY, VERMILLION, error_bars, layout, log_axis
+from autocompress.report._page import own_file, render_page
 from autocompress.report._words import (
     accuracy_text,
     description,
@@ -190,13 +190,13 @@ def front_figure(result: Retargeted) -> go.Figure:
     buttons = []
     for i, p in enumerate(result.projections):
         shown = [j == i for j, count in enumerate(counts) for _ in range(count)]
-        axis = plots._log_axis([q.latency_ms or 0.0 for q in p.points], 1.35)
+        axis = log_axis([q.latency_ms or 0.0 for q in p.points], 1.35)
         changes = {f"xaxis.{key}": value for key, value in axis.items()}
         buttons.append({"label": escape(p.device.name), "method": "update", "args": [{"visible": shown}, changes]})
-    first = plots._log_axis([q.latency_ms or 0.0 for q in result.projections[0].points], 1.35)
+    first = log_axis([q.latency_ms or 0.0 for q in result.projections[0].points], 1.35)
     unit = " (%)" if percent else ""
     figure.update_layout(
-        plots._layout(
+        layout(
             xaxis=first | {"title": {"text": "predicted latency (ms, log scale)"}},
             yaxis={"title": {"text": f"{escape(result.study.settings.metric)}, validation{unit}"}},
         )
@@ -210,27 +210,19 @@ def _add_device(figure: go.Figure, p: Projection, percent: bool, visible: bool) 
     on_front = {e.trial for e in p.front}
     best = p.choice.trial if p.choice else None
     groups: list[tuple[str, list[Evaluation], dict[str, Any]]] = [
-        ("other trials", [e for e in p.points if e.trial not in on_front], {"color": plots.GREY, "size": 7}),
-        ("front", [e for e in p.front if e.trial != best], {"color": plots.BLUE, "size": 10}),
-        ("best choice", [e for e in p.front if e.trial == best], {"color": plots.VERMILLION, "size": 14}),
+        ("other trials", [e for e in p.points if e.trial not in on_front], {"color": GREY, "size": 7}),
+        ("front", [e for e in p.front if e.trial != best], {"color": BLUE, "size": 10}),
+        ("best choice", [e for e in p.front if e.trial == best], {"color": VERMILLION, "size": 14}),
     ]
     for name, group, marker in groups:
         intervals = [p.intervals[e.trial] for e in group]
         latencies = [e.latency_ms or 0.0 for e in group]
+        more = [high - x for (_, high), x in zip(intervals, latencies, strict=True)]
+        less = [x - low for (low, _), x in zip(intervals, latencies, strict=True)]
         figure.add_scatter(
             x=latencies,
             y=[e.objectives()[0] * (100 if percent else 1) for e in group],
-            error_x=None
-            if name == "other trials"
-            else {
-                "type": "data",
-                "symmetric": False,
-                "array": [high - x for (_, high), x in zip(intervals, latencies, strict=True)],
-                "arrayminus": [x - low for (low, _), x in zip(intervals, latencies, strict=True)],
-                "color": plots.GREY,
-                "thickness": 1,
-                "width": 3,
-            },
+            error_x=None if name == "other trials" else error_bars(more, less, width=3),
             mode="markers",
             marker=marker,
             name=name,
@@ -258,17 +250,11 @@ def write_html(result: Retargeted, path: str | Path) -> None:
 
 def render(result: Retargeted) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("autocompress.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     metric, percent = result.study.settings.metric, is_percentage(result.study)
     fronts = [(p.device.name, front_headings(p, metric), front_rows(p, metric, percent)) for p in result.projections]
     figure = front_figure(result)
-    return environment.get_template("retarget.html.j2").render(
+    return render_page(
+        "retarget.html.j2",
         study=result.study,
         settings=result.study.settings,
         sentences=sentences(result),
@@ -277,5 +263,5 @@ def render(result: Retargeted) -> str:
         caption=_CAPTION,
         fronts=fronts,
         plot=Markup(figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})),
-        style=Markup((Path(__file__).parent / "report.css").read_text(encoding="utf-8")),
+        style=own_file("report.css"),
     )

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from autocompress.results import Evaluation, Score, Split
 
+TIE = "\u2248"
+"""Marks points whose accuracy interval overlaps that of a faster point of the front."""
+
 
 def score_of(evaluation: Evaluation, split: Split | None) -> Score | None:
     """The score of a split; of the test split where there is one, when no split is given."""

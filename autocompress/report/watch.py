@@ -26,10 +26,10 @@ from plotly.offline import get_plotlyjs
 
 from autocompress.errors import InputError
 from autocompress.report._follow import Follower
-from autocompress.report._payload import _finite, reasons
-from autocompress.report._volume import volumes_figure
+from autocompress.report._payload import finite, reasons
+from autocompress.report._volume import hypervolume_reference, volumes_figure
 from autocompress.report._words import description, is_percentage
-from autocompress.report.plots import front_figure, hypervolume_reference
+from autocompress.report.plots import front_figure
 from autocompress.report.table import front_rows, headline
 from autocompress.results import Evaluation
 from autocompress.study import Study
@@ -248,7 +248,7 @@ def _figure(figure: Any) -> dict[str, Any]:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(_finite(value), separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(finite(value), separators=(",", ":"), allow_nan=False).encode()
 
 
 def _file(name: str) -> tuple[bytes, str]:

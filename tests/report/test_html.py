@@ -22,6 +22,8 @@ from autocompress.report.ties import ties
 from autocompress.retarget import retarget
 from autocompress.study import Study, write_evaluation
 
+SCRIPTS = Path(__file__).parents[2] / "autocompress/report"
+
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>\u2028'\"&"
 
 
@@ -235,8 +237,9 @@ def test_hostile_text_stays_text(hostile: Page) -> None:
         assert "<img" not in json.dumps(figure) and "<script" not in json.dumps(figure)
 
 
-def test_the_script_never_writes_html() -> None:
-    script = (Path(__file__).parents[2] / "autocompress/report/report.js").read_text()
+@pytest.mark.parametrize("script", ["figures.js", "report.js"])
+def test_the_scripts_never_write_html(script: str) -> None:
+    text = (SCRIPTS / script).read_text()
     for name in (
         "innerHTML",
         "outerHTML",
@@ -246,13 +249,13 @@ def test_the_script_never_writes_html() -> None:
         "XMLHttpRequest",
         "http",
     ):
-        assert name not in script
+        assert name not in text
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-def test_the_script_is_valid() -> None:
-    script = Path(__file__).parents[2] / "autocompress/report/report.js"
-    subprocess.run(["node", "--check", str(script)], check=True)
+@pytest.mark.parametrize("script", ["figures.js", "report.js", "compare.js", "watch.js"])
+def test_the_scripts_are_valid(script: str) -> None:
+    subprocess.run(["node", "--check", str(SCRIPTS / script)], check=True)
 
 
 def test_plotly_is_carried_once(finished_study: Study) -> None:

@@ -111,26 +111,16 @@ def fit(
     task = workshop.task
     if not task.trainable:
         raise TaskError("training needs training data: give the task train=...")
-    n_batches = _length(workshop)
     optimizer = _optimizer(model, schedule, parameters)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    total = max(1, schedule.epochs * n_batches)
-    warm_up = min(1.0, max(0.2, 2 / (total + 1)))  # at least one step: OneCycleLR divides by their number
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total + 1, pct_start=warm_up)
+    total = max(1, schedule.epochs * _length(workshop))
+    cycle = _one_cycle(optimizer, total)
     objective = _Objective(model, workshop, distillation)
-    mean, step, first = math.nan, 0, 0
-    if checkpoint and (kept := load_weights(checkpoint)) is not None:
-        model.load_state_dict(kept["model"])
-        mean, step, first = kept["loss"], kept["step"], kept["epoch"]
-        if first < schedule.epochs:
-            optimizer.load_state_dict(kept["optimizer"])
-            cycle.load_state_dict(kept["cycle"])
-    began, started = step, time.monotonic()
-    for epoch in range(first, schedule.epochs):
+    at = _restore(checkpoint, schedule.epochs, model, optimizer, cycle) if checkpoint else _Position()
+    first_step, started = at.step, time.monotonic()
+    for epoch in range(at.epoch, schedule.epochs):
         seed_everything(workshop.seed * 1000 + epoch)  # the same batches for every candidate
-        total_loss, count = 0.0, 0
-        if not isinstance(model, torch.fx.GraphModule):
-            model.train()
+        _set_mode(model, training=True)
+        losses: list[float] = []
         for inputs, targets in _several(task.train_batches()):
             loss = objective(inputs, targets)
             value = float(loss.detach())
@@ -140,20 +130,74 @@ def fit(
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
             optimizer.step()
-            if step < total:
+            if at.step < total:  # a loader may give more batches than it said
                 cycle.step()
-            step, total_loss, count = step + 1, total_loss + value, count + 1
-            seconds = (time.monotonic() - started) / (step - began) * (total - step)
-            workshop.progress(f"{title}: step {step}/{total}, loss {value:.3f}, {seconds:.0f} s left")
-        mean = total_loss / max(1, count)
+            at.step += 1
+            losses.append(value)
+            seconds = (time.monotonic() - started) / (at.step - first_step) * (total - at.step)
+            workshop.progress(f"{title}: step {at.step}/{total}, loss {value:.3f}, {seconds:.0f} s left")
+        at.epoch, at.loss = epoch + 1, sum(losses) / max(1, len(losses))
         if checkpoint:
-            state = {"epoch": epoch + 1, "step": step, "loss": mean, "model": model.state_dict()}
-            if epoch + 1 < schedule.epochs:
-                state |= {"optimizer": optimizer.state_dict(), "cycle": cycle.state_dict()}
-            save_weights(checkpoint, state)
+            _keep(checkpoint, at, schedule.epochs, model, optimizer, cycle)
+    _set_mode(model, training=False)
+    return at.loss
+
+
+@dataclass
+class _Position:
+    """How far a training has come."""
+
+    epoch: int = 0
+    """Epochs that are complete."""
+    step: int = 0
+    loss: float = math.nan
+    """Mean over the last complete epoch."""
+
+
+def _keep(
+    path: Path,
+    at: _Position,
+    epochs: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    cycle: torch.optim.lr_scheduler.OneCycleLR,
+) -> None:
+    """Write a checkpoint; that of the last epoch serves as the result and needs no state of the optimizer."""
+    state = {"epoch": at.epoch, "step": at.step, "loss": at.loss, "model": model.state_dict()}
+    if at.epoch < epochs:
+        state |= {"optimizer": optimizer.state_dict(), "cycle": cycle.state_dict()}
+    save_weights(path, state)
+
+
+def _restore(
+    path: Path,
+    epochs: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    cycle: torch.optim.lr_scheduler.OneCycleLR,
+) -> _Position:
+    """Go back to a checkpoint, or to the beginning where there is none."""
+    kept = load_weights(path)
+    if kept is None:
+        return _Position()
+    model.load_state_dict(kept["model"])
+    if kept["epoch"] < epochs:
+        optimizer.load_state_dict(kept["optimizer"])
+        cycle.load_state_dict(kept["cycle"])
+    return _Position(kept["epoch"], kept["step"], kept["loss"])
+
+
+def _one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    """One cycle up to the rates of the optimizer's groups and down again."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    warm_up = min(1.0, max(0.2, 2 / (steps + 1)))  # at least one step: OneCycleLR divides by their number
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1, pct_start=warm_up)
+
+
+def _set_mode(model: nn.Module, *, training: bool) -> None:
+    """Switch between training and evaluation; an exported graph has neither, and refuses."""
     if not isinstance(model, torch.fx.GraphModule):
-        model.eval()
-    return mean
+        model.train(training)
 
 
 def seconds_per_epoch(model: nn.Module, workshop: Workshop, distillation: Distillation, n_steps: int = 4) -> float:

@@ -14,7 +14,6 @@ and the MobileNet grids of tensorflow/tensorflow hosted_models.md and tensorflow
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 from collections import defaultdict
@@ -25,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from public_data import cpus, hierarchy, networks
 from public_data.collection import Collection, Target
+from public_data.tables import read_rows
 
 from autocompress.device import Dtype
 from autocompress.latency.degrees import solve
@@ -117,8 +117,7 @@ def variants(collection: Collection, data: Path) -> dict[int, dict[str, list[flo
     """Errors of each prior by number of measured networks of the grid and by grid."""
     pool, member = collection.pool(), _entries(collection)
     coefficients = hierarchy.fit(pool, collection.settings)
-    with (data / "mobile_width_resolution_grid.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(read_rows(data / "mobile_width_resolution_grid.csv"))
     found: dict[int, dict[str, list[float]]] = defaultdict(dict)
     for device, family, precision, threads in _GRIDS:
         grid = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from autocompress.workload import Workload
 from public_data import networks
 from public_data.collection import Collection, Target
 from public_data.hierarchy import BEYOND, RUN, Settings, Term
+from public_data.tables import read_rows
 
 _F: Dtype = "float32"
 _I: Dtype = "int8"
@@ -76,9 +76,9 @@ _ROCKCHIP = {
 
 def rockchip(data: Path) -> Collection:
     """Rockchip NPUs, int8."""
-    works = {f"{name}_int8": networks.totals(g * 1e9, m * 1e6, _I) for name, (g, m) in _KNOWN.items()}
+    works = networks.published(_KNOWN)
     ms: dict[str, dict[str, float]] = {}
-    for row in _rows(data / "rknn_npu_latency.csv"):
+    for row in read_rows(data / "rknn_npu_latency.csv"):
         name = f"{row['network']}_int8"
         if row["precision"] == "int8" and name in works:
             ms.setdefault(row["soc"], {})[name] = float(row["latency_ms"])
@@ -126,7 +126,7 @@ def hailo(data: Path) -> Collection:
     """Hailo accelerators, convolutional networks, 1000/FPS at batch 1."""
     works: dict[str, Workload] = {}
     ms: dict[str, dict[str, float]] = {}
-    for row in _rows(data / "hailo_npu_throughput.csv"):
+    for row in read_rows(data / "hailo_npu_throughput.csv"):
         usable = row["task"] in _HAILO_TASKS and not _TRANSFORMER.search(row["network"])
         if not usable or not all(row[key] for key in ("latency_ms", "gops", "params_m")) or float(row["gops"]) <= 0:
             continue
@@ -181,7 +181,7 @@ def vitis(data: Path) -> Collection:
     """FPGA boards with a DPU; many of the networks are pruned."""
     works: dict[str, Workload] = {}
     ms: dict[str, dict[str, float]] = {}
-    for row in _rows(data / "vitis_ai_dpu_throughput.csv"):
+    for row in read_rows(data / "vitis_ai_dpu_throughput.csv"):
         found = _FLOPS.search(row["network"])
         if row["device"] not in _VITIS or not found or not row["latency_ms"] or not _CLASSIFIERS.search(row["network"]):
             continue
@@ -248,9 +248,9 @@ _EDGE_TPU_CACHE = 8_000_000
 
 def edge_tpu(data: Path) -> Collection:
     """Edge TPU on several hosts; what does not fit into its 8 MB is sent again at every call."""
-    works = {f"{name}_int8": networks.totals(g * 1e9, m * 1e6, _I) for name, (g, m) in _CORAL.items()}
+    works = networks.published(_CORAL)
     ms: dict[str, dict[str, float]] = {}
-    for row in _rows(data / "coral_edgetpu.csv"):
+    for row in read_rows(data / "coral_edgetpu.csv"):
         name = re.sub(r"(_1\.0)?(_224|_299)?_quant_edgetpu.*", "", row["network"]) + "_int8"
         if row["processor"] != "edgetpu" or "classification" in row["runtime"] or name not in works:
             continue
@@ -285,8 +285,3 @@ def edge_tpu(data: Path) -> Collection:
         caveats=(*_TOTALS_ONLY, "operators that its compiler leaves to the CPU of the host"),
         max_p90=0.9,
     )
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from autocompress.workload import Workload
 from public_data import ncnn
 from public_data.collection import Collection, Target
 from public_data.hierarchy import Part, Settings, Term
+from public_data.tables import read_rows
 
 _F: Dtype = "float32"
 _I: Dtype = "int8"
@@ -268,7 +268,7 @@ def _target(row: tuple[str, str, str, str, str], run: ncnn.Run, device_class: st
 
 def _paddle(data: Path) -> Iterator[Target]:
     ms: dict[str, dict[str, float]] = {}
-    for row in _rows(data / "paddle_lite_latency.csv"):
+    for row in read_rows(data / "paddle_lite_latency.csv"):
         usable = "armv8" in row["runtime"] and row["sparsity"] == "dense" and row["network"] in _PADDLE_NAMES
         if usable and row["precision"] in ("fp32", "int8") and row["soc"] in _PADDLE:
             suffix = "_int8" if row["precision"] == "int8" else ""
@@ -336,11 +336,6 @@ def arm(data: Path, *, ncnn_only: bool = False) -> Collection:
     )
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
-
-
 def _n_float(run: ncnn.Run) -> int:
     return sum(not name.endswith("_int8") for name in run.ms)
 
@@ -352,7 +347,7 @@ def x86(data: Path) -> Collection:
     """Small and large x86 CPUs."""
     works, runs = ncnn.workloads(data), ncnn.runs(data)
     targets = []
-    for machine in _rows(_X86):
+    for machine in read_rows(_X86):
         threads, generation = int(machine["threads"]), machine["generation"]
         run = runs.get((machine["device"], "cpu", threads))
         if run is None or _n_float(run) < _ENOUGH:

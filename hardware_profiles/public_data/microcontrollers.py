@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from public_data import networks
 from public_data.accelerators import affine
 from public_data.collection import Collection, Target
 from public_data.hierarchy import RUN, Part, Settings, Term
+from public_data.tables import read_rows
 
 _I: Dtype = "int8"
 _KINDS = ("conv", "conv_stem", "conv1x1", "depthwise", "grouped", "linear", "pool", "elementwise", "movement")
@@ -122,14 +122,9 @@ def _collection(targets: list[Target], settings: Settings) -> Collection:
     )
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
-
-
 def _mlperf(data: Path) -> Iterator[Target]:
-    rows = list(_rows(data / "mlperf_tiny.csv"))
-    for board in _rows(_BOARDS):
+    rows = list(read_rows(data / "mlperf_tiny.csv"))
+    for board in read_rows(_BOARDS):
         ms: dict[str, float] = {}
         power: list[float] = []
         for row in rows:
@@ -170,7 +165,7 @@ def _core_title(core: str) -> str:
 
 def _st(data: Path) -> Iterator[Target]:
     found: dict[str, dict[str, float]] = {}
-    for row in _rows(data / "mcu_stm32_esp32.csv"):
+    for row in read_rows(data / "mcu_stm32_esp32.csv"):
         name = _st_name(row["network"], row["input_shape"]) if row["device"] in _ST else ""
         if name:
             found.setdefault(row["device"], {})[name] = float(row["latency_ms"])
@@ -203,9 +198,9 @@ _ESP = {
 
 def esp32(data: Path) -> Collection:
     """ESP32-S3 and ESP32-P4, one core."""
-    works = {f"{name}_int8": networks.totals(g * 1e9, m * 1e6, _I) for name, (g, m) in _ESP.items()}
+    works = networks.published(_ESP)
     ms: dict[str, dict[str, float]] = {}
-    for row in _rows(data / "mcu_stm32_esp32.csv"):
+    for row in read_rows(data / "mcu_stm32_esp32.csv"):
         name = re.sub(r"_s8.*", "_int8", row["network"])
         if row["soc"].startswith("ESP32") and row["threads"] == "1" and name in works:
             points = ms.setdefault(row["soc"], {})

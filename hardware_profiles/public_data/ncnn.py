@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autocompress.workload import Op, Workload
-
-Row = dict[str, str]
+from public_data.tables import Row, read_rows
 
 _KINDS = {
     "conv1x1": "conv1x1",
@@ -83,11 +81,10 @@ def _op(row: Row) -> Op | None:
 def workloads(data: Path) -> dict[str, Workload]:
     """Of every network but the vision transformer, by name; those that end in "_int8" have int8 products."""
     ops: dict[str, list[Op]] = defaultdict(list)
-    with (data / "ncnn_layers.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            op = _op(row)
-            if op is not None:
-                ops[row["network"]].append(op)
+    for row in read_rows(data / "ncnn_layers.csv"):
+        op = _op(row)
+        if op is not None:
+            ops[row["network"]].append(op)
     return {name: Workload(tuple(found)) for name, found in ops.items() if name not in _EXCLUDED}
 
 
@@ -97,17 +94,16 @@ def runs(data: Path) -> dict[tuple[str, str, int], Run]:
     Of each network the minimum latency of its newest row counts.
     """
     found: dict[tuple[str, str, int], Run] = {}
-    with (data / "ncnn_latency.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["network"] in _EXCLUDED:
-                continue
-            gpu = row["runtime"] == "ncnn-vulkan"
-            processor = "gpu" if gpu else row["processor"].removesuffix(":all")
-            threads = 1 if gpu else int(row["threads"])
-            run = found.setdefault((row["device"], processor, threads), Run(row["device"], processor, threads))
-            ms, name, date = float(row["latency_min_ms"] or row["latency_ms"]), row["network"], row["measured_before"]
-            newest = run.dates.get(name, "")
-            if date > newest or (date == newest and ms < run.ms[name]):
-                run.ms[name], run.dates[name] = ms, date
-            run.float16 |= row["precision"] == "fp16"
+    for row in read_rows(data / "ncnn_latency.csv"):
+        if row["network"] in _EXCLUDED:
+            continue
+        gpu = row["runtime"] == "ncnn-vulkan"
+        processor = "gpu" if gpu else row["processor"].removesuffix(":all")
+        threads = 1 if gpu else int(row["threads"])
+        run = found.setdefault((row["device"], processor, threads), Run(row["device"], processor, threads))
+        ms, name, date = float(row["latency_min_ms"] or row["latency_ms"]), row["network"], row["measured_before"]
+        newest = run.dates.get(name, "")
+        if date > newest or (date == newest and ms < run.ms[name]):
+            run.ms[name], run.dates[name] = ms, date
+        run.float16 |= row["precision"] == "fp16"
     return found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 from autocompress.device import Dtype
 from autocompress.workload import Op, Workload
+from public_data.tables import read_rows
 
 _V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 _FD = ((64, 2), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 4, (1024, 1))
@@ -171,35 +172,39 @@ def totals(macs: float, parameters: float, dtype: Dtype) -> Workload:
     return Workload((Op("conv1x1", dtype, "all", macs=round(macs), bytes_weights=weights, cin=1, cout=1),))
 
 
+def published(sizes: Mapping[str, tuple[float, float]]) -> dict[str, Workload]:
+    """Networks in int8 of which the GMACs and the millions of parameters are published, by name with "_int8"."""
+    return {f"{name}_int8": totals(gmacs * 1e9, m * 1e6, "int8") for name, (gmacs, m) in sizes.items()}
+
+
 def torchvision(data: Path, dtype: Dtype) -> dict[str, Workload]:
     """Convolutions and linear layers of the networks in torchvision_layers.csv."""
     ops: dict[str, list[Op]] = {}
     size = 1 if dtype == "int8" else 4
-    with (data / "torchvision_layers.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            number = {key: int(float(row[key] or 0)) for key in row if key not in ("network", "op", "kernel")}
-            taps = int(float(row["kernel"] or 1))
-            groups, cin, cout = max(1, number["groups"]), number["in_c"], number["out_c"]
-            if row["op"] != "Conv2d":
-                kind = "linear"
-            elif groups > 1:
-                kind = "depthwise" if groups == cin == cout else "grouped"
-            else:
-                kind = "conv1x1" if taps == 1 else "conv"
-            ops.setdefault(row["network"], []).append(
-                Op(
-                    kind,
-                    dtype,
-                    f"{kind}{number['layer_index']}",
-                    macs=number["macs"],
-                    bytes_in=number["in_elems"] * size,
-                    bytes_out=number["out_elems"] * size,
-                    bytes_weights=number["params"] * size,
-                    cin=max(1, cin // groups if kind == "grouped" else cin),
-                    cout=max(1, cout),
-                    kernel=(taps, taps) if kind != "linear" else (),
-                    groups=groups,
-                    out_hw=max(1, number["out_h"] * number["out_w"]),
-                )
+    for row in read_rows(data / "torchvision_layers.csv"):
+        number = {key: int(float(row[key] or 0)) for key in row if key not in ("network", "op", "kernel")}
+        taps = int(float(row["kernel"] or 1))
+        groups, cin, cout = max(1, number["groups"]), number["in_c"], number["out_c"]
+        if row["op"] != "Conv2d":
+            kind = "linear"
+        elif groups > 1:
+            kind = "depthwise" if groups == cin == cout else "grouped"
+        else:
+            kind = "conv1x1" if taps == 1 else "conv"
+        ops.setdefault(row["network"], []).append(
+            Op(
+                kind,
+                dtype,
+                f"{kind}{number['layer_index']}",
+                macs=number["macs"],
+                bytes_in=number["in_elems"] * size,
+                bytes_out=number["out_elems"] * size,
+                bytes_weights=number["params"] * size,
+                cin=max(1, cin // groups if kind == "grouped" else cin),
+                cout=max(1, cout),
+                kernel=(taps, taps) if kind != "linear" else (),
+                groups=groups,
+                out_hw=max(1, number["out_h"] * number["out_w"]),
             )
+        )
     return {name: Workload(tuple(found)) for name, found in ops.items()}

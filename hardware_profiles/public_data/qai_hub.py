@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from autocompress.device import Dtype
@@ -10,6 +9,7 @@ from autocompress.workload import Workload
 from public_data import networks
 from public_data.collection import Collection, Target
 from public_data.hierarchy import RUN, Part, Settings, Term
+from public_data.tables import read_rows
 
 _NAMES = {
     "Samsung Galaxy S24": ("snapdragon-8-gen-3-npu", "Snapdragon 8 Gen 3 (Samsung Galaxy S24)"),
@@ -56,13 +56,12 @@ def qualcomm(data: Path) -> Collection:
     works |= {f"{name}_int8": work for name, work in networks.torchvision(data, "int8").items()}
     works = {name: work for name, work in works.items() if not name.startswith("vit")}
     points: dict[tuple[str, str], dict[str, float]] = {}
-    with (data / "qai_hub_latency.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            suffix = {"float": "", "w8a8": "_int8"}.get(row["precision"])
-            name = row["network"].partition("/")[0].removesuffix("_quantized") + (suffix or "")
-            wanted = row["processor"] == "npu" and row["runtime"] in _RUNTIMES and row["device"] in _NAMES
-            if wanted and suffix is not None and name in works:
-                points.setdefault((row["device"], row["runtime"]), {})[name] = float(row["latency_ms"])
+    for row in read_rows(data / "qai_hub_latency.csv"):
+        suffix = {"float": "", "w8a8": "_int8"}.get(row["precision"])
+        name = row["network"].partition("/")[0].removesuffix("_quantized") + (suffix or "")
+        wanted = row["processor"] == "npu" and row["runtime"] in _RUNTIMES and row["device"] in _NAMES
+        if wanted and suffix is not None and name in works:
+            points.setdefault((row["device"], row["runtime"]), {})[name] = float(row["latency_ms"])
     enough = [key for key, ms in points.items() if len(ms) >= _ENOUGH]
     targets = [
         _target(device, runtime, points[device, runtime], enough)

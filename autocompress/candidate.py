@@ -13,6 +13,8 @@ from autocompress.graph.anatomy import Anatomy
 from autocompress.task import Task
 
 MAIN_OUTPUT = "logits"
+_BACKBONE = "backbone."
+"""Where `MultiExit` keeps the user's network; it may have a module of that name itself."""
 
 
 class ExitHead(nn.Module):
@@ -101,7 +103,11 @@ class Candidate:
 
     def path_of(self, name: str) -> str:
         """The path, within the candidate's model, of a module of the user's network."""
-        return f"backbone.{name}" if self.exits else name
+        return f"{_BACKBONE}{name}" if self.exits else name
+
+    def own_name(self, path: str) -> str:
+        """The reverse: what the user's network calls a module of the candidate's model."""
+        return path.removeprefix(_BACKBONE) if self.exits else path
 
     @property
     def output_names(self) -> tuple[str, ...]:

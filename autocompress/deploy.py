@@ -29,7 +29,6 @@ from autocompress.workload import Op, Workload
 
 _PARITY_SAMPLES = 256
 _MIN_AGREEMENT = 0.98  # of predictions, file against the fake-quantised twin it was written from
-_BACKBONE = "backbone."
 
 
 @dataclass(frozen=True)
@@ -85,17 +84,17 @@ class Deployer:
             CandidateError: the candidate cannot be exported, or file and torch disagree.
         """
         folded, proto = self._float(candidate)
-        layers = _layer_of_nodes(proto)
+        layers = _layer_of_nodes(proto, candidate)
         stage = candidate.quantization
         if stage is None:
             graph = export.strip(proto)
             parity = self._agreement(graph, folded) if final else None
             return Deployment(graph, candidate.output_names, layers, parity)
         if not final:
-            return Deployment(self._placeholder(proto, stage), candidate.output_names, layers)
+            return Deployment(self._placeholder(proto, candidate), candidate.output_names, layers)
         if stage.technique == "qat":
             return self._trained(candidate, folded, stage)
-        spec, ranges = self._plan(proto, stage)
+        spec, ranges = self._plan(proto, candidate)
         graph = export.strip(qdq.write_qdq(proto, spec, ranges))
         return Deployment(graph, candidate.output_names, layers, self._agreement(graph, folded))
 
@@ -185,29 +184,32 @@ class Deployer:
         """One sample to compare torch and file on."""
         return torch.from_numpy(self.workshop.task.calibration_batches(1, self.workshop.seed)[0][:1])
 
-    def _spec(self, proto: onnx.ModelProto, stage: Quantize) -> QuantSpec:
+    def _spec(self, proto: onnx.ModelProto, candidate: Candidate) -> QuantSpec:
+        stage: Quantize = candidate.quantization
         weights: dict[str, int] = {}
         activations: dict[str, int] = {}
         for layer in quantizable_layers(proto):
-            name = layer.name.removeprefix(_BACKBONE)
+            name = candidate.own_name(layer.name)
             bits = stage.bits(name, self.workshop.anatomy.stage_of(name))
             weights[layer.name], activations[layer.name] = bits
         return QuantSpec(weights, activations, reduce_range=self.device.int8_arithmetic == "saturating")
 
-    def _plan(self, proto: onnx.ModelProto, stage: Any) -> tuple[QuantPlan, dict[str, ActivationRange]]:
-        spec = plan(proto, self._spec(proto, stage))
+    def _plan(self, proto: onnx.ModelProto, candidate: Candidate) -> tuple[QuantPlan, dict[str, ActivationRange]]:
+        stage: Any = candidate.quantization
+        spec = plan(proto, self._spec(proto, candidate))
         batches = self.workshop.task.calibration_batches(stage.observer_samples, self.workshop.seed)
         return spec, observe(proto, spec, batches, stage.observer)
 
-    def _placeholder(self, proto: onnx.ModelProto, stage: Quantize) -> onnx.ModelProto:
-        spec = plan(proto, self._spec(proto, stage))
+    def _placeholder(self, proto: onnx.ModelProto, candidate: Candidate) -> onnx.ModelProto:
+        """Quantised as the final graph will be, with ranges that nobody observed."""
+        spec = plan(proto, self._spec(proto, candidate))
         ranges = {tensor: ActivationRange(1.0, 0) for tensor in (a.tensor for a in spec.activations)}
         return export.strip(qdq.write_qdq(proto, spec, ranges))
 
     def _trained(self, candidate: Candidate, folded: nn.Module, stage: Any) -> Deployment:
         """Quantisation-aware training on the twin of the exported graph."""
         exported = export.export(folded, self.workshop.task.example_input, candidate.output_names)
-        spec, ranges = self._plan(exported.proto, stage)
+        spec, ranges = self._plan(exported.proto, candidate)
         twin = qat.build_twin(exported.program, exported.proto, spec, ranges)
         rate = stage.learning_rate
         groups = [
@@ -231,7 +233,7 @@ class Deployer:
                 f"at least {_MIN_AGREEMENT:.0%} are needed"
             )
         notes = (f"qat: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
-        return Deployment(graph, candidate.output_names, _layer_of_nodes(exported.proto), agreement, notes)
+        return Deployment(graph, candidate.output_names, _layer_of_nodes(exported.proto, candidate), agreement, notes)
 
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:
         """Share of samples with the same prediction (classification), else 1 minus the relative error."""
@@ -263,6 +265,7 @@ def paths(deployment: Deployment) -> tuple[Workload, ...]:
     return tuple(workloads)
 
 
-def _layer_of_nodes(proto: onnx.ModelProto) -> dict[str, str]:
+def _layer_of_nodes(proto: onnx.ModelProto, candidate: Candidate) -> dict[str, str]:
+    """For each node that has weights, what the user's network calls their layer."""
     layers = {output: layer.name for layer in quantizable_layers(proto) for output in layer.nodes}
-    return {n.name: layers[n.output[0]].removeprefix(_BACKBONE) for n in proto.graph.node if n.output[0] in layers}
+    return {n.name: candidate.own_name(layers[n.output[0]]) for n in proto.graph.node if n.output[0] in layers}

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +250,18 @@ def test_the_cache_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_layer_that_does_not_exist_is_named(mlp: Evaluator) -> None:
     with pytest.raises(CandidateError, match="no layer or stage 'nowhere'"):
         mlp.evaluate(recipe({"technique": "ptq", "weight_bits": {"nowhere": 4}}))
+
+
+def test_a_network_may_have_a_module_called_backbone() -> None:
+    task = small_task()
+    named = nn.Sequential(OrderedDict(backbone=task.model))
+    evaluator = Evaluator(dataclasses.replace(task, model=named), device())
+    [first, *others] = evaluator.anatomy.layers
+    assert first.startswith("backbone.")
+    e = evaluator.evaluate(recipe({"technique": "ptq", "weight_bits": {first: 4}}))[0].evaluation
+    assert {layer.name: layer.weight_bits for layer in e.layers} == {first: 4, **dict.fromkeys(others, 8)}
+    assert e.size_bytes < evaluator.evaluate(recipe({"technique": "ptq"}))[0].evaluation.size_bytes  # type: ignore[operator]
+    assert all(layer.latency_ms > 0 for layer in e.layers)
 
 
 def test_training_without_data_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,14 @@ class Knobs:
         """Uniform settings, shape (n, knobs)."""
         codes: Codes = rng.integers(0, self.sizes, (n, len(self)), dtype=np.intp)
         return codes
+
+    def every(self, held: Codes, most: int) -> Codes | None:
+        """All settings, or None if there are more than `most`; a knob is held where `held` is below its size."""
+        sizes = [1 if is_held else int(size) for is_held, size in zip(held < self.sizes, self.sizes, strict=True)]
+        if math.prod(sizes) > most:
+            return None
+        codes: Codes = np.indices(sizes).reshape(len(sizes), -1).T
+        return np.where(held < self.sizes, held, codes)
 
     def columns(self, codes: Codes) -> dict[str, NDArray[Any]]:
         """The values that codes stand for."""

@@ -62,7 +62,7 @@ class KnownCostSampler(BaseSampler):
         effort: from n settings to what running each would take, in any unit, shape (n,); the improvement per effort
             is maximised.
         n_startup_trials: so many random settings that keep the constraints come first.
-        n_candidates: settings screened for one proposal.
+        n_candidates: settings screened for one proposal; a space that has no more is screened whole.
         seed: of everything random.
     """
 
@@ -241,16 +241,20 @@ class KnownCostSampler(BaseSampler):
         """Evolve n settings; return codes and scaled costs of the best one, shape (1, ...), and its score.
 
         Without a score any setting that is new and keeps the constraints will do. Settings that break a constraint
-        score below 0 and rank by how far; those that were tried come last.
+        score below 0 and rank by how far; those that were tried come last. A small space is screened whole.
         """
-        rounds = min(_ROUNDS, -(-n // _SMALLEST_ROUND))
-        n = -(-n // rounds)
         held = self._knobs.encode([fixed])[0]
+        every = self._knobs.every(held, self._n_candidates)
+        rounds = 1 if every is not None else min(_ROUNDS, -(-n // _SMALLEST_ROUND))
+        n = -(-n // rounds)
         n_fathers = max(_FATHERS, int((history.gaps <= 0).sum()))
         parents = history.codes[np.argsort(history.gaps, kind="stable")[:n_fathers]]
-        codes = self._knobs.random(n * (1 if score else rounds), rng)
-        if score:
-            codes[n // 2 :] = self._vary(parents, parents, n - n // 2, rng)
+        if every is not None:
+            codes = rng.permutation(every)
+        else:
+            codes = self._knobs.random(n * (1 if score else rounds), rng)
+            if score:
+                codes[n // 2 :] = self._vary(parents, parents, n - n // 2, rng)
         best, best_costs, best_scores = codes[:0], np.empty((0, len(history.signs))), np.empty(0)
         taken = set(history.seen)
         for _ in range(rounds):
@@ -260,7 +264,7 @@ class KnownCostSampler(BaseSampler):
             top = np.argsort(-scores, kind="stable")[:_MOTHERS]
             best_scores = scores[top]
             best, best_costs = np.concatenate([best, codes])[top], np.concatenate([best_costs, costs])[top]
-            if score is None and best_scores[0] >= 0:
+            if every is not None or (score is None and best_scores[0] >= 0):
                 break
             codes = self._vary(best, parents if score else best, n, rng)
         return best[:1], best_costs[:1], float(best_scores[0])

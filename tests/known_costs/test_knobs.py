@@ -31,6 +31,14 @@ def test_settings_lie_in_the_space_and_survive_the_way_through_codes(knobs: Knob
     assert all(columns[name][i] == s[name] for name in SPACE for i, s in enumerate(settings))
 
 
+def test_every_setting_of_a_small_space_is_listed_once(knobs: Knobs) -> None:
+    held = knobs.encode([{"rate": 1e-1, "threshold": 0.3}])[0]
+    codes = knobs.every(held, 7 * 3 * 3)
+    assert codes is not None and len(np.unique(codes, axis=0)) == len(codes) == 7 * 3 * 3
+    assert (knobs.columns(codes)["rate"] == 1e-1).all()
+    assert knobs.every(held, 7 * 3 * 3 - 1) is None
+
+
 def test_a_log_range_is_spread_by_magnitude(knobs: Knobs) -> None:
     rates = np.array(knobs.values[1])
     assert rates[0] == 1e-4 and rates[-1] == 1e-1

@@ -186,6 +186,21 @@ def test_a_space_that_is_used_up_still_gets_an_answer() -> None:
     assert sampler.propose(study, 2) == []
 
 
+def test_a_small_space_is_screened_whole() -> None:
+    """Of 10,000 settings one keeps the limits; the search for it by variations would be led the other way."""
+    space: dict[str, BaseDistribution] = {f"x{i}": IntDistribution(0, 9) for i in range(4)}
+
+    def needle(x: Columns) -> tuple[Any, Any]:
+        total = sum(x[f"x{i}"] for i in range(4))
+        is_needle = (x["x0"] == 7) & (x["x1"] == 2) & (x["x2"] == 9) & (x["x3"] == 0)
+        return 1.0 + total[:, None], np.where(is_needle, -1.0, 1.0 + total)[:, None]
+
+    study = optuna.create_study(
+        directions=["minimize"] * 2, sampler=KnownCostSampler(space, needle, n_candidates=10_000, seed=0)
+    )
+    assert study.ask(space).params == {"x0": 7, "x1": 2, "x2": 9, "x3": 0}
+
+
 def test_constraints_that_nothing_random_keeps_are_searched_for() -> None:
     def tight(x: Columns) -> tuple[Any, Any]:
         values, _ = costs(x)

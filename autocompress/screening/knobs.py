@@ -1,0 +1,150 @@
+"""Settings of a search space as numbers: channels per group and bits per layer."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress.evaluate import Evaluator
+from autocompress.graph.channels import ChannelGroup, ChannelPruner, channels_to_keep, output_layers
+from autocompress.recipe import Stage, lookup
+from autocompress.space import SearchSpace, StageSpace
+from autocompress.techniques.early_exit import EarlyExit
+from autocompress.techniques.prune import Prune
+
+Ints = NDArray[np.int64]
+
+FORMATS = ((32, 32), (16, 32), (8, 32), (4, 32), (8, 8), (4, 8))
+"""Bits of weights and activations of a layer; a code is an index into this."""
+COMPUTES_INT8 = np.array([activations == 8 for _, activations in FORMATS])
+"""Whether a layer of each code computes in int8."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Settings as numbers."""
+
+    widths: Ints
+    """(N, groups): channels (heads) kept."""
+    codes: Ints
+    """(N, layers): index into `FORMATS`."""
+    head_codes: Ints
+    """(N,): the same for the heads of early exits."""
+    exits: list[str]
+    """N keys into `stages`."""
+    stages: dict[str, Stage | None]
+
+
+class Knobs:
+    """Turns columns of knob values into channels per group and bits per layer.
+
+    Raises:
+        CandidateError: the network cannot be pruned.
+    """
+
+    def __init__(self, evaluator: Evaluator, space: SearchSpace) -> None:
+        self.anatomy = evaluator.anatomy
+        self.outline = evaluator.anatomy.outline
+        self.space = space
+        task = evaluator.task
+        model, example = copy.deepcopy(task.model), task.example_input[:1]
+        pruner = ChannelPruner(model, example, output_layers(model, example), tuple(self.anatomy.layers))
+        by_name = {group.name: group for group in pruner.groups}
+        self.groups: list[ChannelGroup] = [by_name[name] for name in self.anatomy.groups]
+        self.full: Ints = np.array([group.n_units for group in self.groups], np.int64)
+
+    def rows(self, columns: Mapping[str, NDArray[Any]]) -> Rows:
+        """Read N settings, given as N values for each knob; those of stages that are off are ignored."""
+        n = max((len(column) for column in columns.values()), default=1)
+        widths = np.tile(self.full, (n, 1))
+        codes = np.zeros((n, len(self.anatomy.layers)), np.int64)
+        head_codes = np.zeros(n, np.int64)
+        exits, stages = [""] * n, dict[str, Stage | None]()
+        for slot in self.space.slots:
+            for alternative in slot.alternatives:
+                on = np.ones(n, bool)
+                if slot.switch:
+                    values, where = np.unique(columns[slot.name], return_inverse=True)
+                    on = np.array([slot.chosen(str(v)) is alternative for v in values])[where]
+                if not on.any():
+                    continue
+                if alternative.technique == "prune":
+                    widths[on] = self._widths(alternative, columns, n)[on]
+                elif alternative.technique in ("ptq", "qat"):
+                    found, heads = self._codes(alternative, columns, n)
+                    codes[on], head_codes[on] = found[on], heads[on]
+                elif alternative.technique == "early_exit":
+                    self._exits(alternative, columns, on, exits, stages)
+        if "" in exits:
+            stages[""] = None
+        return Rows(widths, codes, head_codes, exits, stages)
+
+    def _table(self, space: StageSpace, name: str, columns: Mapping[str, NDArray[Any]], default: Any) -> Any:
+        """A field's table, or its one value, with columns in place of the values that are drawn."""
+        key = f"{space.technique}.{name}"
+        if name in space.domains:
+            per = space.domains[name].per
+            if per == "model":
+                return columns[key]
+            return {part: columns[f"{key}[{part}]"] for part in self.outline.parts(name, per)}
+        if name in space.tables:
+            return {**space.fixed.get(name, {}), **{p: columns[f"{key}[{p}]"] for p in space.tables[name]}}
+        return space.fixed.get(name, default)
+
+    def _widths(self, space: StageSpace, columns: Mapping[str, NDArray[Any]], n: int) -> Ints:
+        ratio = self._table(space, "ratio", columns, Prune().ratio)
+        round_to = np.broadcast_to(self._table(space, "round_to", columns, Prune().round_to), n)
+        widths = np.empty((n, len(self.groups)), np.int64)
+        for k, group in enumerate(self.groups):
+            ratios = np.broadcast_to(lookup(ratio, group.name, self.anatomy.groups[group.name], 0.0), n)
+            pairs, where = np.unique(
+                np.stack([ratios.astype(float), round_to.astype(float)]), axis=1, return_inverse=True
+            )
+            kept = [
+                channels_to_keep(group.n_units, float(r), 1 if group.n_heads else int(step), group.n_parts)
+                for r, step in pairs.T
+            ]
+            widths[:, k] = np.array(kept)[where.ravel()]
+        return widths
+
+    def _codes(self, space: StageSpace, columns: Mapping[str, NDArray[Any]], n: int) -> tuple[Ints, Ints]:
+        weights = self._table(space, "weight_bits", columns, 8)
+        activations = self._table(space, "activation_bits", columns, 8)
+
+        def code(name: str, stage: str) -> Ints:
+            own = np.broadcast_to(lookup(weights, name, stage, 8), n).astype(np.int64)
+            data = np.where(own > 8, 32, np.broadcast_to(lookup(activations, name, stage, 8), n))
+            result = np.zeros(n, np.int64)
+            for k, (w, a) in enumerate(FORMATS):
+                result[(own == w) & (data == a)] = k
+            return result
+
+        layers = [code(name, stage) for name, stage in self.anatomy.layers.items()]
+        return np.stack(layers, 1) if layers else np.zeros((n, 0), np.int64), code("", "exits")
+
+    def _exits(
+        self,
+        space: StageSpace,
+        columns: Mapping[str, NDArray[Any]],
+        on: NDArray[np.bool_],
+        exits: list[str],
+        stages: dict[str, Stage | None],
+    ) -> None:
+        names = [name for name, _ in space.knobs(self.outline)]
+        known: dict[tuple[Any, ...], str] = {}
+        for i in np.flatnonzero(on):
+            values = tuple(columns[name][i].item() for name in names)
+            if values not in known:
+                stage = space.build(dict(zip(names, values, strict=True)), self.outline)
+                assert isinstance(stage, EarlyExit)
+                places = [place.name for place in stage.places_in(self.anatomy)]
+                key = json.dumps([places, stage.head, stage.hidden if stage.head == "conv" else 0])
+                known[values] = key
+                stages.setdefault(key, stage)
+            exits[i] = known[values]

@@ -1,0 +1,172 @@
+"""Latency, size and memory of tens of thousands of recipes a second, without building one of them.
+
+A network is read once, through the same deployment and the same reader as every finished file: how the shape of each
+tensor follows from the channels that each group keeps (`shapes`), which kernels run under which bit widths (`kernels`)
+and what a file stores (`files`). After that a recipe is a row of numbers, channels per group and bits per layer
+(`knobs`): its costs are looked up and added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress._workload_reader import OpForm
+from autocompress.candidate import Candidate
+from autocompress.domains import Value
+from autocompress.evaluate import Evaluator
+from autocompress.graph.quantizable import quantizable_layers
+from autocompress.latency import linear
+from autocompress.recipe import Stage
+from autocompress.screening.files import Files
+from autocompress.screening.kernels import Kernels, Place
+from autocompress.screening.knobs import COMPUTES_INT8, Ints, Knobs
+from autocompress.screening.shapes import Distinct, Lookup, Shape, Shapes, Versions, count
+from autocompress.space import SearchSpace
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Predicted costs of N recipes."""
+
+    best_case_ms: Floats
+    """(N,) latency when every sample leaves at the first exit."""
+    worst_case_ms: Floats
+    """(N,) latency when none leaves early."""
+    size_bytes: Floats
+    """(N,) of the file."""
+    peak_memory_bytes: Floats
+    """(N,) weights as the kernels read them, and activations."""
+    capacity: Floats
+    """(N,) mean logarithm of the share of channels that each group keeps."""
+
+
+class Screen:
+    """Predicts the costs of recipes of one space, given as columns of knob values.
+
+    Raises:
+        CandidateError: the network cannot be read this way; use `Evaluator.forecast`.
+    """
+
+    def __init__(self, evaluator: Evaluator, space: SearchSpace, seed: int = 0) -> None:
+        self.evaluator = evaluator
+        self.space = space
+        self._rng = np.random.default_rng(seed)
+        self._knobs = Knobs(evaluator, space)
+        self._networks: dict[str, _Network] = {}
+
+    def costs(self, settings: Mapping[str, Sequence[Value] | NDArray[Any]]) -> Costs:
+        """Costs of N settings of the space.
+
+        Args:
+            settings: N values for each knob (see `SearchSpace.knobs`); those of stages that are off are ignored.
+
+        Raises:
+            CandidateError: a setting cannot be applied to this network.
+        """
+        columns = {name: np.asarray(values) for name, values in settings.items()}
+        rows = self._knobs.rows(columns)
+        result: Floats = np.zeros((4, len(rows.widths)))
+        for key in dict.fromkeys(rows.exits):
+            chosen = np.flatnonzero([key == other for other in rows.exits]) if len(set(rows.exits)) > 1 else slice(None)
+            network = self._network(key, rows.stages[key])
+            result[:, chosen] = network.costs(rows.widths[chosen], rows.codes[chosen], rows.head_codes[chosen])
+        shares = rows.widths / np.maximum(1, self._knobs.full)
+        capacity = np.log(shares).mean(1) if shares.shape[1] else np.zeros(len(rows.widths))
+        return Costs(result[0], result[1], result[2], result[3], capacity)
+
+    def _network(self, key: str, stage: Stage | None) -> _Network:
+        if key not in self._networks:
+            self._networks[key] = _Network(self.evaluator, stage, self._knobs, self._rng)
+        return self._networks[key]
+
+
+class _Network:
+    """One network with certain exits: its costs as functions of widths and bits.
+
+    Args:
+        evaluator: of the network.
+        stage: puts the exits on, if there are any.
+        knobs: groups and layers, in the order of the rows.
+        rng: draws some of the graphs that are read.
+    """
+
+    def __init__(self, evaluator: Evaluator, stage: Stage | None, knobs: Knobs, rng: np.random.Generator) -> None:
+        self._device = evaluator.device
+        base = Candidate(evaluator.task.model)
+        base = stage.apply(base, evaluator.workshop) if stage else base
+        n_paths = len(base.exits) + 1
+        self._n_tests = [min(path + 1, n_paths - 1) for path in range(n_paths)]
+        """Of confidence, on each path."""
+        graph = evaluator.deployer.float_graph(base)
+        layers = quantizable_layers(graph)
+        names = [base.own_name(layer.name) for layer in layers]
+        column_of = {name: k for k, name in enumerate(knobs.anatomy.layers)}
+        self._columns = [column_of.get(name, -1) for name in names]
+        """Of each quantisable layer, its column in the codes; -1: a head of an exit."""
+        versions = Versions(evaluator, base, knobs)
+        weight_of = {f"{node}/w": layer.weight for layer in layers for node in layer.nodes}
+        self._shapes = Shapes(versions, weight_of)
+        self._kernels = Kernels(versions, graph, layers, names, n_paths, rng)
+        self._files = Files(evaluator, versions, self._shapes, layers)
+
+    def costs(self, widths: Ints, codes: Ints, head_codes: Ints) -> Floats:
+        """(4, N): best and worst case in ms, size and peak memory in bytes."""
+        own = [codes[:, c] if c >= 0 else head_codes for c in self._columns]
+        of_layers = np.stack(own, 1) if own else codes[:, :0]
+        int8: NDArray[np.bool_] = COMPUTES_INT8[of_layers]
+        self._kernels.prepare(int8)
+        distinct: Distinct = [np.unique(column, return_inverse=True) for column in widths.T]
+        paths = [self._path(path, int8, distinct) for path in range(len(self._n_tests))]
+        return np.stack([paths[0][0], paths[-1][0], self._files.sizes(of_layers, distinct), paths[-1][1]])
+
+    def _path(self, path: int, int8: NDArray[np.bool_], distinct: Distinct) -> tuple[Floats, Floats]:
+        """(N,) latency in ms and (N,) peak memory in bytes of one path."""
+        device = self._device
+        total_us = np.full(len(int8), device.run_overhead_us + self._n_tests[path] * device.if_overhead_us)
+        weights = np.zeros(len(int8))
+        for place in self._kernels.kernels[path].values():
+            for index, rows in place.rows(int8):
+                if index >= 0:
+                    time_us, weight_bytes = self._kernel(self._kernels.forms[index], distinct)
+                    total_us[rows] += time_us(rows)
+                    weights[rows] += weight_bytes(rows)
+        peak = self._peak(self._kernels.buffers[path], int8, distinct)
+        if device.cache_bytes is not None:
+            total_us += device.us_per_mb_beyond_cache * np.maximum(0, weights + peak - device.cache_bytes) / 1e6
+        return total_us / 1e3, peak if device.weights_in_flash else weights + peak
+
+    def _kernel(self, form: OpForm, distinct: Distinct) -> list[Lookup]:
+        """Functions from rows to the time in us and the weight bytes of one kernel."""
+        names = [name for name, _ in (*form.reads, *form.writes, *form.weights)] + list(form.product or ())
+
+        def measured(shape: Shape) -> tuple[Any, Any]:
+            op = form.sized(shape)
+            return linear.op_us(self._device, op)[0], op.bytes_weights
+
+        return self._shapes.tabulate(names, distinct, measured)
+
+    def _peak(self, buffers: Mapping[tuple[str, str], Place], int8: NDArray[np.bool_], distinct: Distinct) -> Floats:
+        """(N,) the most bytes of activations in memory at one time."""
+        steps: dict[str, Floats] = {}
+        for (step, name), place in buffers.items():
+            alive = steps.setdefault(step, np.zeros(len(int8)))
+            (elements,) = self._shapes.tabulate([name], distinct, partial(_elements, name))
+            for itemsize, rows in place.rows(int8):
+                if itemsize:
+                    alive[rows] += itemsize * elements(rows)
+        peak = np.zeros(len(int8))
+        for alive in steps.values():
+            np.maximum(peak, alive, out=peak)
+        return peak
+
+
+def _elements(name: str, shape: Shape) -> tuple[Any]:
+    return (count(shape(name)),)

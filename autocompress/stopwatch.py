@@ -73,8 +73,10 @@ def time_file(path: Path, device: DeviceProfile, threads: int | None = None) -> 
     try:
         session = ort.session(path, threads)
         feed = ort.example_feed(session)
-    except (AutocompressError, KeyError) as error:
+    except AutocompressError as error:
         raise InputError(f"{path}: {error}") from None
+    except KeyError as kind:
+        raise InputError(f"{path}: inputs must be numbers or booleans to be made up, got {kind.args[0]}") from None
     overridable = {value.name for value in session.get_overridable_initializers()}
     n_exits = sum(threshold_name(i) in overridable for i in range(len(overridable)))
     names = [f"exit {i}" for i in range(n_exits)] + ["whole file"]

@@ -93,10 +93,14 @@ def session(
 def run(
     session: onnxruntime.InferenceSession, feed: Arrays, outputs: Sequence[str] | None = None
 ) -> list[npt.NDArray[Any]]:
-    """Run once and return the outputs in order; raises CandidateError with the runtime's reason."""
+    """Run once and return the outputs in order.
+
+    Raises:
+        CandidateError: ONNX Runtime refuses the inputs, or fails.
+    """
     try:
         return list(session.run(None if outputs is None else list(outputs), dict(feed)))
-    except Exception as error:
+    except Exception as error:  # as in `session`
         raise CandidateError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())}") from None
 
 
@@ -153,9 +157,7 @@ def measure(
     everything = [*candidates, (reference, example_feed(reference))]
     try:
         watches = time_together(everything, threads, protocol)
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:
+    except Exception as error:  # as in `session`
         raise CandidateError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())}") from None
     if any(min(watch.smallest_ns) <= 0 for watch in watches):
         raise MeasurementError("the CPU clock of the thread did not advance during a run; this machine cannot time it.")

@@ -171,7 +171,7 @@ def _work(connection: Connection, blueprint: bytes) -> None:
         send("ready")
         while True:
             send("reply", attempt(evaluator, connection.recv()))
-    except Exception as error:
+    except Exception as error:  # whatever it is, the driver ends the search with it
         ours = error if isinstance(error, AutocompressError) else None
         with suppress(OSError):  # the driver is gone
             send("error", ours or RuntimeError(f"a worker process raised\n{traceback.format_exc()}"))

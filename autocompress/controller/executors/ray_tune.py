@@ -86,7 +86,7 @@ class RayTune:
     def close(self) -> None:
         """Have Tune stop its trials, and leave the cluster."""
         self._feed.closed = True
-        with suppress(Exception):
+        with suppress(Exception):  # the cluster may be gone, each version of Ray says so in its own way
             ray.kill(self._mailbox)
         self._thread.join(0 if self._pending else _STOP_S)
         if self._ours:
@@ -142,7 +142,7 @@ class RayTune:
                 ),
                 run_config=tune.RunConfig(name="tune", storage_path=self._folder.name, verbose=0),
             ).fit()
-        except BaseException as error:
+        except BaseException as error:  # raised again by the driver's thread, in `collect`
             if not self._feed.closed:
                 self._crash.append(error)
 
@@ -230,7 +230,7 @@ class _Trial(tune.Trainable):  # type: ignore[misc]
             self._send("reply", reply)
         except AutocompressError as error:
             self._send("error", error)
-        except Exception:
+        except Exception:  # whatever it is, the driver ends the search with it
             self._send("error", RuntimeError(f"a Ray worker raised\n{traceback.format_exc()}"))
         return {"done": True}
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from rungs import Run, ranked
 from synthetic import (
     CONDITIONS,
     EPOCHS,
@@ -64,22 +65,14 @@ def halving(campaign: Campaign, seed: int) -> None:
     """
     rng = np.random.default_rng(seed)
     rungs = (0, 1, 3, EPOCHS)
-    reached: dict[int, list[_Run]] = {1: [], 2: [], 3: []}
+    reached: dict[int, list[Run]] = {1: [], 2: [], 3: []}
     while not campaign.is_over:
-        thirds = ((k, _ranked(reached[k], k)[: len(reached[k]) // 3]) for k in (2, 1))
+        thirds = ((k, ranked(reached[k], k, (MAX_ERROR, MAX_MS, MAX_MB))[: len(reached[k]) // 3]) for k in (2, 1))
         waiting = (one for k, third in thirds for one in third if len(one.values) == k)
-        job = next(waiting, None) or _Run(_random_feasible(campaign, rng), campaign.begin())
+        job = next(waiting, None) or Run(_random_feasible(campaign, rng), campaign.begin())
         rung = len(job.values) + 1
         job.values.append(np.array(campaign.train(job.setting, job.luck, rungs[rung - 1], rungs[rung])))
         reached[rung].append(job)
-
-
-@dataclass
-class _Run:
-    setting: dict[str, Any]
-    luck: float
-    values: list[NDArray[np.float64]] = field(default_factory=list)
-    """As measured at each rung that it reached."""
 
 
 @dataclass(frozen=True)
@@ -211,26 +204,6 @@ def _random_feasible(campaign: Campaign, rng: np.random.Generator) -> dict[str, 
         kept = np.flatnonzero((campaign.problem.costs(knobs.columns(codes))[1] <= 0).all(1))
         if len(kept):
             return knobs.setting(codes[kept[0]])
-
-
-def _ranked(runs: list[_Run], rung: int) -> list[_Run]:
-    """By non-dominated rank at a rung, then from the most accurate on always the farthest from those before."""
-    left, order = list(runs), []
-    limits = np.log([MAX_ERROR, MAX_MS, MAX_MB])
-    while left:
-        y = np.log([one.values[rung - 1] for one in left])
-        y = y + 10 * np.maximum(y - limits, 0).sum(1, keepdims=True)
-        dominated = ((y[:, None] >= y[None]).all(2) & (y[:, None] > y[None]).any(2)).any(1)
-        front = np.flatnonzero(~dominated)
-        picked = [int(np.argmin(y[front, 0]))]
-        distance = np.linalg.norm(y[front] - y[front[picked[0]]], axis=1)
-        while len(picked) < len(front):
-            distance[picked] = -1
-            picked.append(int(np.argmax(distance)))
-            distance = np.minimum(distance, np.linalg.norm(y[front] - y[front[picked[-1]]], axis=1))
-        order += [left[front[i]] for i in picked]
-        left = [one for i, one in enumerate(left) if dominated[i]]
-    return order
 
 
 METHODS: dict[str, Callable[[Campaign, int], None]] = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import optuna
+from bookkeeping import span, text, versions
 from methods import METHODS
 from synthetic import Campaign, Problem
 
@@ -36,14 +35,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     record = json.loads(options.out.read_text()) if options.out.exists() else {"runs": []}
-    record |= {"budget": BUDGET, "grid": GRID.tolist(), "versions": _versions()}
+    record |= {"budget": BUDGET, "grid": GRID.tolist(), "versions": versions()}
     known = {(r["method"], r["instance"], r["seed"]) for r in record["runs"]}
-    for seed in _span(options.seeds):
-        for instance in _span(options.instances):
+    for seed in span(options.seeds):
+        for instance in span(options.instances):
             for method in options.methods.split(","):
                 if (method, instance, seed) not in known:
                     record["runs"].append(run(method, instance, seed))
-                    options.out.write_text(_text(record))
+                    options.out.write_text(text(record))
                     print(method, instance, seed, record["runs"][-1]["hypervolume"][-1], file=sys.stderr, flush=True)
     print(summary(record))
 
@@ -99,22 +98,6 @@ def _curves(record: dict[str, Any], method: str) -> dict[int, list[list[float]]]
 
 def _geometric(values: list[float]) -> float:
     return float(np.exp(np.mean(np.log(values))))
-
-
-def _span(text: str) -> range:
-    first, _, last = text.partition("-")
-    return range(int(first), int(last or first) + 1)
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "optuna": optuna.__version__, "numpy": np.__version__}
-
-
-def _text(record: dict[str, Any]) -> str:
-    """JSON with one run per line."""
-    runs = ",\n  ".join(json.dumps(r) for r in record["runs"])
-    head = json.dumps({k: v for k, v in record.items() if k != "runs"})[:-1]
-    return f'{head}, "runs": [\n  {runs}\n]}}\n'
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ import difflib
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from autocompress._files import read_yaml, write_atomically
 from autocompress.errors import DeviceError
 from autocompress.runtime_support import SUPPORT, RuntimeName, Support
 
@@ -223,15 +223,14 @@ class DeviceProfile(_Data):
             DeviceError: unknown name (with the nearest names), unreadable file or invalid content.
         """
         path = _find(name_or_path)
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise DeviceError(f"{path}: the device profile cannot be read as YAML: {reason}") from None
-        return cls.parse(data, str(path))
+        return cls.parse(read_yaml(path, DeviceError), str(path))
 
     def save(self, path: str | Path) -> Path:
-        """Write the profile as YAML at once or not at all (temporary file, then rename); returns the path."""
+        """Write the profile as YAML, all or nothing; returns the path.
+
+        Raises:
+            AutocompressError: it cannot be written.
+        """
         target = Path(path)
         data = self.model_dump(mode="json", exclude_none=True)
         if "calibration" in data:
@@ -242,16 +241,7 @@ class DeviceProfile(_Data):
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
         if target.parent.resolve() == shipped_profiles_folder():
             text = _SCHEMA + text
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(temporary).chmod(0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(target, text)
         return target
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from autocompress.recipe import Recipe, technique
 from autocompress.results import Evaluation
 from autocompress.space import SearchSpace, StageSpace
 from autocompress.task import Task
+from autocompress.training import Distillation, seconds_per_epoch
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         raise TaskError(f"the model itself cannot be deployed: {error}") from error
     infeasible, strongest = _feasible(plan, base)
     payoff = Payoff(evaluator)
-    epoch_s = _epoch_seconds(task)
+    epoch_s = None
+    if task.trainable:
+        epoch_s = seconds_per_epoch(copy.deepcopy(task.model), evaluator.workshop, Distillation())
     epochs = sum(max(map(_epochs, slot.alternatives)) for slot in plan.space.slots)
     assert base.validation is not None and base.predicted_latency_ms is not None and base.size_bytes is not None
     return DryRun(
@@ -156,32 +159,3 @@ def _epochs(stage: StageSpace) -> int:
         return int(max(map(float, stage.domains["epochs"].domain.corners())))
     field = technique(stage.technique).model_fields.get("epochs")
     return int(stage.fixed.get("epochs", field.default)) if field else 0
-
-
-def _epoch_seconds(task: Task, n_batches: int = 4) -> float | None:
-    """Time of one epoch of training the full network, from a few steps of a copy."""
-    import copy
-
-    import torch
-
-    if not task.trainable:
-        return None
-    model = copy.deepcopy(task.model).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    times = []
-    for i, (inputs, targets) in enumerate(task.train_batches()):
-        started = time.monotonic()
-        with torch.autocast("cpu", task.autocast or torch.bfloat16, enabled=task.autocast is not None):
-            loss = task.loss(model(inputs), targets)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        times.append(time.monotonic() - started)
-        if i + 1 == n_batches:
-            break
-    length = len(task.train) if hasattr(task.train, "__len__") else None
-    if length is None:
-        return None
-    if isinstance(task.train, torch.utils.data.Dataset):
-        length = math.ceil(length / task.batch_size)
-    return min(times) * length

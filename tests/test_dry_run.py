@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from small import DEVICE, EXITS, NUMERICS, SPACE, device, small_task, space
+from torch.utils.data import DataLoader
 
 from autocompress.constraints import at_most
 from autocompress.dry_run import _epochs, dry_run
@@ -20,6 +24,17 @@ def test_what_cannot_be_used_is_left_out_with_its_reason() -> None:
     assert any("distill: left out: the task brings no training data" in note for note in report.left_out)
     assert report.seconds_per_epoch is None and report.seconds_per_trial > 0
     assert "an epoch" not in report.to_text()
+
+
+def test_the_time_of_an_epoch_is_known_for_a_loader_without_a_length() -> None:
+    data = small_task().train
+
+    class Stream:
+        def __iter__(self) -> Iterator[Any]:
+            return iter(DataLoader(data, 64))
+
+    report = dry_run(small_task(train=Stream()), device(), space(), [])
+    assert report.seconds_per_epoch is not None and report.seconds_per_epoch > 0
 
 
 def test_constraints_are_judged_without_training() -> None:

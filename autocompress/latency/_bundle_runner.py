@@ -6,7 +6,7 @@ Needs Python 3.8 or newer, numpy and onnxruntime, nothing else. It can be interr
 command goes on where it stopped. Stop other programs first, and let the device cool between two runs.
 
 (This file is also the one home of the timing protocol of autocompress, which imports it: hence it keeps to
-Python 3.8 and to these two packages.)
+Python 3.8 and to these two packages, and repeats a few lines that autocompress has elsewhere.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -276,44 +276,75 @@ def measure_models(
         One timing per model (name, latency_ms, reference_ms of its batch, spread, at_s), and the names of models
         that this onnxruntime refuses, for example because it is too old.
     """
-    started = time.perf_counter()
-    quiet = build_session(reference(), threads)
-    timings = {str(row["name"]): dict(row) for row in done}
-    refused: list[str] = []
+    found = _Measured(sources, reference, threads, done, elapsed_s)
+    missing = [name for name in sources if name not in found.timings]
+    for names, n_left in _batches(missing):
+        found.time_batch(names, (1 - _AGAIN_SHARE) * seconds, n_left)
+        report(list(found.timings.values()), "")
+    for names, n_left in _batches(found.restless()):
+        if found.took_s() < 0.95 * seconds:
+            found.time_batch(names, seconds, n_left)
+            report(list(found.timings.values()), ", unsteady ones again")
+    return [found.timings[name] for name in sources if name in found.timings], found.refused
 
-    def batch(names: Sequence[str], deadline: float, n_left: int, words: str) -> None:
+
+def _batches(names: Sequence[str]) -> Iterator[tuple[Sequence[str], int]]:
+    """Cut a list into batches; the second value counts the names from this batch on."""
+    for start in range(0, len(names), BATCH):
+        yield names[start : start + BATCH], len(names) - start
+
+
+class _Measured:
+    """What is known of the models so far; the arguments are those of `measure_models`."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        reference: Source,
+        threads: int,
+        done: Sequence[Mapping[str, Any]],
+        elapsed_s: float,
+    ) -> None:
+        self._sources, self._threads, self._elapsed_s = sources, threads, elapsed_s
+        self._started = time.perf_counter()
+        self._reference = build_session(reference(), threads)
+        self.timings = {str(row["name"]): dict(row) for row in done}
+        """By name; of a model that was timed twice the steadier one."""
+        self.refused: list[str] = []
+
+    def took_s(self) -> float:
+        """Wall time of this run, without earlier ones."""
+        return time.perf_counter() - self._started
+
+    def time_batch(self, names: Sequence[str], until_s: float, n_left: int) -> None:
+        """Time some models together, in their share of what is left until `until_s` for `n_left` models."""
         sessions = {}
         for name in names:
-            content = sources[name]()
+            content = self._sources[name]()
             try:
-                sessions[name] = build_session(content, threads)
+                sessions[name] = build_session(content, self._threads)
             except Exception:  # onnxruntime has no common base class for its errors
-                refused.append(name)
-        left = max(0.0, started + deadline - time.perf_counter())
-        share = 0.8 * left / (n_left + n_left / BATCH + 1)
-        protocol = TimingProtocol(20, 400, 2, 3, 0.0, max(0.004, share))
-        *watches, own = time_together([(s, example_feed(s)) for s in [*sessions.values(), quiet]], threads, protocol)
+                self.refused.append(name)
+        share_s = 0.8 * max(0.0, until_s - self.took_s()) / (n_left + n_left / BATCH + 1)
+        protocol = TimingProtocol(20, 400, 2, 3, 0.0, max(0.004, share_s))
+        pairs = [(session, example_feed(session)) for session in [*sessions.values(), self._reference]]
+        *watches, own = time_together(pairs, self._threads, protocol)
         for name, watch in zip(sessions, watches):
             row = {
                 "name": name,
                 "latency_ms": min(watch.smallest_ns) / 1e6,
                 "reference_ms": min(own.smallest_ns) / 1e6,
                 "spread": round(spread(watch, own), 5),
-                "at_s": round(elapsed_s + time.perf_counter() - started, 2),
+                "at_s": round(self._elapsed_s + self.took_s(), 2),
             }
-            if name not in timings or _unrest(row, timings) < _unrest(timings[name], timings):
-                timings[name] = row
-        report(list(timings.values()), words)
+            known = self.timings.get(name)
+            if known is None or _unrest(row, self.timings) < _unrest(known, self.timings):
+                self.timings[name] = row
 
-    missing = [name for name in sources if name not in timings]
-    for start in range(0, len(missing), BATCH):
-        batch(missing[start : start + BATCH], (1 - _AGAIN_SHARE) * seconds, len(missing) - start, "")
-    restless = sorted(timings, key=lambda name: _unrest(timings[name], timings), reverse=True)
-    restless = [name for name in restless if _unrest(timings[name], timings) > 0]
-    for start in range(0, len(restless), BATCH):
-        if time.perf_counter() - started < 0.95 * seconds:
-            batch(restless[start : start + BATCH], seconds, len(restless) - start, ", unsteady ones again")
-    return [timings[name] for name in sources if name in timings], refused
+    def restless(self) -> list[str]:
+        """Models whose timing is worth repeating, the worst first."""
+        unrest = {name: _unrest(row, self.timings) for name, row in self.timings.items()}
+        return [name for name in sorted(unrest, key=lambda n: unrest[n], reverse=True) if unrest[name] > 0]
 
 
 def _unrest(row: Mapping[str, Any], timings: Mapping[str, Mapping[str, Any]]) -> float:

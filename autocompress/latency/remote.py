@@ -9,7 +9,6 @@ from __future__ import annotations
 import getpass
 import re
 import shlex
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -94,6 +93,27 @@ def _connection(address: Address) -> Iterator[paramiko.SSHClient]:
             "--ssh needs the package paramiko: install autocompress with its extra 'ssh' (pip install "
             "'autocompress[ssh]'), or use 'autocompress devices bundle' and copy the folder yourself."
         ) from None
+    client = paramiko.SSHClient()
+    client.load_system_host_keys()
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    try:
+        _connect(client, address)
+        yield client
+    except (paramiko.SSHException, EOFError, ConnectionError, TimeoutError) as error:
+        reason = str(error) or type(error).__name__
+        raise MeasurementError(f"{address}: the connection broke: {reason}; run it again.") from None
+    finally:
+        client.close()
+
+
+def _connect(client: paramiko.SSHClient, address: Address) -> None:
+    """Connect as `ssh` would, by the user's configuration and keys.
+
+    Raises:
+        DeviceError: in the user's words, why not.
+    """
+    import paramiko
+
     config = paramiko.SSHConfig()
     path = Path("~/.ssh/config").expanduser()
     if path.is_file():
@@ -102,9 +122,6 @@ def _connection(address: Address) -> Iterator[paramiko.SSHClient]:
     host, port = known["hostname"], address.port or int(known.get("port", 22))
     proxy = paramiko.ProxyCommand(known["proxycommand"]) if "proxycommand" in known else None
     keys = [str(Path(file).expanduser()) for file in known.get("identityfile", ())]
-    client = paramiko.SSHClient()
-    client.load_system_host_keys()
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
     try:
         client.connect(
             host,
@@ -120,33 +137,31 @@ def _connection(address: Address) -> Iterator[paramiko.SSHClient]:
         assert transport is not None
         transport.set_keepalive(_KEEP_ALIVE_S)
     except paramiko.BadHostKeyException:
-        raise DeviceError(
-            f"{address}: the host shows another key than ~/.ssh/known_hosts has; find out why before you connect."
-        ) from None
+        reason = "the host shows another key than ~/.ssh/known_hosts has; find out why before you connect"
     except paramiko.PasswordRequiredException:
-        raise DeviceError(f"{address}: the key needs a passphrase; load it with 'ssh-add' and try again.") from None
+        reason = "the key needs a passphrase; load it with 'ssh-add' and try again"
     except paramiko.AuthenticationException:
-        raise DeviceError(
-            f"{address}: the host accepts none of your keys; 'ssh-copy-id {address}' installs one, passwords are "
-            "not asked for."
-        ) from None
+        reason = (
+            f"the host accepts none of your keys; 'ssh-copy-id {address}' installs one, passwords are not asked for"
+        )
     except paramiko.SSHException as error:
-        reason = " ".join(str(error).split())
-        if "known_hosts" in reason:
-            reason = "its key is not in ~/.ssh/known_hosts; connect once with ssh and accept it"
-        elif "no authentication methods" in reason.lower():
-            reason = "there is no key to show, neither in ~/.ssh nor in an agent; 'ssh-keygen' makes one"
-        raise DeviceError(f"{address}: SSH refused: {reason}.") from None
-    except (OSError, EOFError, socket.gaierror) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DeviceError(f"{address}: cannot be reached on port {port}: {reason}.") from None
-    try:
-        yield client
-    except (paramiko.SSHException, EOFError, ConnectionError, TimeoutError) as error:
-        reason = str(error) or type(error).__name__
-        raise MeasurementError(f"{address}: the connection broke: {reason}; run it again.") from None
-    finally:
-        client.close()
+        reason = f"SSH refused: {_refusal(error)}"
+    except (OSError, EOFError) as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = f"cannot be reached on port {port}: {why}"
+    else:
+        return
+    raise DeviceError(f"{address}: {reason}.")
+
+
+def _refusal(error: paramiko.SSHException) -> str:
+    """Why a connection failed that got as far as SSH; paramiko tells some cases apart by their text only."""
+    text = " ".join(str(error).split())
+    if "known_hosts" in text:
+        return "its key is not in ~/.ssh/known_hosts; connect once with ssh and accept it"
+    if "no authentication methods" in text.lower():
+        return "there is no key to show, neither in ~/.ssh nor in an agent; 'ssh-keygen' makes one"
+    return text
 
 
 def _output(client: paramiko.SSHClient, command: str, address: Address, python: str) -> str:

@@ -183,6 +183,12 @@ class Evaluator:
         outcomes = [self._outcome(candidate, deployment, cost, *one) for one in scored]
         return [outcomes[0].evolve(seconds=clock.seconds), *outcomes[1:]]
 
+    def is_trained(self, recipe: Recipe) -> bool:
+        """Whether the recipe asks for training, and its weights are kept from another one."""
+        if not any(stage.phase is Phase.TRAINING for stage in recipe.stages) or self.cache is None:
+            return False
+        return self._kept_weights(self.structure(recipe), recipe, self.cache).exists()
+
     def score(self, file: bytes | Path, split: Split, watch: Callable[[Array], None] = lambda outputs: None) -> Score:
         """The metric of a file, computed by running it in its runtime; `watch` sees the outputs of each batch."""
         predict = predictor(ort.session(file, threads=_all_threads()))
@@ -206,7 +212,7 @@ class Evaluator:
         stages = [s for s in recipe.stages if s.phase is Phase.TRAINING]
         if not stages:
             return candidate
-        path = self.cache / f"{self._trained_key(candidate, recipe)}.pt" if self.cache else None
+        path = self._kept_weights(candidate, recipe, self.cache) if self.cache else None
         if path and (state := load_weights(path)) is not None:
             model = candidate.copy_model()
             model.load_state_dict(state)
@@ -225,6 +231,9 @@ class Evaluator:
             if stage.phase > Phase.TRAINING:
                 candidate = stage.apply(candidate, self.workshop)
         return candidate
+
+    def _kept_weights(self, candidate: Candidate, recipe: Recipe, cache: Path) -> Path:
+        return cache / f"{self._trained_key(candidate, recipe)}.pt"
 
     def _trained_key(self, candidate: Candidate, recipe: Recipe) -> str:
         exits = recipe.get("early_exit")

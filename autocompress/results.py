@@ -113,7 +113,7 @@ class Evaluation(_Data):
     seconds: dict[str, float] = Field(default_factory=dict)
     """Wall seconds by phase: structure, training, numerics, evaluation."""
     derived_from: int | None = None
-    """Trial whose trained network this point shares (threshold sweep)."""
+    """Trial whose trained network this point shares: other thresholds of its exits, or other number formats."""
     finished_at: str = ""
     """UTC, ISO 8601."""
 

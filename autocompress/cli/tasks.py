@@ -41,6 +41,10 @@ def search(
         str, typer.Option(help="standalone, or elastic: weights shared by all candidates are trained first.")
     ] = "standalone",
     seed: SeedOption = 0,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an earlier study of the same data: its best recipes are tried first, with their weights."),
+    ] = None,
     threads: ThreadsOption = None,
     workers: Annotated[
         int | None,
@@ -98,6 +102,7 @@ def search(
             evaluator=evaluator,  # type: ignore[arg-type]
             seed=seed,
             reference=task,
+            start_from=start_from,
             workers=pool,
             storage=storage,
             reporter=reporter,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from optuna.trial import Trial
 
 from autocompress.constraints import Constraint
 from autocompress.controller.earlier import Earlier
@@ -41,6 +42,9 @@ from autocompress.task import Task
 _MAX_UNEVALUATED = 300
 """So many proposals in a row that were rejected or known already mean that there is nothing left to try; in a small
 space it takes fewer."""
+_QUANTISE = "ptq"
+_FORMATS = 2
+"""Other number formats that are tried of a network once it is trained."""
 _ATTEMPTS = 3
 """How often a trial may kill its worker before it counts as failed."""
 
@@ -181,6 +185,9 @@ class _Driver:
         self.running: dict[int, _Running] = {}
         self.twins: dict[str, list[tuple[int, Recipe, Forecast]]] = {}
         """Proposals that give the same file as one that is running, by its key; they wait for its result."""
+        self.known_costs: KnownCostSampler | None = None
+        self.trained: Evaluation | None = None
+        """The last candidate that was trained."""
         self.n_evaluated = 0
         self.accounted = time.monotonic()
 
@@ -192,9 +199,11 @@ class _Driver:
         self.store.recover(self.constraints)
         baseline = self._baselines()["fp32"]
         self.constraints = self.plan.resolve(baseline)
-        done = [e for e in self.store.evaluations() if e.kind == "candidate" and e.derived_from is None]
-        self.n_evaluated = sum(e.state != "rejected" and not e.is_repeat for e in done)
-        if not any(e.kind == "candidate" for e in done):
+        done = [e for e in self.store.evaluations() if e.kind == "candidate"]
+        own = [e for e in done if e.state != "rejected" and e.derived_from is None and not e.is_repeat]
+        self.n_evaluated = len(own)
+        self.trained = next((e for e in reversed(own) if e.state == "complete"), None)
+        if not done:
             self.plan.check_feasible(self.constraints)
         for evaluation in done:
             if evaluation.state != "rejected" and (key := self.store.key(evaluation.trial)):
@@ -202,7 +211,7 @@ class _Driver:
         self.accounted = time.monotonic()
         if self._used() < 1:
             with closing(self.start()) as executor:
-                self._choose(baseline, is_new=not any(e.kind == "candidate" for e in done))
+                self._choose(baseline, is_new=not done)
                 self._search(executor)
         return len(self.store.trials) > before
 
@@ -218,7 +227,8 @@ class _Driver:
 
         def ehvi() -> KnownCostSampler:
             features = ElasticAccuracy(self.plan, settings.seed) if elastic else None
-            return proposals.sampler(baseline, settings.seed, features)
+            self.known_costs = proposals.sampler(baseline, settings.seed, features)
+            return self.known_costs
 
         self.store.sampler_of = sampler_of(settings.sampler, settings.seed, ehvi)
 
@@ -281,7 +291,7 @@ class _Driver:
 
     def _propose(self, executor: Executor) -> bool:
         """Ask for one proposal; return whether it has to be evaluated (or failed before it could be)."""
-        trial = self.store.ask()
+        trial = self.store.take_up() or self._other_format() or self.store.ask()
         recipe = self.plan.space.sample(trial, self.evaluator.anatomy.outline)
         if not self.store.begin(trial):
             self._fail(trial.number, recipe, "the process died each time this was evaluated", None)
@@ -305,6 +315,15 @@ class _Driver:
         executor.submit(Job(trial.number, recipe))
         return True
 
+    def _other_format(self) -> Trial | None:
+        """The network that was trained last in another number format, which takes no training; None after a few."""
+        last, sampler = self.trained, self.known_costs
+        if last is None or sampler is None or self.store.n_derived(last.trial) >= _FORMATS:
+            return None
+        if not last.recipe.get(_QUANTISE) or not self.evaluator.is_trained(last.recipe):
+            return None
+        return self.store.ask_derived(last.trial, sampler, lambda knob: knob.startswith(f"{_QUANTISE}."))
+
     def _take(self, reply: Reply, executor: Executor) -> None:
         """Keep what an executor gives back, or have a candidate tried again whose worker died."""
         running = self.running[reply.trial]
@@ -319,11 +338,14 @@ class _Driver:
             again = f"; tried {running.attempts} times" if reply.lost else ""
             evaluation = self._fail(reply.trial, running.recipe, failure + again, running.forecast)
         else:
-            stamped = [o.evolve(finished_at=now()) for o in reply.outcomes]
+            source = self.store.derived_from(reply.trial)
+            stamped = [o.evolve(finished_at=now(), derived_from=source) for o in reply.outcomes]
             self._account()
             kept = self.store.keep(reply.trial, stamped, self.constraints, running.forecast.key)
             evaluation = kept[0]
-            self.n_evaluated += 1
+            if source is None:
+                self.n_evaluated += 1
+                self.trained = evaluation
             self._tell_reporter(kept)
         self.known[running.forecast.key] = evaluation
         for twin in self.twins.pop(running.forecast.key, []):

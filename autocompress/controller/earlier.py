@@ -56,17 +56,18 @@ class Earlier:
         size, with the costs of this plan's device; the most accurate come first.
         """
         outline = plan.evaluator.anatomy.outline
-        settings, points = [], []
+        settings: list[dict[str, Value]] = []
+        accuracies = []
         for evaluation in self.study.candidates:
-            if evaluation.state != "complete" or evaluation.derived_from is not None:
+            if evaluation.state != "complete" or evaluation.is_repeat:
                 continue
             setting = plan.space.setting_of(evaluation.recipe, outline)
-            if setting is not None:
+            if setting is not None and setting not in settings:  # thresholds of exits are swept again
                 settings.append(setting)
-                points.append(evaluation.objectives()[0])
+                accuracies.append(evaluation.objectives()[0])
         if not settings:
             return []
         costs, broken = proposals.objectives(proposals.columns(settings))
         useful = (broken <= 0).all(1) & np.isfinite(costs).all(1)
-        found = {(points[i], *map(float, costs[i])): settings[i] for i in np.flatnonzero(useful).tolist()}
+        found = {(accuracies[i], *map(float, costs[i])): settings[i] for i in np.flatnonzero(useful).tolist()}
         return [found[p] for p in sorted(found, reverse=True) if not any(dominates(other, p) for other in found)]

@@ -21,6 +21,8 @@ from autocompress.constraints import Constraint, value_of
 from autocompress.controller.storage import open_storage, quiet
 from autocompress.errors import StudyError
 from autocompress.evaluate import Outcome
+from autocompress.known_costs import KnownCostSampler
+from autocompress.known_costs.sampler import DERIVED_FROM
 from autocompress.results import Evaluation
 from autocompress.study import (
     Settings,
@@ -39,6 +41,8 @@ _OBJECTIVES: Final[dict[str, Literal["maximize", "minimize"]]] = {
 """Energy is no objective: on one device it is proportional to latency. Memory can be limited by a constraint."""
 _STATES: Final = {"complete": TrialState.COMPLETE, "rejected": TrialState.PRUNED, "failed": TrialState.FAIL}
 _PROPOSAL = "proposal.json"
+_INDEX = "derived_index"
+"""User attribute of points that were found with another one, as the thresholds of exits are: which of them it is."""
 _TRIES = 10
 """How often the search may die during a trial before the trial counts as its cause."""
 
@@ -103,20 +107,53 @@ class Store:
         with quiet():
             self._study.enqueue_trial(values, skip_if_exists=True)
 
+    def take_up(self) -> Trial | None:
+        """A trial that was under way when the last driver died, if there is one."""
+        unfinished = (t for t in self.trials if t.state == TrialState.RUNNING and t.number not in self._asked)
+        frozen = next(unfinished, None)
+        return None if frozen is None else self._started(frozen)
+
     def ask(self) -> Trial:
-        """The next trial: one that was under way when the last driver died, else one that waits, else a new one."""
+        """The next trial: one that waits, else a new one."""
+        waiting = (t.number for t in self.trials if t.state == TrialState.WAITING)
         with quiet():
-            trials = self.trials
-            for trial in trials:
-                if trial.state == TrialState.RUNNING and trial.number not in self._asked:
-                    self._asked.add(trial.number)
-                    self._use_sampler(trial.number)
-                    return Trial(self._study, trial._trial_id)
-            waiting = (t.number for t in trials if t.state == TrialState.WAITING)
-            self._use_sampler(next(waiting, len(trials)))
+            self._use_sampler(next(waiting, len(self.trials)))
             asked = self._study.ask()
             self._asked.add(asked.number)
             return asked
+
+    def ask_derived(self, source: int, sampler: KnownCostSampler, free: Callable[[str], bool]) -> Trial | None:
+        """A trial of the best setting that differs from that of `source` in `free` knobs only, if there is another.
+
+        The trial that comes back says so: see `derived_from`.
+        """
+        params = self.trials[source].params
+        held = {name: value for name, value in params.items() if not free(name)}
+        if len(held) == len(params):
+            return None
+        with quiet():
+            found = sampler.propose(self._study, 1, held)
+            if not found:
+                return None
+            attributes = {"fixed_params": found[0][0]}  # as Optuna's enqueue_trial does; but it starts at once
+            state, derived = TrialState.RUNNING, {DERIVED_FROM: source}
+            self._study.add_trial(optuna.create_trial(state=state, system_attrs=attributes, user_attrs=derived))
+        return self._started(self.trials[-1])
+
+    def derived_from(self, number: int) -> int | None:
+        """The trial whose trained network a trial shares, if it was asked for that."""
+        source = self.trials[number].user_attrs.get(DERIVED_FROM)
+        return None if source is None else int(source)
+
+    def n_derived(self, source: int) -> int:
+        """How many trials were asked for that share the trained network of `source`."""
+        return sum(self.derived_from(t.number) == source and _INDEX not in t.user_attrs for t in self.trials)
+
+    def _started(self, frozen: FrozenTrial) -> Trial:
+        self._asked.add(frozen.number)
+        self._use_sampler(frozen.number)
+        with quiet():
+            return Trial(self._study, frozen._trial_id)
 
     def begin(self, trial: Trial) -> bool:
         """Note that a trial is being evaluated; False when it has already killed the process too often."""
@@ -161,7 +198,7 @@ class Store:
                 self._tell(evaluation, constraints)
         for trial in self.trials:
             evaluation = read_evaluation(self.folder, trial.number)
-            if evaluation is not None and evaluation.state == "complete" and evaluation.derived_from is None:
+            if evaluation is not None and evaluation.state == "complete":
                 self._add_derived(trial.number, constraints)
 
     def _n_on_disk(self) -> int:
@@ -193,7 +230,7 @@ class Store:
         path = trial_folder(self.folder, number) / "outcomes.json"
         if not path.exists():
             return []
-        known = {t.user_attrs.get("derived_index") for t in self.trials if t.user_attrs.get("derived_from") == number}
+        known = {t.user_attrs.get(_INDEX) for t in self.trials if t.user_attrs.get(DERIVED_FROM) == number}
         added = []
         for i, item in enumerate(json.loads(path.read_text())):
             if i == 0 or i in known:
@@ -214,9 +251,11 @@ class Store:
             return
         attributes, source = _attributes(evaluation), evaluation.trial
         if evaluation.derived_from is not None and not evaluation.is_repeat:
-            source = evaluation.derived_from
-            index = Path(str(evaluation.artifact)).suffixes[0].lstrip(".")  # of model.3.onnx
-            attributes |= {"derived_from": source, "derived_index": int(index)}
+            attributes[DERIVED_FROM] = evaluation.derived_from
+            suffixes = Path(str(evaluation.artifact)).suffixes
+            if len(suffixes) == 2:  # model.3.onnx, found with another one
+                source = evaluation.derived_from
+                attributes[_INDEX] = int(suffixes[0].lstrip("."))
         params, distributions = self._proposed(source)
         with quiet():
             self._study.add_trial(

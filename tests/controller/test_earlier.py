@@ -59,7 +59,7 @@ def test_a_wider_space_begins_with_the_earlier_front_and_trains_nothing_for_it(
         task, device(), space(WIDER), budget=Budget(len(best)), out=tmp_path / "s", start_from=str(earlier.path)
     )
     assert best
-    assert sorted(without_baselines(study)) == sorted(best)
+    assert set(best) <= set(without_baselines(study))
     assert not trained
 
 

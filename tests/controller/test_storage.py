@@ -44,7 +44,7 @@ def test_a_truncated_journal_loses_nothing(task: Task, whole: Study, tmp_path: P
     assert found(run(task, folder, 6)) == found(whole)
     assert states(folder) <= {"COMPLETE", "WAITING"}
     longer = run(task, folder, 8)
-    assert found(longer)[: len(whole.evaluations)] == found(whole) and longer.final
+    assert set(found(whole)) < set(found(longer)) and longer.final
 
 
 def test_points_of_exits_survive_the_loss_of_the_journal(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_study_in_postgresql(task: Task, whole: Study, tmp_path: Path, postgre
     assert not (folder / "study.journal").exists()
     pointer = json.loads((folder / "storage.json").read_text())
     assert "secret" not in pointer["url"]
-    assert found(first) == found(whole)[:6]
+    assert set(found(first)) < set(found(whole))
     assert found(run(task, folder, 6, storage=postgresql)) == found(whole)
     other = run(task, tmp_path / "other", 1, storage=postgresql)  # in the same database
     assert len(other.candidates) == 1

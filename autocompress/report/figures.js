@@ -50,6 +50,33 @@ function table(heads, rows) {
     el("thead", {}, el("tr", {}, ...heads.map((h, i) => cell("th", h.replace("#", ""), i)))),
     el("tbody", {}, ...rows.map((r) => el("tr", {}, ...r.map((v, i) => cell("td", v, i))))));
 }
+const FACTORS = { kB: 1e3, MB: 1e6, GB: 1e9, min: 60, h: 3600 };
+function quantity(text) {
+  // Cells hold words such as "5.2x faster", "12.3 min" or "990 kB": numbers count by their value.
+  const found = /^(-?[\d.,]+) ?([A-Za-z]*)/.exec(text);
+  return found && !Number.isNaN(parseFloat(found[1])) ? parseFloat(found[1].replaceAll(",", "")) * (FACTORS[found[2]] || 1) : null;
+}
+function sortable(table, order = {}) {
+  // Headings become buttons; `order` ({ column, up }) outlives a table that is made anew.
+  const heads = [...table.tHead.rows[0].cells], text = (tr) => tr.cells[order.column] ? tr.cells[order.column].textContent.trim() : "";
+  function sort() {
+    const sign = order.up ? 1 : -1, isNumber = heads[order.column].classList.contains("num");
+    const rows = [...table.tBodies[0].rows].sort((a, b) => {
+      const x = text(a), y = text(b), n = quantity(x), m = quantity(y);
+      if (isNumber && (n === null || m === null)) return (n === null) - (m === null);
+      return sign * (isNumber ? n - m : x.localeCompare(y));
+    });
+    for (const th of heads) th.removeAttribute("aria-sort");
+    heads[order.column].setAttribute("aria-sort", order.up ? "ascending" : "descending");
+    table.tBodies[0].append(...rows);
+  }
+  heads.forEach((th, column) => {
+    const turn = () => { Object.assign(order, { column, up: order.column !== column || !order.up }); sort(); };
+    if (th.textContent.trim()) th.replaceChildren(el("button", { type: "button", onclick: turn }, ...th.childNodes));
+  });
+  if (order.column !== undefined) sort();
+  return table;
+}
 async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text);
@@ -70,5 +97,5 @@ function copyable(text) {
   return el("div", { class: "copy" }, el("pre", {}, text), button);
 }
 const tag = (word, kind) => word ? el("span", { class: `tag ${kind || word}` }, word) : "";
-return { el, colours, themed, lightened, config, draw, table, copyable, tag };
+return { el, colours, themed, lightened, config, draw, table, sortable, copyable, tag };
 })();

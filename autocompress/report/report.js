@@ -1,10 +1,11 @@
 (() => {
-const { el, colours, themed, lightened, config, copyable } = Figures;
+const { el, colours, themed, lightened, config, copyable, sortable } = Figures;
 const data = JSON.parse(document.getElementById("data").textContent);
 const byTrial = new Map(data.trials.map((t) => [t.trial, t]));
 const $ = (id) => document.getElementById(id);
 const drawn = new Set();
 let plotly = null, chosen = null, returnTo = null, visible = null, dimming = 0, order = { key: "trial", up: true };
+let rowsShown = 60; // what can be seen; the others follow once the front is drawn
 
 // ---- elements and words -------------------------------------------------------------------------------------
 const number = (v, digits = 3) => String(parseFloat(v.toPrecision(digits)));
@@ -57,11 +58,11 @@ function row(t) {
   ];
   return el("tr", { "data-trial": t.trial, tabindex: -1, class: t.kind === "baseline" ? "baseline" : null }, ...cells);
 }
+const rowOf = (t) => t.row || (t.row = row(t));
 function buildTable() {
   const heads = columns.map((c) => el("th", { class: c.num ? "num" : null, "data-key": c.key },
     el("button", { type: "button", onclick: () => sortBy(c.key) }, c.head)));
   $("trial-table").tHead.append(el("tr", {}, ...heads));
-  for (const t of data.trials) t.row = row(t);
   if (!data.trials.length) {
     $("trial-table").tBodies[0].append(el("tr", {}, el("td", { colspan: columns.length, class: "soft" }, "No trial was judged yet.")));
   }
@@ -78,13 +79,23 @@ function refreshTable() {
     if (missing(x) || missing(y)) return missing(x) - missing(y) || a.trial - b.trial;
     return sign * (typeof x === "string" ? x.localeCompare(y) : x - y) || a.trial - b.trial;
   });
-  if (data.trials.length) $("trial-table").tBodies[0].replaceChildren(...rows.map((t) => t.row));
-  rows.forEach((t, i) => { t.row.tabIndex = i ? -1 : 0; });
+  if (data.trials.length) $("trial-table").tBodies[0].replaceChildren(...rows.slice(0, rowsShown).map(rowOf));
+  rows.slice(0, rowsShown).forEach((t, i) => { t.row.tabIndex = i ? -1 : 0; });
   for (const th of document.querySelectorAll("#trial-table th")) {
     if (th.dataset.key === order.key) th.setAttribute("aria-sort", order.up ? "ascending" : "descending");
     else th.removeAttribute("aria-sort");
   }
   $("f-count").textContent = `${rows.length.toLocaleString("en")} of ${data.trials.length.toLocaleString("en")} trials`;
+}
+
+function showAllRows() {
+  rowsShown = Infinity;
+  refreshTable();
+  if (chosen !== null) scrollTo(byTrial.get(chosen));
+}
+function scrollTo(t) {
+  const active = $("trials").contains(document.activeElement);
+  if (!active && rowOf(t).isConnected) $("trials").scrollTop = rowOf(t).offsetTop - 80;
 }
 
 // ---- filters ------------------------------------------------------------------------------------------------
@@ -181,8 +192,11 @@ function bytesOf(text) {
 }
 async function unpackPlotly() {
   const stream = new Blob([bytesOf($("plotly").textContent)]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).text();
+}
+function runPlotly(source) {
   const script = document.createElement("script");
-  script.textContent = await new Response(stream).text();
+  script.textContent = source;
   document.head.append(script);
   plotly = window.Plotly;
 }
@@ -270,7 +284,7 @@ function open(trial, from) {
   if (!$("detail").contains(document.activeElement)) returnTo = from || document.activeElement;
   mark(trial);
   follow(t);
-  if (!$("trials").contains(document.activeElement) && t.row.isConnected) $("trials").scrollTop = t.row.offsetTop - 80;
+  if (!$("trials").contains(document.activeElement) && rowOf(t).isConnected) $("trials").scrollTop = t.row.offsetTop - 80;
   fill(t);
   $("detail").hidden = false;
   $("detail").scrollTop = 0;
@@ -291,7 +305,7 @@ function mark(trial) {
   chosen = trial;
   for (const tr of document.querySelectorAll("tr.chosen")) tr.classList.remove("chosen");
   if (trial === null) return;
-  const rows = [byTrial.get(trial).row, document.querySelector(`#front-table tr[data-trial="${trial}"]`)];
+  const rows = [rowOf(byTrial.get(trial)), document.querySelector(`#front-table tr[data-trial="${trial}"]`)];
   for (const tr of rows) if (tr) tr.classList.add("chosen");
 }
 function follow(t) {
@@ -454,9 +468,11 @@ function drawWhenSeen() {
   window.addEventListener("beforeprint", () => Object.keys(views).forEach(view));
 }
 async function start() {
+  const unpacking = unpackPlotly(); // beside the rest
   $("f-unit").textContent = data.percent ? "(%)" : "";
   buildTable();
   refreshTable();
+  sortable($("front-table"));
   offerViews();
   for (const box of document.querySelectorAll("[data-copy]")) box.replaceWith(copyable(box.textContent));
   listen();
@@ -467,8 +483,9 @@ async function start() {
   }
   for (const plot of document.querySelectorAll(".plot")) plot.append(el("p", { class: "waiting" }, "Drawing ..."));
   try {
-    await unpackPlotly();
+    runPlotly(await unpacking);
   } catch (error) {
+    showAllRows();
     for (const note of document.querySelectorAll(".waiting")) {
       note.textContent = `This browser cannot unpack the plots (${error.message}); the tables and details work.`;
     }
@@ -480,6 +497,8 @@ async function start() {
   }
   drawWhenSeen();
   performance.mark("drawn");
+  await new Promise((done) => setTimeout(done));
+  showAllRows();
   document.body.dataset.ready = "yes";
 }
 start();

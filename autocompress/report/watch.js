@@ -1,9 +1,9 @@
 "use strict";
 (() => {
-const { el, draw, table, copyable, tag } = Figures;
+const { el, draw, table, sortable, copyable, tag } = Figures;
 const $ = (id) => document.getElementById(id);
 const PERIOD_MS = 2000;
-const tags = {}, opened = new Set();
+const tags = {}, opened = new Set(), orders = { front: {}, recent: {} };
 let percent = false, lost = 0;
 
 const number = (v, digits = 3) => String(parseFloat(v.toPrecision(digits)));
@@ -69,15 +69,22 @@ function showState(s) {
     (c.unreadable ? `; the results of ${c.unreadable} cannot be read (yet)` : "");
   $("counts").textContent = summary;
   $("reasons").replaceChildren(...(lines.length ? [table(["state", "#count", "reason (the first of its kind)", "trials"], lines)] : []));
-  $("recent").replaceChildren(table(["#trial", "state", "recipe", `#${s.metric}, validation`, "#latency", "#size"],
+  remake("recent", table(["#trial", "state", "recipe", `#${s.metric}, validation`, "#latency", "#size"],
     s.recent.toReversed().map((t) => [String(t.trial), tag(t.state), el("span", {}, t.recipe, t.reason ? el("div", { class: "soft" }, t.reason) : ""),
       accuracy(t.accuracy), ms(t.latency_ms), size(t.size_bytes)])));
+}
+function remake(name, made) {
+  // Order and focus stay when a table is made anew.
+  const place = $(name), buttons = () => [...place.querySelectorAll("th button")];
+  const focused = buttons().indexOf(document.activeElement);
+  place.replaceChildren(sortable(made, orders[name]));
+  if (focused >= 0) buttons()[focused].focus({ preventScroll: true });
 }
 function showFront(s) {
   const rows = s.rows.map((r) => [String(r.trial), el("span", {}, ...r.mark.split(", ").map((w) => tag(w))), handover(r),
     r.accuracy, el("span", {}, `${r.latency} `, tag(r.source, "plain")), r.size, r.versus]);
   const focused = $("front").contains(document.activeElement) && document.activeElement.closest("details");
-  $("front").replaceChildren(table(["#trial", "", "recipe", `#${s.metric} [95 % interval]`, "#latency", "#size", "against fp32"], rows));
+  remake("front", table(["#trial", "", "recipe", `#${s.metric} [95 % interval]`, "#latency", "#size", "against fp32"], rows));
   if (focused) ($("front").querySelector(`details[data-trial="${focused.dataset.trial}"] summary`) || document.body).focus({ preventScroll: true });
 }
 function handover(r) {

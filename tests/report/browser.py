@@ -27,3 +27,10 @@ def chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+def sizes_in(page: Any, table: str, column: int) -> list[float]:
+    """Bytes in a column of sizes, such as "990 kB", from top to bottom."""
+    cells = page.eval_on_selector_all(f"{table} tbody td:nth-child({column})", "cells => cells.map(c => c.innerText)")
+    words = [text.split() for text in cells]
+    return [float(number) * {"B": 1, "kB": 1e3, "MB": 1e6}[unit] for number, unit in words]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, chromium
+from browser import CHROMIUM, chromium, sizes_in
 from synthetic import make_study
 
 from autocompress.report.html import write_html
@@ -168,6 +168,9 @@ def test_tables_sort_by_their_headings(opened: Opened) -> None:
         values = [v * sign for n in opened.shown_trials() if (v := latency[n]) is not None]
         assert values == sorted(values)
     opened.page.click("#trial-table th[data-key=trial] button")
+    opened.page.click("#front-table th:nth-child(7) button")
+    shown = sizes_in(opened.page, "#front-table", 7)
+    assert shown == sorted(shown) and len(set(shown)) > 3
 
 
 def test_the_keyboard_alone_is_enough(opened: Opened) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, chromium
+from browser import CHROMIUM, chromium, sizes_in
 from synthetic import candidate, make_study
 
 from autocompress.report.compare import load, write_html
@@ -93,6 +93,17 @@ def test_a_recipe_opens_by_keyboard_and_stays_open(live: Opened) -> None:
     live.wait("document.querySelector('#recent').innerText.includes('70')")
     assert live.page.get_attribute("#front details[open]", "data-trial") == trial
     assert live.page.evaluate("document.activeElement.closest('details').dataset.trial") == trial
+
+
+def test_tables_stay_sorted_when_they_are_made_anew(live: Opened) -> None:
+    live.page.focus("#front th:nth-child(6) button")
+    live.page.keyboard.press("Enter")
+    shown = sizes_in(live.page, "#front", 6)
+    assert shown == sorted(shown) and len(set(shown)) > 3
+    write_evaluation(live.study.path, candidate(72, 1))
+    live.wait("document.querySelector('#recent').innerText.includes('72')")
+    assert sizes_in(live.page, "#front", 6) == shown
+    assert live.page.evaluate("document.activeElement.closest('th').getAttribute('aria-sort')") == "ascending"
 
 
 def test_the_zoom_is_kept_when_the_plot_is_redrawn(live: Opened) -> None:

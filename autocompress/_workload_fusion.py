@@ -15,7 +15,7 @@ PASSABLE = {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", 
 _INTEGER = {"Conv", "Gemm", "MatMul", "Add", "Mul", "Sigmoid", "LeakyRelu", "AveragePool"}
 _INTEGER |= {"GlobalAveragePool", "Softmax", "Concat"}
 _FLOAT_OUTPUT_OK = {"MatMul", "Gemm"}
-_CONV_ACTIVATIONS = {"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"}
+_CONV_ACTIVATIONS = {"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"}
 _ITEMSIZE: dict[int, int] = {
     onnx.TensorProto.FLOAT: 4,
     onnx.TensorProto.UINT8: 1,
@@ -266,6 +266,8 @@ class Fusion:
         activated = self._take_activation(index, name)
         user = self.net.only_user(name)
         if activated is not None or user is None or self.net.nodes[user].op_type not in {"Add", "Sum"}:
+            return
+        if len(self.net.shape(name)) != 4:  # only the kernels on blocks of channels add, and they are 2-D
             return
         addition = self.net.nodes[user]
         others = [other for other in addition.input if other != name]

@@ -54,7 +54,12 @@ _ELEMENTWISE |= {
 _MOVEMENT = {"Transpose", "Concat", "Slice", "Gather", "Split", "Pad", "Expand", "Tile", "Resize", "Shape"}
 _MOVEMENT |= {"DepthToSpace", "SpaceToDepth", "ScatterND", "GatherND", "GatherElements", "ConstantOfShape"}
 _CONVS = {"Conv", "ConvTranspose"}
-_BLOCKED_PRODUCERS = {"Conv", "MaxPool", "AveragePool"}
+_KEEP_ORDER = {"Conv", "MaxPool", "AveragePool", "Concat"}
+_KEEP_ORDER_KINDS = {"elementwise", "quantize", "dequantize"}
+_KEEP_LAST = {"Slice", "Split", "Pad"}
+_KEEP_LAST_KINDS = {"activation", "pool"}
+"""What works on channels-last data as it is, beside what works on any order."""
+_TO_LAST, _FROM_LAST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 Dims = tuple[Any, ...]
@@ -307,7 +312,8 @@ class _Counter:
         self.root: dict[str, str] = {}
         self.itemsize: dict[str, int] = {}
         """Bytes per element of every tensor that is in memory."""
-        self.blocked: set[str] = set()
+        self.blocked: dict[str, str] = {}
+        """Tensors in the channel order of a convolution: "float32", in blocks of channels, or "int8", channels last."""
         self.ops: list[OpForm] = []
 
     def forms(self, n_ifs: int) -> Forms:
@@ -344,6 +350,8 @@ class _Counter:
             self._alias(node, node.input[0])
             if op_type in _VIEWS:
                 self.ops.append(OpForm("view", "float32", node.name or node.output[0]))
+        elif op_type == "Transpose" and self._is_change_of_order(node):
+            return
         elif op_type in _CONVS:
             self._conv(index)
         elif op_type in {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}:
@@ -361,10 +369,9 @@ class _Counter:
         return root, self.itemsize.get(root, 0)
 
     def _to_plain(self, name: str, label: str) -> None:
-        """Count the change from the blocked to the plain channel order once per tensor."""
+        """Count the change to the plain channel order once per tensor."""
         root = self._resolve(name)
-        if root in self.blocked:
-            self.blocked.discard(root)
+        if self.blocked.pop(root, ""):
             self._layout_op(label, root)
 
     def _layout_op(self, label: str, root: str) -> None:
@@ -376,6 +383,31 @@ class _Counter:
         if len(self.net.shape(source)) == 4:
             self._to_plain(source, f"{node.name}:layout")
 
+    def _is_change_of_order(self, node: onnx.NodeProto) -> bool:
+        """Tell if a Transpose to or from channels-last merges with what the runtime does to the order of channels."""
+        order = next((tuple(a.ints) for a in node.attribute if a.name == "perm"), ())
+        root = self._resolve(node.input[0])
+        if order == _TO_LAST and root in self.blocked:
+            if self.blocked.pop(root) == "float32":
+                self._layout_op(f"{node.name}:layout", root)
+        elif order == _FROM_LAST and self._meets_integer_conv(node.output[0]):
+            self.blocked[root] = "int8"
+        else:
+            return False
+        self._alias(node, root)
+        return True
+
+    def _meets_integer_conv(self, name: str) -> bool:
+        """Tell if the tensor reaches an int8 convolution through what works on any order of channels."""
+        for index in self.net.users(name):
+            node = self.net.nodes[index]
+            if node.op_type == "Conv" and index in self.fusion.int8:
+                return True
+            keeps = _kind(node.op_type) in _KEEP_ORDER_KINDS
+            if keeps and any(map(self._meets_integer_conv, node.output)):
+                return True
+        return False
+
     def _conv(self, index: int) -> None:
         net, node = self.net, self.net.nodes[index]
         weight, out = net.shape(node.input[1]), net.shape(node.output[0])
@@ -386,11 +418,14 @@ class _Counter:
         cout = out[1] if len(out) > 1 else 1
         kind = _conv_kind(tuple(weight[2:]) or (1,), groups, cin, cout)
         root = self._resolve(source)
-        if len(net.shape(source)) == 4 and root not in self.blocked and cin * groups > 4:
+        order, own = self.blocked.get(root, ""), self._dtype(index)
+        if transposed:
+            self._leave_blocked(node, source)
+        elif len(net.shape(source)) == 4 and order != own and (order or cin * groups > 4):
             self._layout_op(f"{node.name}:layout", root)
         reads = [source, *self.fusion.extra_inputs.get(index, ())]
         product = (source, node.input[1], node.output[0])
-        self._emit(node, kind, self._dtype(index), reads, product, groups, transposed)
+        self._emit(node, kind, own, reads, product, groups, transposed)
         if index in self.fusion.epilogues:
             result = self._buffer(self._resolve(node.output[0]))
             self.ops.append(OpForm("epilogue", "float32", f"{node.name}:epilogue", (result,), (result,)))
@@ -413,17 +448,24 @@ class _Counter:
         transposed: bool = False,
     ) -> None:
         net = self.net
-        agnostic = kind in {"elementwise", "quantize", "dequantize"} or node.op_type in _BLOCKED_PRODUCERS
-        if not agnostic and kind not in {"conv", "conv1x1", "depthwise", "grouped"}:
+        roots = list(dict.fromkeys(self._resolve(name) for name in reads))
+        orders = {self.blocked.get(root, "") for root in roots}
+        keeps_order = kind in _KEEP_ORDER_KINDS or node.op_type in _KEEP_ORDER
+        if "int8" in orders:  # a tensor in plain order is turned, too
+            keeps_order = keeps_order or kind in _KEEP_LAST_KINDS or node.op_type in _KEEP_LAST
+        elif node.op_type not in {"Conv", "Concat"}:
+            keeps_order = keeps_order and len(orders) == 1 and len({net.elements(name) for name in reads}) == 1
+        if not keeps_order and node.op_type not in _CONVS:
             for name in reads:
                 self._leave_blocked(node, name)
-        roots = list(dict.fromkeys(self._resolve(name) for name in reads))
         itemsize = 1 if dtype == "int8" else 4
         outputs = [name for name in node.output if name]
         for output in outputs:
             self.itemsize[output] = self.fusion.out_itemsize(output, kind, dtype)
-            if node.op_type == "Conv" or (agnostic and any(root in self.blocked for root in roots)):
-                self.blocked.add(output)
+            if node.op_type == "Conv" and len(net.shape(output)) == 4:
+                self.blocked[output] = dtype
+            elif keeps_order and orders != {""}:
+                self.blocked[output] = "int8" if "int8" in orders else "float32"
         form = OpForm(
             kind,
             dtype,

@@ -53,14 +53,15 @@ def test_conv_absorbs_relu_and_residual_add() -> None:
 
 
 def test_int8_is_seen_through_qdq_and_borders_are_counted() -> None:
-    net = NetBuilder((1, 3, 8, 8), int8=True)
-    work = _load(net.build(net.conv(net.conv("input", 16), 16, 1)))
+    work = _two_convs()
     assert _kinds(work) == [
         ("quantize", "float32"),
         ("conv", "int8"),
         ("conv1x1", "int8"),
-        ("dequantize", "float32"),
-        ("layout", "float32"),
+        ("pool", "int8"),
+        ("layout", "int8"),
+        ("view", "float32"),
+        ("linear", "int8"),
     ]
     assert work.ops[1].bytes_out == 16 * 64
     assert work.ops[1].bytes_weights == 16 * 27 + 16
@@ -205,7 +206,49 @@ def test_reshape_is_a_view_and_gelu_written_out_is_one_kernel() -> None:
     assert work.ops[1].bytes_moved == 0
 
 
-@pytest.mark.parametrize(("act", "kinds"), [("Relu", ["conv"]), ("Clip", ["conv", "epilogue"])])
+@pytest.mark.parametrize("int8", [False, True])
+def test_joining_channels_keeps_their_order(int8: bool) -> None:
+    net = NetBuilder((1, 3, 8, 8), int8)
+    stem = net.conv("input", 16)
+    both = net.max_pool(net.concat(net.conv(stem, 16, 1), net.conv(stem, 16)))
+    work = _load(net.build(net.gemm(net.global_pool(net.conv(both, 32, 1)), 10)))
+    assert sum(op.kind == "layout" for op in work.ops) == 1, "only at the end"
+
+
+def test_gates_leave_the_blocks_of_float_convolutions_but_not_channels_last() -> None:
+    def layouts(int8: bool) -> int:
+        net = NetBuilder((1, 3, 8, 8), int8)
+        gated = net.excite(net.conv("input", 16), 8)
+        work = _load(net.build(net.gemm(net.global_pool(net.conv(gated, 32, 1)), 10)))
+        return sum(op.kind == "layout" for op in work.ops)
+
+    # floats: before the mean, around the two convolutions of the gate, after the product, at the end
+    assert (layouts(int8=False), layouts(int8=True)) == (5, 1)
+
+
+@pytest.mark.parametrize(("int8", "kinds"), [(False, {"layout": 4, "movement": 1}), (True, {"layout": 1})])
+def test_transposes_to_channels_last_merge_with_the_order_of_the_runtime(int8: bool, kinds: dict[str, int]) -> None:
+    """A block of ConvNeXt: as many changes of order as the optimised graph of ONNX Runtime has."""
+    net = NetBuilder((1, 3, 8, 8), int8)
+    stem = net.conv("input", 16, relu=False)
+    hidden = net.layer_norm(net.transpose(net.conv(stem, 16, 3, groups=16, relu=False), (0, 2, 3, 1)))
+    out = net.binary("Add", stem, net.transpose(net.linear(net.linear(hidden, 32), 16), (0, 3, 1, 2)))
+    work = _load(net.build(net.gemm(net.global_pool(net.conv(out, 32, 1)), 10)))
+    found = [op.kind for op in work.ops]
+    assert {kind: found.count(kind) for kind in ("layout", "movement") if kind in found} == kinds
+
+
+def test_a_convolution_in_one_dimension_does_not_add() -> None:
+    net = NetBuilder((1, 16, 32))
+    first = net.conv("input", 16)
+    work = _load(net.build(net.binary("Add", first, net.conv(first, 16, relu=False))))
+    assert [op.kind for op in work.ops] == ["conv", "conv", "elementwise"]
+    assert work.ops[0].kernel == (3,)
+
+
+@pytest.mark.parametrize(
+    ("act", "kinds"), [("Relu", ["conv"]), ("Clip", ["conv", "epilogue"]), ("HardSwish", ["conv", "epilogue"])]
+)
 def test_only_relu_is_free_after_a_float_convolution(act: str, kinds: list[str]) -> None:
     bounds = ["low", "high"] if act == "Clip" else []
     nodes = [
@@ -233,7 +276,7 @@ def test_an_unreadable_file_is_an_input_error(tmp_path: object) -> None:
 
 def _two_convs() -> Workload:
     net = NetBuilder((1, 3, 8, 8), int8=True)
-    return _load(net.build(net.conv(net.conv("input", 16), 16, 1)))
+    return _load(net.build(net.gemm(net.global_pool(net.conv(net.conv("input", 16), 16, 1)), 10)))
 
 
 def test_kept_text_says_all_that_matters() -> None:

@@ -174,10 +174,10 @@ def _points(latencies_ms: Mapping[str, float]) -> dict[str, tuple[Workload, floa
 def _held_out_ms(points: Points, measurements: Measurements) -> dict[str, tuple[float, float]]:
     """Measured and predicted latency of every point, each predicted by a fit without its part of the points.
 
-    Neighbours in the plan are the fp32 and the int8 form of one net: they go into the same part.
+    The fp32 and the int8 form of a net, whose names end in the same number, go into the same part.
     """
     held_out_ms: dict[str, tuple[float, float]] = {}
-    part_of = {name: k // 2 % _FOLDS for k, name in enumerate(points)}
+    part_of = {name: int(name.rpartition("/")[2]) % _FOLDS if "/" in name else 0 for name in points}
     for part in range(_FOLDS):
         profile = _model({n: p for n, p in points.items() if part_of[n] != part}, measurements)
         for name, (work, ms) in points.items():

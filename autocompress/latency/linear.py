@@ -26,6 +26,8 @@ _OPTIONAL = {"view", "epilogue"}
 """Kinds that cost nothing in a profile that does not know them."""
 _STEM_CHANNELS = 4
 _PRODUCTS = {"conv1x1", "conv", "depthwise", "grouped", "linear"}
+_FITTED_FINER = {"linear_float", "conv_1d", "conv1x1_1d"}
+"""Those of the finer kinds that calibration tells apart."""
 _RIDGE = 0.02
 _TILE_OUTPUTS = 6
 _TILE_BLOCKS = 4
@@ -85,26 +87,31 @@ def cost_key(op: Op, block: int) -> str:
 
 def is_unaligned(op: Op, block: int) -> Any:
     """Whether the channels do not fit the runtime's blocks; an array where the op holds arrays."""
-    if block > 1 and op.kind in {"conv", "conv1x1"} and op.dtype == "float32":
+    if block == 1 or len(op.kernel) == 1:  # kernels on blocks of channels are 2-D
+        return False
+    if op.kind in {"conv", "conv1x1"} and op.dtype == "float32":
         return (op.cin >= block) & (op.cin % 4 != 0)
-    if block > 1 and op.kind == "depthwise":
-        return op.cout % block != 0
-    return False
+    return op.cout % block != 0 if op.kind == "depthwise" else False
 
 
 def finer_key(op: Op) -> str:
-    """A finer kind of convolution, or "": a profile that holds its cost uses it, in other profiles nothing is missing.
+    """A finer kind of product, or "": a profile that holds its cost uses it, in other profiles nothing is missing.
 
-    "conv_stem" has at most 4 input channels; "conv_3x3s1" is 3x3 with stride 1, where Winograd's algorithm applies.
+    "conv_stem" has at most 4 input channels; "conv_3x3s1" is 3x3 with stride 1, where Winograd's algorithm applies;
+    "<kind>_1d" is a 1-D convolution; "linear_float" is an int8 product whose result stays a float.
     """
     return "conv_stem" if _is_stem(op) else _finer(op)
 
 
 def _is_stem(op: Op) -> Any:
-    return op.cin <= _STEM_CHANNELS if op.kind == "conv" else False
+    return op.cin <= _STEM_CHANNELS if op.kind == "conv" and len(op.kernel) != 1 else False
 
 
 def _finer(op: Op) -> str:
+    if op.kind == "linear" and op.dtype == "int8":
+        return "linear_float" if np.all(op.bytes_out >= 4 * op.out_hw * op.cout) else ""
+    if len(op.kernel) == 1:
+        return op.kind + "_1d"
     if op.kind != "conv" or op.kernel != (3, 3):
         return ""
     pixels_in = op.bytes_in / (op.cin * (1 if op.dtype == "int8" else 4))
@@ -251,21 +258,21 @@ def fit(
 
     Points that stay far off are weighted down (a few rounds of re-weighting), and a small `ridge` penalty
     shares a cost among terms that always occur together. Ops of kind "if" are not fitted. The terms of the tiles
-    are fitted with `tiling` only: they need points with many shapes.
+    and finer kinds are fitted with `tiling` only: they need points with many shapes.
 
     Raises:
         DeviceError: no points, or a latency that is not a positive number.
     """
     if not measured or any(not np.isfinite(ms) or ms <= 0 for _, ms in measured):
         raise DeviceError("a latency fit needs at least one measured point, each with a positive latency in ms.")
-    keys = sorted({_column(op, channel_block) for work, _ in measured for op in work.ops if op.kind != "if"})
+    keys = sorted({_column(op, channel_block, tiling) for work, _ in measured for op in work.ops if op.kind != "if"})
     place = {key: 2 + k * len(_TERMS) for k, key in enumerate(keys)}
     matrix = np.zeros((len(measured), 2 + len(keys) * len(_TERMS)))
     for row, (work, ms) in enumerate(measured):
         matrix[row, :2] = 1.0, megabytes_beyond(work, cache_bytes)
         for op in work.ops:
             if op.kind != "if":
-                start = place[_column(op, channel_block)]
+                start = place[_column(op, channel_block, tiling)]
                 matrix[row, start : start + len(_TERMS)] += features(op, channel_block)
         matrix[row] /= ms * 1e3
     if not tiling:
@@ -296,8 +303,9 @@ def _robust_nnls(relative: npt.NDArray[np.float64], ridge: float) -> npt.NDArray
     return solution
 
 
-def _column(op: Op, block: int) -> tuple[str, Dtype]:
-    return cost_key(op, block), _dtype(op)
+def _column(op: Op, block: int, finer: bool) -> tuple[str, Dtype]:
+    key = finer_key(op) if finer else ""
+    return key if key in _FITTED_FINER else cost_key(op, block), _dtype(op)
 
 
 def _costs(

@@ -12,6 +12,7 @@ from plans import measurements, use_tiny_plan, workload
 
 from autocompress.device import DeviceProfile
 from autocompress.errors import DeviceError
+from autocompress.graph.qdq import optimized_op_counts
 from autocompress.latency import _bundle_runner as runner
 from autocompress.latency import calibrate, predict
 from autocompress.latency.measurements import Measurements
@@ -34,6 +35,18 @@ def test_int8_micro_models_are_int8_in_the_workload() -> None:
         if "chain" in model.name and "int8" in model.name:
             work = Workload.from_onnx(onnx.load_from_string(model.make()))
             assert {op.dtype for op in work.ops if op.macs} == {"int8"}
+
+
+def test_micro_models_run_on_the_kernels_of_deployed_files() -> None:
+    """With a fixed batch, or quantisers everywhere, ONNX Runtime would fuse them to others."""
+    counts = {}
+    for model in plan():
+        if model.make.func.__name__ == "_transformer" and model.name.split("/")[1] not in counts:
+            counts[model.name.split("/")[1]] = optimized_op_counts(onnx.load_from_string(model.make()))
+    assert counts["fp32"]["MatMul"] and counts["fp32"]["Add"] and not counts["fp32"]["Gemm"]
+    assert counts["int8"]["MatMulIntegerToFloat"] and not counts["int8"]["QLinearSoftmax"]
+    pooled = next(m for m in plan() if m.name.startswith("pool/int8"))
+    assert not optimized_op_counts(onnx.load_from_string(pooled.make()))["DequantizeLinear"]
 
 
 @pytest.mark.parametrize(("threads", "budget_s"), [(0, 60.0), (1, 1.0), (1, float("nan"))])

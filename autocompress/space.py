@@ -38,8 +38,6 @@ class Outline:
     """Layers whose weights can be quantised."""
     places: tuple[str, ...] = ()
     """Modules after which an early exit can be attached, in order of execution."""
-    place_fractions: tuple[float, ...] = ()
-    """Share of the MACs done when each place is reached."""
 
     def parts(self, field_name: str, per: str) -> tuple[str, ...]:
         """Names for which a table field draws a value of its own."""

@@ -21,7 +21,6 @@ OUTLINE = Outline(
     groups={"stem": "stage1", "a": "stage1", "b": "stage2"},
     layers={"stem": "stage1", "a": "stage1", "b": "stage2", "fc": "stage2"},
     places=("a",),
-    place_fractions=(0.4,),
 )
 SPACE: dict[str, Any] = {
     "version": 1,

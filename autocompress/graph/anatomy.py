@@ -67,7 +67,6 @@ class Anatomy:
             groups=dict(self.groups),
             layers=dict(self.layers),
             places=tuple(place.name for place in self.places),
-            place_fractions=tuple(round(place.fraction, 4) for place in self.places),
         )
 
     def stage_of(self, layer: str) -> str:

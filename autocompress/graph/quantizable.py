@@ -42,8 +42,6 @@ class QuantizableLayer:
     """Initialiser that holds the weight."""
     nodes: tuple[str, ...]
     """First output name of every node of this layer."""
-    n_weights: int
-    """Number of weight elements, without the bias."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +279,6 @@ def quantizable_layers(model: onnx.ModelProto) -> tuple[QuantizableLayer, ...]:
             op_type=nodes[0].op_type,
             weight=nodes[0].input[1],
             nodes=tuple(node.output[0] for node in nodes),
-            n_weights=math.prod(graph.initializers[nodes[0].input[1]].dims),
         )
         for name, nodes in _layer_nodes(graph).items()
     )

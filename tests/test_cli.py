@@ -123,7 +123,7 @@ def test_search_prints_the_front_and_what_to_do_next(project: Path, run: Run) ->
     arguments += ["--trials", 2, "--device", DEVICE, "--max-accuracy-drop", 0.5]
     result = run("search", *arguments)  # the budget is used: nothing is judged, the result is printed again
     assert result.code == 0
-    assert "baseline fp32" in result.out.replace("\n", " ") or "fp32" in result.out
+    assert "fp32" in result.out and "candidates judged" in result.out
     assert "autocompress show" in result.out and "autocompress export" in result.out
 
 
@@ -384,6 +384,13 @@ def test_measure_refuses(run: Run, study: Path, tmp_path: Path, calibrated: list
     run("measure", study / "trials/000000/model.onnx", "--device", DEVICE).refused("use --device host")
     (tmp_path / "text.onnx").write_text("not a model")
     run("measure", tmp_path / "text.onnx").refused("text.onnx", "cannot load")
+    words = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.STRING, [1]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "words", words[:1], words[1:])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9),
+        tmp_path / "words.onnx",
+    )
+    run("measure", tmp_path / "words.onnx").refused("words.onnx: inputs must be numbers", "got tensor(string)")
     assert run("measure", study / "trials/000000/model.onnx", "--threads", 0).code == 2
 
 

@@ -250,6 +250,16 @@ def write_final(study: Path, evaluations: Iterable[Evaluation], conditions: dict
     write_json(study / "final.json", {"version": 1, "conditions": conditions, "points": points})
 
 
+def is_final(study: Path) -> bool:
+    """Whether the final figures of all that was judged are there."""
+    return (study / "final.json").exists()
+
+
+def take_back_final(study: Path) -> None:
+    """Remove the final figures: there is more to measure and to score than they speak of."""
+    (study / "final.json").unlink(missing_ok=True)
+
+
 def read_settings(study: Path) -> Settings:
     """The inputs of a study.
 

@@ -16,7 +16,7 @@ from autocompress.controller.reporter import Reporter
 from autocompress.evaluate import Evaluator, measure_paths
 from autocompress.results import Evaluation, Score
 from autocompress.runtimes import onnxruntime as ort
-from autocompress.study import Study, front_of, write_final
+from autocompress.study import Study, front_of, take_back_final, write_final
 from autocompress.task import ACCURACY
 
 _SLACK = 1.25
@@ -29,7 +29,7 @@ _ROUNDS = 3
 
 def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
     """Measure, then score, then write final.json; baselines are treated like the front."""
-    (folder / "final.json").unlink(missing_ok=True)
+    take_back_final(folder)
     study = Study.open(folder)
     complete = [e for e in study.evaluations if e.state == "complete" and e.artifact]
     allowed = [e for e in complete if met_by(e, study.constraints)]

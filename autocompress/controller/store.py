@@ -28,6 +28,7 @@ from autocompress.study import (
     Settings,
     read_evaluation,
     read_settings,
+    take_back_final,
     trial_folder,
     write_evaluation,
     write_workloads,
@@ -169,6 +170,7 @@ class Store:
         Args:
             key: candidates of equal keys give the same file.
         """
+        take_back_final(self.folder)  # this one is not in it, should the search be interrupted now
         evaluations = self._write(number, outcomes)
         self._write_proposal(number, key)
         write_evaluation(self.folder, evaluations[0])

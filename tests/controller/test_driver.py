@@ -132,6 +132,22 @@ def test_a_longer_budget_goes_on_where_the_search_ended(task: Task, tmp_path: Pa
     assert found(long) == found(run(task, tmp_path / "whole", 6))
 
 
+def test_points_found_after_the_end_get_their_final_figures_too(task: Task, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    before = run(task, folder, 2)
+    assert before.final
+
+    def stop(evaluation: Evaluation) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(task, folder, 6, reporter=Watcher(stop))
+    stopped = Study.open(folder)
+    assert not stopped.final and len(stopped.evaluations) > len(before.evaluations)
+    ended = run(task, folder, len(own(stopped)))  # which are judged already
+    assert ended.final and found(ended) == found(stopped) and all(e.test for e in ended.front)
+
+
 def test_nothing_is_done_when_the_budget_is_used(task: Task, tmp_path: Path, evaluated: list[str]) -> None:
     first = found(run(task, tmp_path / "study", 2))
     evaluated.clear()

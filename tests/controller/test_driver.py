@@ -384,7 +384,7 @@ def test_a_clock_that_jumps_does_not_use_up_the_budget(
     now, jumps = time.time, iter(range(10**6))
     monkeypatch.setattr("time.time", lambda: now() + 1e7 * (-1) ** next(jumps))
     study = search(task, device(), space(), budget=Budget(trials=3, hours=50), out=tmp_path / "study")
-    assert len(study.candidates) == 3 and study.final
+    assert len(own(study)) == 3 and study.final
 
 
 def test_a_full_disk_is_reported_and_loses_nothing(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def measure_plan(threads: int, budget_s: float, progress: Progress) -> Measureme
     events = runner.throttle_events()
 
     def report(timings: list[dict[str, Any]], words: str) -> None:
-        progress(len(timings) / len(models), f"{len(timings)} of {len(models)} nets{words}")
+        progress(min(1.0, (time.perf_counter() - started) / budget_s), f"{len(timings)} of {len(models)} nets{words}")
 
     sources = {model.name: model.make for model in models}
     timings, refused = runner.measure_models(sources, reference_model, threads, budget_s, report)

@@ -135,9 +135,12 @@ def features(op: Op, block: int) -> tuple[float, ...]:
 def _tiling(op: Op, block: int) -> tuple[Any, Any, Any]:
     """How a product fits the tiles of its kernel, in the order of the last terms of `OpCost` and in their units.
 
-    The images are taken to be square.
+    The images are taken to be square. The int8 kernels gather the inputs of a window first, in one step for each of
+    its places; they have no tiles that could fit badly.
     """
     window = math.prod(op.kernel)
+    if op.dtype == "int8":
+        return op.out_hw * window * (1 if op.kind == "depthwise" else op.groups) / 1e6, 0.0, 0.0
     blocks = -(-op.cout // block)
     tiles = -(-op.out_hw // _TILE_OUTPUTS)
     padded = op.padded_macs(block) / 1e6

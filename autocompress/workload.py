@@ -82,7 +82,7 @@ class Op:
     out_hw: int = 0
 
     def padded_macs(self, block: int) -> int:
-        """MACs with channels rounded up to `block`, as blocked kernels compute them; 1-D float kernels are not blocked."""
+        """MACs with channels rounded up to `block`, as blocked kernels compute them: all but 1-D ones of floats."""
         if self.kind not in _PRODUCTS or (len(self.kernel) == 1 and self.dtype != "int8"):
             return self.macs
         if self.kind == "depthwise":

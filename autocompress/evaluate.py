@@ -21,9 +21,7 @@ from autocompress.candidate import Candidate, Workshop
 from autocompress.deploy import Cost, Deployer, Deployment
 from autocompress.device import DeviceProfile
 from autocompress.elastic import Elastic
-from autocompress.errors import CandidateError
 from autocompress.graph.anatomy import Anatomy, count_macs, dissect
-from autocompress.graph.exits import threshold_name
 from autocompress.graph.export import INPUT
 from autocompress.quantization import Quantize
 from autocompress.recipe import Phase, Recipe
@@ -191,7 +189,7 @@ class Evaluator:
 
     def score(self, file: bytes | Path, split: Split, watch: Callable[[Array], None] = lambda outputs: None) -> Score:
         """The metric of a file, computed by running it in its runtime; `watch` sees the outputs of each batch."""
-        predict = predictor(ort.session(file, threads=_all_threads()))
+        predict = Predictor(ort.session(file, threads=_all_threads()))
 
         def watched(inputs: Array) -> Array:
             outputs = predict(inputs)
@@ -280,7 +278,7 @@ class Evaluator:
         recipe, thresholds = setting
         file = self.deployer.finish(deployment, thresholds, recipe, self.provenance())
         session = ort.session(file, threads=1 if candidate.exits else _all_threads())
-        predict = predictor(session)
+        predict = Predictor(session)
         score = self.task.score(predict, "validation")
         if not candidate.exits:
             return recipe, file, score, ()
@@ -373,7 +371,7 @@ class Evaluator:
         }
 
 
-class predictor:
+class Predictor:
     """Runs a file on batches; samples one by one where it takes no larger batch, and then notes their exits."""
 
     def __init__(self, session: Any) -> None:
@@ -431,19 +429,6 @@ def sweep(confidence: Array, scores: Array, path_ms: Sequence[float]) -> list[tu
     return [front[i][2] for i in chosen]
 
 
-def measure_paths(session: Any, sample: Array, n_exits: int) -> list[dict[str, Array]]:
-    """Feeds that force a file out at each of its exits, the last feed through the whole network."""
-    if not n_exits:
-        return [{INPUT: sample}]
-    return [
-        {
-            INPUT: sample,
-            **{threshold_name(i): np.array(-1.0 if i == out else 2.0, np.float32) for i in range(n_exits)},
-        }
-        for out in range(n_exits + 1)
-    ]
-
-
 def _confidence(logits: Array) -> Array:
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
     result: Array = (shifted / shifted.sum(-1, keepdims=True)).max(-1)
@@ -478,15 +463,3 @@ def _keep_state(path: Path, state: dict[str, torch.Tensor]) -> None:
             break
         total -= size
         entry.unlink(missing_ok=True)
-
-
-__all__ = [
-    "Clock",
-    "Evaluator",
-    "Forecast",
-    "Outcome",
-    "CandidateError",
-    "measure_paths",
-    "predictor",
-    "sweep",
-]

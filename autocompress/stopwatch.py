@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autocompress.device import DeviceProfile
 from autocompress.errors import AutocompressError, DeviceError, InputError
-from autocompress.graph.exits import threshold_name
+from autocompress.graph.exits import path_feeds, threshold_name
 from autocompress.latency import linear
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.workload import Workload
@@ -80,11 +78,7 @@ def time_file(path: Path, device: DeviceProfile, threads: int | None = None) -> 
     overridable = {value.name for value in session.get_overridable_initializers()}
     n_exits = sum(threshold_name(i) in overridable for i in range(len(overridable)))
     names = [f"exit {i}" for i in range(n_exits)] + ["whole file"]
-    jobs = []
-    for out in range(n_exits + 1):
-        forced = {threshold_name(i): np.array(-1.0 if i == out else 2.0, np.float32) for i in range(n_exits)}
-        jobs.append((session, {**feed, **forced}))
-    timings = ort.measure(jobs, threads=threads)
+    timings = ort.measure([(session, path_feed) for path_feed in path_feeds(feed, n_exits)], threads=threads)
     paths = tuple(
         PathTiming(name, t.latency_ms, t.p50_ms, t.p95_ms, t.n, t.trusted)
         for name, t in zip(names, timings, strict=True)

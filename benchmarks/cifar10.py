@@ -23,7 +23,9 @@ from scipy import stats
 
 from autocompress import Study
 from autocompress.controller.plan import now, versions
-from autocompress.evaluate import measure_paths, predictor
+from autocompress.evaluate import Predictor
+from autocompress.graph.exits import path_feeds
+from autocompress.graph.export import INPUT
 from autocompress.results import Evaluation
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.task import Task, load_task
@@ -50,10 +52,10 @@ def judge(study: Study, points: list[Evaluation], task: Task, threads: int = 1) 
     sample = np.random.default_rng(0).standard_normal(tuple(task.example_input[:1].shape)).astype(np.float32)
     for point in points:
         session = ort.session(study.path / str(point.artifact), threads)
-        feeds = measure_paths(session, sample, max(0, len(point.exits) - 1))
+        feeds = path_feeds({INPUT: sample}, max(0, len(point.exits) - 1))
         spans.append(slice(len(jobs), len(jobs) + len(feeds)))
         jobs += [(session, feed) for feed in feeds]
-        predict = predictor(session)
+        predict = Predictor(session)
         correct = np.concatenate([predict(x).argmax(-1) == y for x, y in task.split("test")])
         rates = np.bincount(predict.exits, minlength=len(feeds)) / len(correct) if predict.exits else np.ones(1)
         low, high = stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")

@@ -43,7 +43,7 @@ def search(
     seed: SeedOption = 0,
     start_from: Annotated[
         Path | None,
-        typer.Option(help="Folder of an earlier study of the same data: its best recipes are tried first, with their weights."),
+        typer.Option(help="Folder of an earlier study of the same data: its best recipes and weights are tried first."),
     ] = None,
     threads: ThreadsOption = None,
     workers: Annotated[

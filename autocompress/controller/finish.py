@@ -13,7 +13,9 @@ from autocompress.confusion import Confusion, write_confusions
 from autocompress.constraints import Constraint, met_by
 from autocompress.controller.plan import now, versions
 from autocompress.controller.reporter import Reporter
-from autocompress.evaluate import Evaluator, measure_paths
+from autocompress.evaluate import Evaluator
+from autocompress.graph.exits import path_feeds
+from autocompress.graph.export import INPUT
 from autocompress.results import Evaluation, Score
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.study import Study, front_of, take_back_final, write_final
@@ -107,14 +109,13 @@ def measure(
 ) -> list[Evaluation]:
     """Time the files side by side on this machine, every path of those with exits."""
     threads = evaluator.device.threads
-    sample = evaluator.task.example_input[:1].float().numpy()
-    rng = np.random.default_rng(0)
-    sample = rng.standard_normal(sample.shape).astype(np.float32)
+    shape = tuple(evaluator.task.example_input[:1].shape)
+    sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     jobs: list[tuple[Any, dict[str, Any]]] = []
     spans = []
     for evaluation in evaluations:
         session = ort.session(folder / str(evaluation.artifact), threads)
-        feeds = measure_paths(session, sample, max(0, len(evaluation.exits) - 1))
+        feeds = path_feeds({INPUT: sample}, max(0, len(evaluation.exits) - 1))
         spans.append((len(jobs), len(jobs) + len(feeds)))
         jobs += [(session, feed) for feed in feeds]
     timings = ort.measure(jobs, threads=threads, protocol=protocol)

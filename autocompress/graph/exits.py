@@ -6,19 +6,37 @@ kernels are about three times slower without.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 LOGITS = "logits"
 EXIT_INDEX = "exit_index"
+_ALWAYS, _NEVER = np.array(-1.0, np.float32), np.array(2.0, np.float32)
+"""Thresholds that every confidence exceeds, and that none does."""
 
 
 def threshold_name(index: int) -> str:
     """Name of the input (with a default) that holds the threshold of one exit."""
     return f"threshold{index}"
+
+
+def path_feeds(feed: Mapping[str, NDArray[Any]], n_exits: int) -> list[dict[str, NDArray[Any]]]:
+    """Feeds that force a file out at each of its exits; the last one goes through the whole network.
+
+    Args:
+        feed: inputs of the file but for its thresholds.
+        n_exits: early ones.
+    """
+    paths = []
+    for out in range(n_exits + 1):
+        thresholds = {threshold_name(i): _ALWAYS if i == out else _NEVER for i in range(n_exits)}
+        paths.append({**feed, **thresholds})
+    return paths
 
 
 def to_nested_if(model: onnx.ModelProto, outputs: Sequence[str], thresholds: Sequence[float]) -> onnx.ModelProto:

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from test_plots import traces
@@ -14,13 +11,6 @@ from autocompress.report._volume import hypervolume_reference
 from autocompress.report.importance import Importance
 from autocompress.results import ParetoFront
 from autocompress.study import Study
-
-FIGURES = (
-    diagnostics.measured_figure,
-    diagnostics.budget_figure,
-    diagnostics.progress_figure,
-    diagnostics.exits_figure,
-)
 
 
 def test_prediction_error_has_one_point_per_measured_trial(finished_study: Study) -> None:
@@ -69,12 +59,3 @@ def test_colours_are_those_of_okabe_and_ito() -> None:
     script = "".join(path.read_text() for path in Path(_drawing.__file__).parent.glob("*.js"))
     used = set(re.findall(r"#[0-9A-Fa-f]{6}", script)) - {"#dddddd"}
     assert used <= known and set(diagnostics.PHASES.values()) <= known
-
-
-@pytest.mark.parametrize("draw", FIGURES)
-def test_every_figure_copes_with_every_kind_of_study(
-    draw: Callable[[Study], Any], empty_study: Study, running_study: Study, finished_study: Study
-) -> None:
-    for study in (empty_study, running_study, finished_study):
-        figure = draw(study)
-        assert json.loads(figure.to_json())["layout"]["paper_bgcolor"] == "white"

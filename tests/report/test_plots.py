@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from synthetic import make_study
 
-from autocompress.report import plots
+from autocompress.report import diagnostics, plots
 from autocompress.report.ties import TIE, ties
 from autocompress.study import Study
 
-FIGURES = (plots.front_figure, plots.front_figure_3d)
+FIGURES = (
+    *(plots.front_figure, plots.front_figure_3d),
+    *(diagnostics.measured_figure, diagnostics.budget_figure, diagnostics.progress_figure, diagnostics.exits_figure),
+)
 
 
 def traces(figure: Any) -> dict[str, Any]:

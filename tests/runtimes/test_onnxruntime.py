@@ -65,7 +65,9 @@ def test_measure_times_every_candidate_quietly(threads: int, capfd: pytest.Captu
     for timing in (short, long):
         assert timing.latency_ms > 0
         assert 0 < timing.p50_ms <= timing.p95_ms
-        assert timing.n == 12
+        assert timing.n == 12 if threads == 1 else timing.n >= 4, (
+            "2 passes of 3 rounds of 2 runs; of 1 round by the clock"
+        )
         assert timing.threads == threads
         assert timing.spread >= 0
         assert timing.trusted == (timing.spread <= runtime.AGREEMENT)

@@ -28,6 +28,7 @@ PROFILE_VERSION = 1
 HOME_VARIABLE = "AUTOCOMPRESS_HOME"
 """Environment variable: folder that replaces ~/.config/autocompress."""
 
+_SUGGESTIONS = 6
 ANY = "any"
 """Key of `DeviceProfile.latency`: the cost of every operator kind that has no entry of its own."""
 
@@ -282,16 +283,19 @@ def _find(name_or_path: str | Path) -> Path:
         candidate = folder / f"{text}.yaml"
         if text and candidate.is_file():
             return candidate
-    names = list_profiles()
-    known = ", ".join(names) or "none"
+    listed = "`autocompress devices` lists all; a path to a YAML file works too"
     if text == HOST:
         raise DeviceError(
-            "device 'host' (this machine) has no profile yet; calibrate it once (about a minute), "
-            f"or choose one of: {known}."
+            "device 'host' (this machine) has no profile yet; calibrate it once (about a minute) with "
+            f"`autocompress devices calibrate host`, or choose another: {listed}"
         )
-    close = difflib.get_close_matches(text.lower(), [*names, HOST], n=1, cutoff=0.5)
-    hint = f" did you mean {close[0]!r}?" if close else ""
-    raise DeviceError(f"unknown device {text!r};{hint} known devices: {known}; a path to a YAML file works too.")
+    names = [*list_profiles(), HOST]
+    close = [name for name in names if text and text.lower() in name] or difflib.get_close_matches(
+        text.lower(), names, n=_SUGGESTIONS, cutoff=0.5
+    )
+    more = f" and {len(close) - _SUGGESTIONS} more" if len(close) > _SUGGESTIONS else ""
+    hint = f"; did you mean {', '.join(map(repr, close[:_SUGGESTIONS]))}{more}?" if close else ";"
+    raise DeviceError(f"unknown device {text!r}{hint} {listed}")
 
 
 _FIELDS_OF: dict[str, type[BaseModel]] = {

@@ -147,8 +147,12 @@ def test_the_users_own_profile_is_found_by_name(
     _write(folder, data | {"name": "my-board"}, "my-board")
     assert "my-board" in list_profiles()
     assert DeviceProfile.load("my-board").name == "my-board"
-    with pytest.raises(DeviceError, match=r"unknown device 'my-bord'; did you mean 'my-board'\?.*known devices:"):
+    with pytest.raises(
+        DeviceError, match=r"unknown device 'my-bord'; did you mean 'my-board'\? `autocompress devices`"
+    ):
         DeviceProfile.load("my-bord")
+    with pytest.raises(DeviceError, match=r"did you mean 'raspberry-pi-3b-plus', .* and \d+ more\? `autocompress dev"):
+        DeviceProfile.load("Raspberry")
 
 
 def test_an_uncalibrated_host_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,10 +289,9 @@ def _find(name_or_path: str | Path) -> Path:
             "device 'host' (this machine) has no profile yet; calibrate it once (about a minute) with "
             f"`autocompress devices calibrate host`, or choose another: {listed}"
         )
-    names = [*list_profiles(), HOST]
-    close = [name for name in names if text and text.lower() in name] or difflib.get_close_matches(
-        text.lower(), names, n=_SUGGESTIONS, cutoff=0.5
-    )
+    names, part = [*list_profiles(), HOST], text.lower()
+    close = sorted((n for n in names if part and part in n), key=lambda n: not n.startswith(part))
+    close = close or difflib.get_close_matches(part, names, n=_SUGGESTIONS, cutoff=0.5)
     more = f" and {len(close) - _SUGGESTIONS} more" if len(close) > _SUGGESTIONS else ""
     hint = f"; did you mean {', '.join(map(repr, close[:_SUGGESTIONS]))}{more}?" if close else ";"
     raise DeviceError(f"unknown device {text!r}{hint} {listed}")

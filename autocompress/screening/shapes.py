@@ -98,7 +98,7 @@ class Shapes:
         return sorted({k for name in names for k in self._slopes.get(self._known(name), ())})
 
     def at(self, widths: Mapping[int, Ints]) -> Shape:
-        """Shapes for some widths, by group; other groups are taken to be whole."""
+        """Shapes for given widths, by group: of all groups that matter to the tensors asked for."""
 
         def shape(name: str) -> Dims:
             known = self._known(name)

@@ -387,6 +387,8 @@ def warm_starts(campaign: Campaign, space: Any, fixed: Mapping[str, int], seed: 
     codes = knobs.random(2000, np.random.default_rng([seed, 1]))
     values, broken = _costs(campaign, knobs.columns(codes), fixed)
     codes, values = codes[(broken <= 0).all(1)], values[(broken <= 0).all(1)]
+    if not len(codes):
+        return []
     capacity = campaign.table.capacity(_with(knobs.columns(codes), fixed))
     chosen: dict[tuple[float, ...], dict[str, Any]] = {}
     for level in (0.5, 0.25, 0.1):
@@ -469,6 +471,7 @@ METHODS: dict[str, Method] = {
     "only pruning, int8": KnownCosts(fixed=(("exit", 0), ("bits", 1))),
     "only bits": KnownCosts(fixed=(*((f"prune{i}", 0) for i in range(1, 5)), ("exit", 0))),
     "only exits": KnownCosts(fixed=(*((f"prune{i}", 0) for i in range(1, 5)), ("bits", 0))),
+    "only exits, int8": KnownCosts(fixed=(*((f"prune{i}", 0) for i in range(1, 5)), ("bits", 1))),
     "first pruning, then bits": sequential,
 }
 BUDGET, GRID = 60, np.arange(1, 61)

@@ -3,8 +3,8 @@
 python benchmarks/scale_out.py [--trials 10] [--repeats 1]     writes results/records/scale-out.json
 
 The quickstart's search with one epoch instead of three, through the command line, with one thread per worker. Random
-recipes, so that all runs train the same ones; the first `_WARM_UP` candidates of a run are not counted, since workers load the task meanwhile. Runs of the
-kinds take turns. The device is a shipped profile, so that no run times its front.
+recipes, so that all runs train the same ones; the first `_WARM_UP` candidates of a run are not counted, since workers
+load the task meanwhile. Runs of the kinds take turns. The device is a shipped profile, so that no run times its front.
 """
 
 from __future__ import annotations

@@ -424,7 +424,7 @@ while True:
     folder = root / str(studies)
     if (pid := os.fork()) == 0:
         try:
-            search(small_task(), device(), space(), budget=Budget(12), out=folder, seed=3)
+            search(small_task(), device(), space(), budget=Budget(8), out=folder, seed=3)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -470,7 +470,7 @@ _SOAK = pytest.mark.skipif("SOAK" not in os.environ, reason="takes minutes: set 
 
 @pytest.mark.parametrize("kills", [10, pytest.param(50, marks=[pytest.mark.slow, _SOAK])])
 def test_kill_9_loses_and_doubles_nothing(task: Task, tmp_path: Path, kills: int) -> None:
-    whole = run(task, tmp_path / "whole", 12, seed=3)
+    whole = run(task, tmp_path / "whole", 8, seed=3)
     folder = tmp_path / "killed"
     command = [sys.executable, "-c", _KILLS, str(folder), str(kills)]
     done = subprocess.run(command, env=_environment(), stderr=subprocess.PIPE, text=True)

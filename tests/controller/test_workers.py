@@ -180,7 +180,7 @@ torch.set_num_threads(1)
 from small import device, small_task, space
 from autocompress.controller import Budget, Workers, search
 if __name__ == "__main__":
-    search(small_task(), device(), space(), budget=Budget(12), out=sys.argv[1], seed=3, reference=small_task,
+    search(small_task(), device(), space(), budget=Budget(9), out=sys.argv[1], seed=3, reference=small_task,
            workers=Workers(2))
 """
 
@@ -230,6 +230,6 @@ def test_kill_9_of_workers_and_of_the_driver(tmp_path: Path) -> None:
         assert {one[0]: one for one in found_now}.items() >= {one[0]: one for one in kept}.items()
         kept = found_now
     study = Study.open(folder)
-    assert study.final and len(own(study)) == 12
+    assert study.final and len(own(study)) == 9
     assert {e.state for e in study.candidates} == {"complete"}
     assert states(folder) <= {"COMPLETE", "WAITING"}

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,14 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[MicroModel]:
 
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    """Run the bundle's script in a bare interpreter: the package cannot be imported there."""
+    """Run the bundle's script in a bare interpreter: the package cannot be imported there.
+
+    It hears Ctrl-C also where these tests are a background job of a shell, which ignores it.
+    """
     command = [sys.executable, "-u", str(folder / "run.py"), *map(str, arguments)]
     environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment)
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment, preexec_fn=hear)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

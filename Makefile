@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STUDY := results/quickstart
-TRIALS := 24
+TRIALS := 18
 
 .PHONY: help quickstart test check docs benchmark clean
 

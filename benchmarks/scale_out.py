@@ -30,7 +30,7 @@ KINDS = {
     "Ray, 1 worker": ["--executor", "ray", "--workers", "1"],
     "Ray, 2 workers": ["--executor", "ray", "--workers", "2"],
 }
-_WARM_UP = 3
+_WARM_UP = 2
 
 
 def run(options: list[str], trials: int, sampler: str = "random") -> dict[str, float]:

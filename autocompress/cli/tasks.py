@@ -70,11 +70,14 @@ def search(
     from autocompress.controller.executors.base import Workers
     from autocompress.controller.plan import Budget
     from autocompress.space import SearchSpace
+    from autocompress.study import read_settings
 
     # What costs nothing to check comes before the task, and that before a minute of calibration.
     budget = Budget(trials, hours)
     pool = Workers(workers, threads, trial_timeout_minutes, executor, address)  # type: ignore[arg-type]
     search_space, profile = SearchSpace.load(space), profile_if_known(device)
+    if start_from is not None:
+        read_settings(start_from)
     page = None
     if serve:
         from autocompress.report.watch import Watch

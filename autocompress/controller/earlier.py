@@ -42,7 +42,7 @@ class Earlier:
                 )
         return cls(study)
 
-    def share_weights(self, cache: Path) -> None:
+    def copy_weights(self, cache: Path) -> None:
         """Copy what was trained; weights are named by the content of all that led to them, so none can be mistaken."""
         cache.mkdir(parents=True, exist_ok=True)
         for path in (self.study.path / "cache").glob("*.pt"):

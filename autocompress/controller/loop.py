@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class _Running:
 
     recipe: Recipe
     forecast: Forecast
+    source: int | None
+    """The trial whose trained network this one shares; such a trial takes none of the budget of trials."""
     attempts: int = 1
 
 
@@ -80,8 +83,8 @@ class Loop:
         self.twins: dict[str, list[tuple[int, Recipe, Forecast]]] = {}
         """Proposals that give the same file as one that is running, by its key; they wait for its result."""
         self.known_costs: KnownCostSampler | None = None
-        self.trained: Evaluation | None = None
-        """The last candidate that was trained."""
+        self.trained: deque[Evaluation] = deque()
+        """Candidates whose networks are still to be tried in other number formats."""
         self.n_evaluated = 0
         self.accounted = time.monotonic()
 
@@ -96,7 +99,7 @@ class Loop:
         done = [e for e in self.store.evaluations() if e.kind == "candidate"]
         own = [e for e in done if e.state != "rejected" and e.derived_from is None and not e.is_repeat]
         self.n_evaluated = len(own)
-        self.trained = next((e for e in reversed(own) if e.state == "complete"), None)
+        self.trained.extend([e for e in own if e.state == "complete"][-1:])
         if not done:
             self.plan.check_feasible(self.constraints)
         for evaluation in done:
@@ -131,9 +134,9 @@ class Loop:
         if self.earlier is None:
             return []
         if self.evaluator.cache:
-            self.earlier.share_weights(self.evaluator.cache)
+            self.earlier.copy_weights(self.evaluator.cache)
         found = self.earlier.settings(self.plan, proposals)
-        self.reporter.note(f"{len(found)} recipes are taken over from {self.earlier.study.path}")
+        self.reporter.note(f"recipes taken over from {self.earlier.study.path}: {len(found)}")
         return found
 
     def _search(self, executor: Executor) -> None:
@@ -153,7 +156,7 @@ class Loop:
             )
 
     def _may_propose(self) -> bool:
-        planned = self.n_evaluated + len(self.running)
+        planned = self.n_evaluated + sum(trial.source is None for trial in self.running.values())
         return self._used() < 1 and (self.budget.trials is None or planned < self.budget.trials)
 
     def _used(self) -> float:
@@ -205,18 +208,25 @@ class Loop:
         if any(running.forecast.key == forecast.key for running in self.running.values()):
             self.twins.setdefault(forecast.key, []).append((trial.number, recipe, forecast))
             return False
-        self.running[trial.number] = _Running(recipe, forecast)
+        self.running[trial.number] = _Running(recipe, forecast, self.store.derived_from(trial.number))
         executor.submit(Job(trial.number, recipe))
         return True
 
     def _other_format(self) -> Trial | None:
-        """The network that was trained last in another number format, which takes no training; None after a few."""
-        last, sampler = self.trained, self.known_costs
-        if last is None or sampler is None or self.store.n_derived(last.trial) >= _FORMATS:
+        """A network that was just trained in another number format, which takes no training; None after a few."""
+        while self.trained and self.known_costs:
+            trial = self._in_other_format(self.trained[0], self.known_costs)
+            if trial is not None:
+                return trial
+            self.trained.popleft()
+        return None
+
+    def _in_other_format(self, done: Evaluation, sampler: KnownCostSampler) -> Trial | None:
+        if not done.recipe.get(_QUANTISE) or self.store.n_derived(done.trial) >= _FORMATS:
             return None
-        if not last.recipe.get(_QUANTISE) or not self.evaluator.is_trained(last.recipe):
+        if not self.evaluator.is_trained(done.recipe):
             return None
-        return self.store.ask_derived(last.trial, sampler, lambda knob: knob.startswith(f"{_QUANTISE}."))
+        return self.store.ask_derived(done.trial, sampler, lambda knob: knob.startswith(f"{_QUANTISE}."))
 
     def _take(self, reply: Reply, executor: Executor) -> None:
         """Keep what an executor gives back, or have a candidate tried again whose worker died."""
@@ -232,14 +242,13 @@ class Loop:
             again = f"; tried {running.attempts} times" if reply.lost else ""
             evaluation = self._fail(reply.trial, running.recipe, failure + again, running.forecast)
         else:
-            source = self.store.derived_from(reply.trial)
-            stamped = [o.evolve(finished_at=now(), derived_from=source) for o in reply.outcomes]
+            stamped = [o.evolve(finished_at=now(), derived_from=running.source) for o in reply.outcomes]
             self._account()
             kept = self.store.keep(reply.trial, stamped, self.constraints, running.forecast.key)
             evaluation = kept[0]
-            if source is None:
+            if running.source is None:
                 self.n_evaluated += 1
-                self.trained = evaluation
+                self.trained.append(evaluation)
             self._tell_reporter(kept)
         self.known[running.forecast.key] = evaluation
         for twin in self.twins.pop(running.forecast.key, []):
@@ -247,9 +256,9 @@ class Loop:
             self._repeat(number, recipe, evaluation, forecast)
 
     def _fail(self, number: int, recipe: Recipe, reason: str, forecast: Forecast | None) -> Evaluation:
-        """Record a candidate that failed; it counts as evaluated."""
+        """Record a candidate that failed; it counts as evaluated, unless it shares the network of another one."""
         self._account()
-        self.n_evaluated += 1
+        self.n_evaluated += self.store.derived_from(number) is None
         return self._refuse(number, recipe, "failed", reason, forecast)
 
     def _refuse(self, number: int, recipe: Recipe, state: str, reason: str, forecast: Forecast | None) -> Evaluation:
@@ -266,6 +275,7 @@ class Loop:
                 "peak_memory_bytes": forecast.cost.peak_memory_bytes if forecast else None,
                 "active_power_mw": self.evaluator.device.active_power_mw,
                 "notes": forecast.notes if forecast else (),
+                "derived_from": self.store.derived_from(number),
                 "finished_at": now(),
             }
         )

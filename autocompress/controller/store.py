@@ -148,11 +148,15 @@ class Store:
 
     def n_derived(self, source: int) -> int:
         """How many trials were asked for that share the trained network of `source`."""
-        return sum(self.derived_from(t.number) == source and _INDEX not in t.user_attrs for t in self.trials)
+        attributes = [trial.user_attrs for trial in self.trials]
+        return sum(a.get(DERIVED_FROM) == source and _INDEX not in a for a in attributes)
 
     def _started(self, frozen: FrozenTrial) -> Trial:
         self._asked.add(frozen.number)
-        self._use_sampler(frozen.number)
+        if DERIVED_FROM in frozen.user_attrs:  # its setting is fixed; the sampler would propose one in vain
+            self._study.sampler = optuna.samplers.RandomSampler()
+        else:
+            self._use_sampler(frozen.number)
         with quiet():
             return Trial(self._study, frozen._trial_id)
 

@@ -185,6 +185,30 @@ def test_a_trained_network_is_tried_in_other_formats_without_training_and_withou
         assert other.sha256 != source.sha256
 
 
+def test_another_format_that_fails_takes_none_of_the_budget(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, networks = Evaluator.evaluate, set()
+
+    def only_the_first_format(self: Evaluator, recipe: Recipe) -> list[Outcome]:
+        network = recipe.digest(Phase.TRAINING)
+        if recipe.get("prune") and network in networks:
+            raise CandidateError("no luck")
+        networks.add(network)
+        return evaluate(self, recipe)
+
+    monkeypatch.setattr(Evaluator, "evaluate", only_the_first_format)
+    study = run(task, tmp_path / "study", 3)
+    failed = [e for e in study.candidates if e.state == "failed"]
+    assert failed and all(e.derived_from is not None for e in failed)
+    assert [e.state for e in own(study)] == ["complete"] * 3
+
+
+def test_a_space_may_leave_nothing_to_choose(task: Task, tmp_path: Path) -> None:
+    study = run(task, tmp_path / "study", 1, {"stages": [{"technique": "ptq"}]})
+    assert len(study.candidates) == 1 and study.final
+
+
 @pytest.mark.parametrize("sampler", ["ehvi", "tpe", "nsga2", "gp", "random"])
 def test_every_sampler_gets_beyond_the_first_proposals(task: Task, tmp_path: Path, sampler: str) -> None:
     assert len(run(task, tmp_path / "study", 10, sampler=sampler).candidates) >= 10

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import EXITS, SPACE, device, small_task, space
+from small import SPACE, device, small_task, space
 
 from autocompress import training
+from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
+from autocompress.controller.reporter import Silent
 from autocompress.device import DeviceProfile
 from autocompress.errors import InputError, StudyError
 from autocompress.study import Study
@@ -47,6 +49,14 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return titles
 
 
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+
+
 def without_baselines(study: Study) -> list[str]:
     return [e.recipe_digest for e in study.candidates if e.state == "complete"]
 
@@ -74,8 +84,22 @@ def test_another_device_begins_with_what_was_trained_for_the_first(
 
 
 def test_recipes_that_the_new_space_lacks_are_left_out(earlier: Study, task: Task, tmp_path: Path) -> None:
-    study = search(task, device(), space(EXITS), budget=Budget(1), out=tmp_path / "s", start_from=earlier.path)
-    assert all(e.recipe.get("prune") is None for e in study.candidates)
+    notes = Notes()
+    bits = {"stages": [{"technique": "ptq"}]}
+    search(task, device(), space(bits), budget=Budget(1), out=tmp_path / "s", start_from=earlier.path, reporter=notes)
+    assert f"recipes taken over from {earlier.path}: 0" in notes.said
+
+
+def test_recipes_that_break_the_new_limits_are_left_out(earlier: Study, task: Task, tmp_path: Path) -> None:
+    front = [p for p in earlier.front if p.kind == "candidate"]
+    limit = min(p.size_bytes or 0 for p in front)
+    notes = Notes()
+    study = search(
+        task, device(), space(), budget=Budget(1), out=tmp_path / "s", start_from=earlier.path, reporter=notes,
+        constraints=[at_most("size_bytes", limit)],
+    )  # fmt: skip
+    assert f"recipes taken over from {earlier.path}: 1" in notes.said
+    assert next(e.size_bytes for e in study.candidates if e.state == "complete") == limit
 
 
 def test_a_study_of_other_data_or_itself_is_refused(earlier: Study, task: Task, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from autocompress.constraints import Constraint
 from autocompress.controller.plan import Plan
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError, ConstraintError, TaskError
-from autocompress.evaluate import Evaluator, Forecast
+from autocompress.evaluate import Evaluator
 from autocompress.payoff import Knob, Payoff
 from autocompress.recipe import Recipe, technique
 from autocompress.results import Evaluation
@@ -45,8 +45,9 @@ class DryRun:
     left_out: tuple[str, ...]
     knobs: tuple[Knob, ...]
     """What each technique on its own would gain, predicted."""
-    strongest_ms: float | None
-    strongest_bytes: int | None
+    least_ms: float | None
+    least_bytes: float | None
+    """The least latency and the least size among the strongest recipes of the space."""
     constraints: tuple[str, ...]
     infeasible: str
     seconds_per_epoch: float | None
@@ -80,8 +81,8 @@ class DryRun:
         ]
         if nothing := [knob.name for knob in self.knobs if knob.speedup is not None and not knob.pays]:
             lines.append(f"  does not pay here: {', '.join(nothing)}")
-        if self.strongest_ms is not None:
-            lines.append(f"  strongest recipe of the space: {self.strongest_ms:.3f} ms, {self.strongest_bytes:,} bytes")
+        if self.least_ms is not None:
+            lines.append(f"  strongest recipes of the space: from {self.least_ms:.3f} ms, {self.least_bytes:,} bytes")
         lines.append(f"\nconstraints: {', '.join(self.constraints) or 'none'}")
         if self.constraints:
             lines.append(f"  {self.infeasible or 'can be met as far as it can be predicted before training'}")
@@ -111,7 +112,7 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         base = evaluator.evaluate(Recipe())[0].evaluation
     except CandidateError as error:
         raise TaskError(f"the model itself cannot be deployed: {error}") from error
-    infeasible, strongest = _feasible(plan, base)
+    infeasible = _infeasible(plan, base)
     payoff = Payoff(evaluator)
     epoch_s = None
     if task.trainable:
@@ -137,8 +138,8 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         n_recipes=plan.space.size(outline),
         left_out=plan.space.notes,
         knobs=payoff.knobs(),
-        strongest_ms=strongest.best_case_ms if strongest else None,
-        strongest_bytes=strongest.size_bytes if strongest else None,
+        least_ms=plan.reach.get("latency_ms"),
+        least_bytes=plan.reach.get("size_bytes"),
         constraints=tuple(f"{c} ({c.because})" if c.because else str(c) for c in plan.constraints),
         infeasible=infeasible,
         seconds_per_epoch=epoch_s,
@@ -146,11 +147,12 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
     )
 
 
-def _feasible(plan: Plan, base: Evaluation) -> tuple[str, Forecast | None]:
+def _infeasible(plan: Plan, base: Evaluation) -> str:
     try:
-        return "", plan.check_feasible(plan.resolve(base))
+        plan.check_feasible(plan.resolve(base))
     except ConstraintError as error:
-        return str(error), None
+        return str(error)
+    return ""
 
 
 def _epochs(stage: StageSpace) -> int:

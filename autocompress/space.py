@@ -7,6 +7,7 @@ A space is a list of stage spaces. Each field of a stage is a value or a domain;
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -68,6 +69,10 @@ class StageSpace:
             for part, scoped in entries.items():
                 yield f"{self.technique}.{name}[{part}]", scoped.domain
 
+    def draws(self, knob: str, field_name: str) -> bool:
+        """Whether a knob is the one of a field, or of one of its entries."""
+        return knob.partition("[")[0] == f"{self.technique}.{field_name}"
+
     def build(self, values: Mapping[str, Value], outline: Outline) -> Stage:
         """Build the stage from one value per knob."""
         settings: dict[str, Any] = {"technique": self.technique, **self.fixed}
@@ -104,6 +109,28 @@ class Slot:
         if value == _SWITCH[0]:
             return None
         return next((a for a in self.alternatives if a.technique == value), self.alternatives[0])
+
+    def strongest(self, outline: Outline) -> Iterator[dict[str, Value]]:
+        """The part of this slot in the settings of `SearchSpace.strongest`."""
+        if self.optional:
+            yield {self.name: _SWITCH[0]}
+        for alternative in self.alternatives:
+            knobs = dict(alternative.knobs(outline))
+            usual = {key: _usual(key, domain, lambda: 1.0) for key, domain in knobs.items()}
+            if self.switch:
+                usual[self.name] = self._on(alternative)
+            drawn = [{k: d.corners() for k, d in knobs.items() if alternative.draws(k, name)} for name in _BITS]
+            for bits in itertools.product(
+                *(dict.fromkeys(itertools.chain(*keys.values())) or [None] for keys in drawn)
+            ):
+                chosen = {
+                    k: b for b, keys in zip(bits, drawn, strict=True) for k, values in keys.items() if b in values
+                }
+                yield usual | chosen
+
+    def _on(self, alternative: StageSpace) -> str:
+        """The value of the switch that stands for an alternative."""
+        return alternative.technique if len(self.alternatives) > 1 else _SWITCH[1]
 
 
 @dataclass(frozen=True)
@@ -209,12 +236,18 @@ class SearchSpace:
         for slot in self.slots:
             chosen = slot.alternatives[0]
             if slot.switch:
-                on = chosen.technique if len(slot.alternatives) > 1 else _SWITCH[1]
-                values[slot.name] = on if optional or not slot.optional else _SWITCH[0]
-            for key, domain in chosen.knobs(outline):
-                pruning = key.startswith("prune.ratio")
-                values[key] = domain.at(strength() if pruning else 0.0 if isinstance(domain, Choice) else 0.5)
+                values[slot.name] = slot._on(chosen) if optional or not slot.optional else _SWITCH[0]
+            values |= {key: _usual(key, domain, strength) for key, domain in chosen.knobs(outline)}
         return values
+
+    def strongest(self, outline: Outline) -> list[dict[str, Value]]:
+        """Settings that prune as much as they can, one for each combination of stages and of bits for all layers.
+
+        One of them is the smallest or the fastest of the space, or close to it: which bits that are depends on device
+        and network.
+        """
+        parts = itertools.product(*(list(slot.strongest(outline)) for slot in self.slots))
+        return [dict(itertools.chain(*(part.items() for part in one))) for one in parts]
 
     def setting_of(self, recipe: Recipe, outline: Outline) -> dict[str, Value] | None:
         """The setting of this space that comes closest to a recipe of another one; fields it fixes are not looked at.
@@ -232,8 +265,7 @@ class SearchSpace:
             if chosen is None and not slot.optional:
                 return None
             if slot.switch:
-                on = chosen.technique if chosen and len(slot.alternatives) > 1 else _SWITCH[1]
-                values[slot.name] = on if chosen else _SWITCH[0]
+                values[slot.name] = slot._on(chosen) if chosen else _SWITCH[0]
             for key, domain in chosen.knobs(outline) if chosen else ():
                 value = domain.nearest(_value_at(recipe, key, outline))
                 if value is None:
@@ -414,6 +446,13 @@ def _unusable(space: StageSpace, device: DeviceProfile, outline: Outline, traina
             if not _executable_bits(space, name, device):
                 return f"{name}: {_executes(name, device)}"
     return ""
+
+
+def _usual(key: str, domain: Domain, strength: Callable[[], float]) -> Value:
+    """A pruning ratio at a share of its way; the first one of a choice; the middle of another range."""
+    if key.startswith("prune.ratio"):
+        return domain.at(strength())
+    return domain.at(0.0 if isinstance(domain, Choice) else 0.5)
 
 
 def _executable_bits(space: StageSpace, name: str, device: DeviceProfile) -> bool:

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 from autocompress import __version__
 from autocompress.constraints import Constraint, Quantity, device_limits
@@ -100,8 +101,14 @@ class Plan:
         task = self.evaluator.task
         return task.metric is ACCURACY and task.evaluate is None
 
-    def check_feasible(self, constraints: Sequence[Constraint]) -> Forecast | None:
-        """Refuse constraints that even the strongest recipe of the space is predicted to break.
+    @cached_property
+    def reach(self) -> dict[Quantity, float]:
+        """The least of every quantity that is known before training among the strongest recipes; empty if none fits."""
+        settings = self.space.strongest(self.evaluator.anatomy.outline)
+        return self._least([f for f in map(self.forecast_of, settings) if f is not None])
+
+    def check_feasible(self, constraints: Sequence[Constraint]) -> None:
+        """Refuse constraints that even the strongest recipes of the space are predicted to break.
 
         Raises:
             ConstraintError: naming what the space can reach.
@@ -109,22 +116,17 @@ class Plan:
         for c in constraints:
             if c.quantity == "accuracy" and c.sense == "at least" and c.limit > 1 and self._is_accuracy:
                 raise ConstraintError(f"{c}: impossible, accuracy is at most 1")
-        outline = self.evaluator.anatomy.outline
-        strongest = [self.space.setting(outline, lambda: 1.0, optional=on) for on in (False, True)]
-        forecasts = [f for f in map(self.forecast_of, strongest) if f is not None]
-        if not forecasts:
-            return None
-        best = self._least(forecasts)
-        for c in constraints:
-            if c.sense == "at most" and c.quantity in best and c.violation(best[c.quantity]) > 0:
+            least = self.reach.get(c.quantity)
+            if c.sense == "at most" and least is not None and c.violation(least) > 0:
                 raise ConstraintError(
-                    f"impossible: {c.broken_by(best[c.quantity], 'the strongest recipe of the space is predicted at')}"
+                    f"impossible: {c.broken_by(least, 'the strongest recipe of the space is predicted at')}"
                     "; loosen it, or allow stronger compression in the search space"
                 )
-        return min(forecasts, key=lambda f: f.best_case_ms)
 
     def _least(self, forecasts: Sequence[Forecast]) -> dict[Quantity, float]:
         """The least of every quantity that is known before training."""
+        if not forecasts:
+            return {}
         latency_ms = min(f.best_case_ms for f in forecasts)
         energy = energy_mj(latency_ms, self.evaluator.device.active_power_mw)
         return {

@@ -91,7 +91,8 @@ class Proposals:
         rng = np.random.default_rng(seed)
         outline, space = self._plan.evaluator.anatomy.outline, self._plan.space
         n = _DRAWS if self.is_fast else _FORECASTS
-        pool = self._draws([space.setting(outline, rng.random, optional=bool(rng.integers(2))) for _ in range(n)])
+        usual = [space.setting(outline, rng.random, optional=bool(rng.integers(2))) for _ in range(n)]
+        pool = self._draws(usual) or self._draws(space.strongest(outline))
         chosen: dict[tuple[float, ...], dict[str, Value]] = {}
         for level, cost in itertools.product(_LEVELS, (_latency, _latency_and_size)):
             if len(pool) <= len(chosen):

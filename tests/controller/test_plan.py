@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from small import SPACE, device, small_task, space
+from small import EXITS, SPACE, device, small_task, space
 
 from autocompress.constraints import Constraint, at_most
 from autocompress.controller.plan import Plan
@@ -30,11 +30,23 @@ def test_ram_is_a_constraint_by_default(parts: tuple[Task, Anatomy]) -> None:
     need = fp32.cost.peak_memory_bytes
     tight = plan(parts, ram_bytes=need - 1)
     assert tight.rejected(fp32, tight.constraints).startswith(f"peak_memory_bytes must be at most {need - 1:g} (RAM of")
-    assert tight.check_feasible(tight.constraints) is not None  # pruned or quantised it fits
+    tight.check_feasible(tight.constraints)  # pruned or quantised it fits
     assert not plan(parts, ram_bytes=need).rejected(fp32, plan(parts, ram_bytes=need).constraints)
     with pytest.raises(ConstraintError, match="impossible: peak_memory_bytes must be at most 10"):
         hopeless = plan(parts, ram_bytes=10)
         hopeless.check_feasible(hopeless.constraints)
+
+
+@pytest.mark.parametrize("choice", [[16, 8, 4], [4, 8, 16]])
+def test_a_limit_is_possible_if_any_bits_can_keep_it(parts: tuple[Task, Anatomy], choice: list[int]) -> None:
+    bits = {"technique": "ptq", "weight_bits": {"per": "layer", "choice": choice}, "optional": True}
+    stages = [{**EXITS["stages"][0], "optional": True}, SPACE["stages"][0], bits]
+    evaluator = Evaluator(parts[0], device(), anatomy=parts[1])
+    searched = Plan.make(evaluator, space({"stages": stages}), [], device())
+    fixed = ([stages[1], {**bits, "weight_bits": b}] for b in choice)
+    alone = [Plan.make(evaluator, space({"stages": f}), [], device()).reach["size_bytes"] for f in fixed]
+    assert max(alone) > 1.05 * min(alone)
+    assert searched.reach["size_bytes"] == pytest.approx(min(alone), rel=0.01)  # its recipe is a few words longer
 
 
 def test_weights_in_flash_take_no_ram(parts: tuple[Task, Anatomy]) -> None:

@@ -76,6 +76,15 @@ def test_warm_starts_keep_the_constraints_and_much_capacity(plan: Plan, proposal
     assert limited.warm_starts(0) == starts
 
 
+def test_a_limit_that_only_few_recipes_keep_still_gets_one_to_begin_with(plan: Plan) -> None:
+    limit = plan.reach["size_bytes"]
+    limited = Proposals(plan, [at_most("size_bytes", limit * 1.02)])  # screened sizes are exact to 2 %
+    starts = limited.warm_starts(0)
+    assert starts
+    for forecast in map(plan.forecast_of, starts):
+        assert forecast is not None and forecast.size_bytes <= limit * 1.04
+
+
 def test_the_sampler_proposes_recipes_that_keep_the_constraints(plan: Plan, proposals: Proposals) -> None:
     limit = median_ms(proposals)
     limited = Proposals(plan, [at_most("latency_ms", limit)])

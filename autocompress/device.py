@@ -63,7 +63,7 @@ class OpCost(_Data):
     us_per_mb_patches: _NonNegative = 0.0
     us_per_mstep: _NonNegative = 0.0
     """Per million passes of the innermost loop, each for up to 6 outputs in up to 4 blocks of channels; of int8
-    kernels, per million places of windows whose channels are gathered."""
+    kernels, per million places of windows whose channels are gathered, or rows of windows that are copied."""
     us_per_mmac_edge: _NonNegative = 0.0
     """Per million padded MACs divided by the side of the output: the share of outputs at the border."""
     us_per_mmac_lone: _NonNegative = 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -89,7 +90,8 @@ class Op:
             return self.macs // self.cout * round_up(self.cout, block)
         inner = self.cin
         if self.dtype == "int8":
-            inner = round_up(self.cin, 4)
+            window = math.prod(self.kernel)
+            inner = round_up(self.cin * window, 4) // window
         elif self.kind in {"conv", "conv1x1", "grouped"}:
             inner = self.cin + (round_up(self.cin, block) - self.cin) * (self.cin >= block)
         return self.macs * round_up(self.cout, block) * inner // (self.cout * self.cin)

@@ -423,6 +423,71 @@ def m5() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(128, 12))
 
 
+def alexnet() -> nn.Module:
+    """AlexNet, a quarter as wide, for small images."""
+    layers = [conv(3, 16, 11, 4), nn.MaxPool2d(3, 2, 1), conv(16, 48, 5), nn.MaxPool2d(3, 2, 1), conv(48, 96)]
+    layers += [conv(96, 64), conv(64, 64), nn.AdaptiveAvgPool2d(3), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(576, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 100))
+
+
+def mnasnet() -> nn.Module:
+    """MNASNet (arXiv 1807.11626), half as wide."""
+    layers, width = [conv(3, 16, 3, 2), conv(16, 16, groups=16), conv(16, 8, 1, act=None)], 8
+    for expand, k, o, n, s in (
+        (3, 3, 16, 3, 2),
+        (3, 5, 24, 3, 2),
+        (6, 5, 40, 3, 2),
+        (6, 3, 48, 2, 1),
+        (6, 5, 96, 2, 2),
+    ):
+        for block in range(n):
+            layers.append(inverted(width, width * expand, o, k, 1 if block else s, nn.ReLU))
+            width = o
+    return nn.Sequential(*layers, conv(width, 320, 1), Flat(320))
+
+
+def xception() -> nn.Module:
+    """Xception (arXiv 1610.02357), an eighth as wide: separable convolutions around pooled shortcuts."""
+    layers, width = [conv(3, 16, 3, 2), conv(16, 24)], 24
+    for o in (32, 64, 96):
+        body = [nn.Conv2d(width, width, 3, 1, 1, groups=width, bias=False), conv(width, o, 1)]
+        body += [nn.Conv2d(o, o, 3, 1, 1, groups=o, bias=False), conv(o, o, 1, act=None), nn.MaxPool2d(3, 2, 1)]
+        layers.append(Residual(nn.Sequential(*body), conv(width, o, 1, 2, act=None), nn.ReLU()))
+        width = o
+    return nn.Sequential(*layers, Flat(width))
+
+
+def repvgg() -> nn.Module:
+    """RepVGG (arXiv 2101.03697) as deployed: nothing but 3x3 convolutions."""
+    layers, width = [], 3
+    for o, n in ((24, 1), (24, 2), (48, 3), (96, 4), (256, 1)):
+        layers += [conv(width if block == 0 else o, o, 3, 1 if block else 2) for block in range(n)]
+        width = o
+    return nn.Sequential(*layers, Flat(width))
+
+
+def ecg() -> nn.Module:
+    """A residual net on two leads of an electrocardiogram, after Hannun et al. (2019): windows of 15 samples."""
+    layers: list[nn.Module] = [nn.Conv1d(2, 32, 15, 2, 7), nn.BatchNorm1d(32), nn.ReLU()]
+    for o in (32, 48, 64):
+        width = 32 if o == 32 else o - 16
+        body = [nn.Conv1d(width, o, 15, 2, 7), nn.BatchNorm1d(o), nn.ReLU(), nn.Conv1d(o, o, 15, 1, 7)]
+        layers += [Residual(nn.Sequential(*body), nn.Conv1d(width, o, 1, 2)), nn.BatchNorm1d(o), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(64, 5))
+
+
+def poolformer() -> nn.Module:
+    """PoolFormer (arXiv 2111.11418), a quarter as wide: pooling in place of attention."""
+    layers, width = [nn.Conv2d(3, 16, 7, 4, 3)], 16
+    for o, n in ((16, 2), (32, 2), (80, 3)):
+        layers += [nn.Conv2d(width, o, 3, 2, 1)] if o != width else []
+        for _ in range(n):
+            mlp = nn.Sequential(nn.BatchNorm2d(o), nn.Conv2d(o, 4 * o, 1), nn.GELU(), nn.Conv2d(4 * o, o, 1))
+            layers += [Residual(nn.Sequential(nn.BatchNorm2d(o), nn.AvgPool2d(3, 1, 1))), Residual(mlp)]
+        width = o
+    return nn.Sequential(*layers, Flat(width))
+
+
 _SHAPES: dict[Callable[[], nn.Module], tuple[int, ...]] = {
     resnet18: (3, 96, 96),
     resnet50: (3, 64, 64),
@@ -445,11 +510,17 @@ _SHAPES: dict[Callable[[], nn.Module], tuple[int, ...]] = {
     mobilevit: (3, 96, 96),
     pyramid: (3, 96, 96),
     m5: (1, 4000),
+    alexnet: (3, 96, 96),
+    mnasnet: (3, 96, 96),
+    xception: (3, 96, 96),
+    repvgg: (3, 64, 64),
+    ecg: (2, 1000),
+    poolformer: (3, 96, 96),
 }
 
 DEVELOPMENT = ("convnext", "ds_cnn", "mixer", "mobilenet_v3", "resnet50", "squeezenet", "unet", "vit")
 """Nets whose kernels and errors were looked at while the latency model was made."""
-NEW = ("ghostnet", "googlenet", "m5", "mobilevit", "pyramid", "regnet")
+NEW = ("alexnet", "ecg", "mnasnet", "poolformer", "repvgg", "xception")
 """Nets that were written and first timed after the model was finished."""
 
 

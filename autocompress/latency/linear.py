@@ -26,7 +26,8 @@ _OPTIONAL = {"view", "epilogue"}
 """Kinds that cost nothing in a profile that does not know them."""
 _STEM_CHANNELS = 4
 _PRODUCTS = {"conv1x1", "conv", "depthwise", "grouped", "linear"}
-_FITTED_FINER = {"linear_float", "conv_1d", "conv1x1_1d"}
+_GEMM = "_gemm"
+_FITTED_FINER = {"linear_float", "conv_1d", "conv1x1_1d", "conv_gemm", "conv1x1_gemm", "conv_1d_gemm"}
 """Those of the finer kinds that calibration tells apart."""
 _RIDGE = 0.02
 _TILE_OUTPUTS = 6
@@ -98,8 +99,12 @@ def finer_key(op: Op) -> str:
     """A finer kind of product, or "": a profile that holds its cost uses it, in other profiles nothing is missing.
 
     "conv_stem" has at most 4 input channels; "conv_3x3s1" is 3x3 with stride 1, where Winograd's algorithm applies;
-    "<kind>_1d" is a 1-D convolution; "linear_float" is an int8 product whose result stays a float.
+    "<kind>_1d" is a 1-D convolution; "linear_float" is an int8 product whose result stays a float; "<kind>_gemm" is
+    an int8 convolution whose channels ONNX Runtime's own kernel does not take, so that its windows are copied first
+    and a matrix product follows.
     """
+    if _is_gemm(op):
+        return _finer(op, gemm=True)
     return "conv_stem" if _is_stem(op) else _finer(op)
 
 
@@ -107,11 +112,18 @@ def _is_stem(op: Op) -> Any:
     return op.cin <= _STEM_CHANNELS if op.kind == "conv" and len(op.kernel) != 1 else False
 
 
-def _finer(op: Op) -> str:
+def _is_gemm(op: Op) -> Any:
+    """See MlasConvSymPackWSize of ONNX Runtime."""
+    if op.dtype != "int8" or op.kind not in {"conv", "conv1x1"}:
+        return False
+    return (op.cin % 4 != 0) | (op.cout % 8 != 0) | (op.cout < 16)
+
+
+def _finer(op: Op, *, gemm: bool = False) -> str:
     if op.kind == "linear" and op.dtype == "int8":
         return "linear_float" if np.all(op.bytes_out >= 4 * op.out_hw * op.cout) else ""
-    if len(op.kernel) == 1:
-        return op.kind + "_1d"
+    if len(op.kernel) == 1 or gemm:
+        return op.kind + ("_1d" if len(op.kernel) == 1 else "") + (_GEMM if gemm else "")
     if op.kind != "conv" or op.kernel != (3, 3):
         return ""
     pixels_in = op.bytes_in / (op.cin * (1 if op.dtype == "int8" else 4))
@@ -136,11 +148,12 @@ def _tiling(op: Op, block: int) -> tuple[Any, Any, Any]:
     """How a product fits the tiles of its kernel, in the order of the last terms of `OpCost` and in their units.
 
     The images are taken to be square. The int8 kernels gather the inputs of a window first, in one step for each of
-    its places; they have no tiles that could fit badly.
+    its places, or for each of its rows where they are copied; they have no tiles that could fit badly.
     """
     window = math.prod(op.kernel)
     if op.dtype == "int8":
-        return op.out_hw * window * (1 if op.kind == "depthwise" else op.groups) / 1e6, 0.0, 0.0
+        steps = np.where(_is_gemm(op), window // op.kernel[-1], window) if op.kernel else window
+        return op.out_hw * steps * (1 if op.kind == "depthwise" else op.groups) / 1e6, 0.0, 0.0
     blocks = -(-op.cout // block)
     tiles = -(-op.out_hw // _TILE_OUTPUTS)
     padded = op.padded_macs(block) / 1e6
@@ -203,16 +216,18 @@ def op_us(profile: DeviceProfile, op: Op) -> tuple[Any, set[str]]:
     if op.kind in _OPTIONAL and op.kind not in profile.latency:
         return 0.0, set()
     dtype, values, missing = _dtype(op), features(op, profile.channel_block), set()
-    unaligned, stem = is_unaligned(op, profile.channel_block), _is_stem(op)
-    rest = np.logical_not(np.logical_or(unaligned, stem))
+    finer = {_finer(op, gemm=True): _is_gemm(op), "conv_stem": _is_stem(op), _finer(op): True}
+    known = {key: where for key, where in finer.items() if dtype in profile.latency.get(key, {})}
     time_us: Any = 0.0
-    for key, where in ((op.kind + _UNALIGNED, unaligned), ("conv_stem", stem), (_finer(op) or op.kind, rest)):
-        if np.any(where):
-            known = key.endswith(_UNALIGNED) or dtype in profile.latency.get(key, {})
-            cost, exact = _lookup(profile, key if known else op.kind, dtype)
+    left: Any = True
+    for key, where in {op.kind + _UNALIGNED: is_unaligned(op, profile.channel_block), **known, op.kind: True}.items():
+        here = np.logical_and(left, where)
+        if np.any(here):
+            cost, exact = _lookup(profile, key, dtype)
             own = sum(getattr(cost, term) * value for term, value in zip(_TERMS, values, strict=True))
-            time_us = own if np.all(where) else np.where(where, own, time_us)
-            missing |= set() if exact else {f"{key if known else op.kind}/{dtype}"}
+            time_us = own if np.all(here) else np.where(here, own, time_us)
+            missing |= set() if exact else {f"{key}/{dtype}"}
+            left = np.logical_and(left, np.logical_not(here))
     return time_us, missing
 
 

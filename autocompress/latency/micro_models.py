@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from autocompress.latency._bundle_runner import filler
 
-PLAN_VERSION = 4
+PLAN_VERSION = 5
 """Raise it when a net of the plan changes."""
 EXIT_LEVELS = 2
 EXIT_PAIR = ("exits/none", "exits/two")
@@ -127,10 +127,10 @@ class NetBuilder:
         return self._node("Concat", list(tensors), tuple(shape), axis=1)
 
     def max_pool(self, tensor: str) -> str:
-        """2x2 max pooling."""
-        _, channels, height, width = self.shapes[tensor]
-        shape = (1, channels, height // 2, width // 2)
-        return self._node("MaxPool", [tensor], shape, kernel_shape=[2, 2], strides=[2, 2])
+        """Max pooling to half the size, without overlap."""
+        _, channels, *sides = self.shapes[tensor]
+        shape, window = (1, channels, *(side // 2 for side in sides)), [2] * len(sides)
+        return self._node("MaxPool", [tensor], shape, kernel_shape=window, strides=window)
 
     def global_pool(self, tensor: str) -> str:
         """Mean over height and width: [1, channels]."""
@@ -293,6 +293,13 @@ def _temporal(width: int, length: int, kernel: int, depth: int, int8: bool) -> b
     return _classifier(net, out)
 
 
+def _wide(shape: tuple[int, ...], width: int, kernel: int, stride: int, int8: bool) -> bytes:
+    """Begin with a wide window over an image or a signal of few channels, then pool; end with a usual convolution."""
+    net = NetBuilder(shape, int8)
+    out = net.max_pool(net.conv("input", width, kernel, stride))
+    return _classifier(net, net.conv(out, 2 * width))
+
+
 def _attention(net: NetBuilder, tensor: str, heads: int, together: bool) -> str:
     """Self-attention; queries, keys and values from three products, or `together` from one that is then cut up."""
     _, tokens, width = net.shapes[tensor]
@@ -432,6 +439,21 @@ def _field_nets(rng: np.random.Generator, int8: bool) -> Iterator[partial[bytes]
         yield partial(_transformer, tokens, 64 * heads, heads, depth, int8, 4, tokens > 50)
 
 
+def _wide_windows(rng: np.random.Generator, int8: bool) -> Iterator[partial[bytes]]:
+    """The first layers of many nets for images and of all for raw signals; patches; wide depthwise convolutions."""
+    for _ in range(9):
+        kernel, stride = int(rng.choice([5, 7, 9, 11])), int(rng.choice([1, 2, 4]))
+        shape = (1, int(rng.choice([1, 3, 3])), *[int(rng.choice([32, 48, 64, 96]))] * 2)
+        yield partial(_wide, shape, _width(rng, 8, 64), kernel, stride, int8)
+    for _ in range(9):
+        kernel, stride = round(float(np.exp(rng.uniform(np.log(8), np.log(160))))), int(rng.choice([1, 2, 4, 8]))
+        shape = (1, int(rng.choice([1, 2, 3])), int(rng.choice([500, 1000, 2000, 4000])))
+        yield partial(_wide, shape, _width(rng, 8, 64), kernel, stride, int8)
+    for kernel in (7, 9, 7):
+        width = _width(rng, 16, 96)
+        yield partial(_inverted, (width, width, 2 * width), 1, int(rng.choice([8, 16, 24])), int8, kernel)
+
+
 def _exit_net(nested: bool) -> bytes:
     """Return three convolutions in a row; if `nested`, with two exit tests that never leave between them."""
     shape = [1, 16, 8, 8]
@@ -493,6 +515,7 @@ def plan() -> list[MicroModel]:
         models += [MicroModel(name, make) for name, make in grids if not (int8 and _is_float_only(name))]
         models += [MicroModel(f"net/{tag}/{k}", make) for k, make in enumerate(_random_nets(rng, int8))]
         models += [MicroModel(f"field/{tag}/{k}", make) for k, make in enumerate(_field_nets(rng, int8))]
+        models += [MicroModel(f"wide/{tag}/{k}", make) for k, make in enumerate(_wide_windows(rng, int8))]
     return [*models, *(MicroModel(name, partial(_exit_net, k == 1)) for k, name in enumerate(EXIT_PAIR))]
 
 

@@ -8,6 +8,7 @@ import pytest
 from autocompress.device import DeviceProfile
 from autocompress.errors import DeviceError
 from autocompress.latency import fit, per_op_ms, predict
+from autocompress.latency.linear import op_us
 from autocompress.workload import Op, Workload
 
 
@@ -85,6 +86,43 @@ def test_channels_off_the_block_use_their_own_coefficients() -> None:
     slow = predict(profile, Workload((_conv(63, 100),))).latency_ms
     fast = predict(profile, Workload((_conv(64, 100),))).latency_ms
     assert slow > 5 * fast
+
+
+def _int8(kind: str, cin: object, cout: object, kernel: tuple[int, ...]) -> Op:
+    return Op(kind, "int8", "c", macs=10**6, cin=cin, cout=cout, kernel=kernel, out_hw=64)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cin", "cout", "kernel", "name"),
+    [
+        ("conv", 16, 24, (3, 3), ""),
+        ("conv", 3, 24, (7, 7), "conv_gemm"),
+        ("conv", 18, 24, (3, 3), "conv_gemm"),
+        ("conv", 16, 20, (3, 3), "conv_gemm"),
+        ("conv1x1", 16, 8, (1, 1), "conv1x1_gemm"),
+        ("conv", 1, 32, (80,), "conv_1d_gemm"),
+        ("conv", 16, 32, (9,), "conv_1d"),
+    ],
+)
+def test_int8_convolutions_that_are_copied_to_products_have_their_own_costs(
+    kind: str, cin: int, cout: int, kernel: tuple[int, ...], name: str
+) -> None:
+    costs = {k: {"int8": {"overhead_us": float(us)}} for us, k in enumerate((kind, name or "other"), 1)}
+    work = Workload((_int8(kind, cin, cout, kernel),))
+    estimate = predict(_profile(costs), work)
+    assert estimate.in_domain and estimate.latency_ms == pytest.approx(2e-3 if name else 1e-3)
+    coarse = predict(_profile({kind: {"int8": {"overhead_us": 1.0}}}), work)
+    assert coarse.in_domain and coarse.latency_ms == pytest.approx(1e-3)
+
+
+def test_many_widths_at_once_cost_what_each_costs_alone() -> None:
+    keys = ("conv", "conv_gemm", "conv_3x3s1", "conv_stem", "conv_unaligned")
+    costs = {k: {"int8": {"overhead_us": 3.0 * n, "us_per_mstep": n}} for n, k in enumerate(keys, 1)}
+    profile = _profile(costs, channel_block=16)
+    cin, cout = np.array([3, 16, 18, 32]), np.array([16, 24, 32, 20])
+    together, missing = op_us(profile, _int8("conv", cin, cout, (3, 3)))
+    alone = [op_us(profile, _int8("conv", a, b, (3, 3)))[0] for a, b in zip(cin.tolist(), cout.tolist(), strict=True)]
+    assert not missing and together == pytest.approx(alone) and len(set(alone)) == 2
 
 
 def test_fit_recovers_known_coefficients() -> None:

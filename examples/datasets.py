@@ -263,11 +263,11 @@ class Batches(NamedTuple):
     test: TensorBatches
 
 
-def cifar10_batches(batch_size: int = 128) -> Batches:
-    """Return CIFAR-10: 45,000 augmented training, 5,000 validation and the 10,000 official test images."""
+def cifar10_batches(batch_size: int = 128, n_train: int = 45_000) -> Batches:
+    """Return CIFAR-10: 45,000 (or fewer) augmented training, 5,000 validation and the 10,000 official test images."""
     full = cifar10()
     parts = {
-        "train": _part(full["train"], 0, 45_000),
+        "train": _part(full["train"], 0, n_train),
         "val": _part(full["train"], 45_000, 50_000),
         "test": full["test"],
     }

@@ -167,12 +167,12 @@ class Deployer:
 
     def _float_graph(self, candidate: Candidate, folded: nn.Module, key: str) -> onnx.ModelProto:
         template = self._templates[key][0]
-        example = self._probe()
+        samples = self._probe()
         proto = export.rebind(template, folded)
-        if export.disagreement(proto, folded, example) <= export.TOLERANCE:
+        if export.disagreement(proto, folded, samples) <= export.TOLERANCE:
             return proto
         proto = export.export(folded, self.workshop.task.example_input, candidate.output_names).proto
-        error = export.disagreement(proto, folded, example)
+        error = export.disagreement(proto, folded, samples)
         if error > export.TOLERANCE:
             raise CandidateError(
                 f"the exported file disagrees with the torch model: relative error {error:.2g}, allowed "
@@ -181,8 +181,9 @@ class Deployer:
         return proto
 
     def _probe(self) -> torch.Tensor:
-        """One sample to compare torch and file on."""
-        return torch.from_numpy(self.workshop.task.calibration_batches(1, self.workshop.seed)[0][:1])
+        """Two samples to compare torch and file on; twice the same one where there are no larger batches."""
+        batch = self.workshop.task.calibration_batches(2, self.workshop.seed)[0]
+        return torch.from_numpy(np.resize(batch, (2, *batch.shape[1:])))
 
     def _spec(self, proto: onnx.ModelProto, candidate: Candidate) -> QuantSpec:
         stage: Quantize = candidate.quantization

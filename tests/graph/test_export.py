@@ -75,6 +75,22 @@ def test_a_norm_is_not_folded_where_the_layer_feeds_something_else_too() -> None
     assert batchnorm_pairs(Shared().eval(), torch.zeros(1, 3, 4, 4)) == (("b", "n2"),)
 
 
+def test_of_several_norms_those_are_folded_that_can_be() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.n1 = nn.Conv1d(4, 8, 1), nn.BatchNorm1d(8)
+            self.b, self.n2 = nn.Linear(8, 8), nn.BatchNorm1d(8)
+            self.c, self.n3 = nn.Linear(8, 8), nn.BatchNorm1d(8, track_running_stats=False)
+            self.d, self.n4 = nn.Linear(8, 4), nn.BatchNorm1d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.n2(self.b(torch.relu(self.n1(self.a(x))))))
+            return self.n4(self.d(torch.relu(self.n3(self.c(x.mean(1))))))
+
+    assert batchnorm_pairs(Mixed().eval(), torch.zeros(1, 4, 8)) == (("a", "n1"), ("d", "n4"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_file_agrees_with_torch_for_every_batch(
     name: str, exported: Callable[[str], tuple[nn.Module, Tensor, onnx.ModelProto, bool]]

@@ -1,0 +1,141 @@
+"""Networks written in unusual ways: the file that is deployed computes what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import device
+from torch import Tensor, nn
+
+from autocompress.evaluate import Evaluator
+from autocompress.graph.export import INPUT
+from autocompress.recipe import Recipe
+from autocompress.runtimes import onnxruntime as ort
+from autocompress.task import Task, outputs_of
+
+PTQ = {"technique": "ptq"}
+QAT = {"technique": "qat", "epochs": 1}
+
+
+def recipe(*stages: dict[str, Any]) -> Recipe:
+    return Recipe.parse({"stages": list(stages)})
+
+
+def task_of(model: nn.Module, shape: tuple[int, ...], n: int = 100, batch_size: int = 100) -> Task:
+    """A network that is right on every sample of its random data."""
+    inputs = torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
+    rows = inputs.split(batch_size)
+    data = [(x, torch.cat([outputs_of(model, x[i : i + 1])[-1] for i in range(len(x))]).argmax(1)) for x in rows]
+    return Task.classification(model.eval(), example_input=torch.zeros(1, *shape), train=data, val=data)
+
+
+class Encoder(nn.Module):
+    """Multi-head attention on (N, 8, 12), which torch computes in (tokens, N, features)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Linear(12, 16)
+        self.encoder = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embed(x)).mean(1))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Evaluator:
+    return Evaluator(task_of(Encoder(), (8, 12)), device())
+
+
+@pytest.mark.parametrize(
+    ("stages", "accuracy"), [((), 1.0), ((PTQ,), 0.9), (({"technique": "prune", "ratio": 0.25}, QAT), 0.0)]
+)
+def test_attention_of_torch_is_deployed_for_any_batch(
+    stages: tuple[dict[str, Any], ...], accuracy: float, encoder: Evaluator
+) -> None:
+    outcome = encoder.evaluate(recipe(*stages))[0]
+    assert outcome.evaluation.validation.value >= accuracy and outcome.evaluation.parity >= 0.9
+    session = ort.session(outcome.file)
+    inputs = encoder.task.split("validation")[0][0][:9]
+    alone = np.concatenate([ort.run(session, {INPUT: x[None]})[0] for x in inputs])
+    np.testing.assert_allclose(ort.run(session, {INPUT: inputs})[0], alone, atol=1e-4)
+
+
+class NormOverTokens(nn.Module):
+    """BatchNorm over the tokens of (N, tokens, features), which the linear layer before it knows nothing of."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.linear, self.norm, self.head = nn.Linear(12, features), nn.BatchNorm1d(8), nn.Linear(features, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.linear(x))).mean(1))
+
+
+class Convolutional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).amax((2, 3)))
+
+    def features(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class NormUsedTwice(Convolutional):
+    def features(self, x: Tensor) -> Tensor:
+        return self.norm(torch.relu(self.norm(self.conv(x))))
+
+
+class ConvUsedTwice(Convolutional):
+    def features(self, x: Tensor) -> Tensor:
+        return self.conv(torch.relu(self.norm(self.conv(x))))
+
+
+class FunctionalConv(Convolutional):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3, 1, 1))
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(nn.functional.conv2d(self.conv(x), self.weight)))
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    """With batch normalisations as training leaves them."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.1, 3.0, generator=generator)
+            nn.init.normal_(module.weight, generator=generator)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: NormOverTokens(8), (8, 12)),
+        (lambda: NormOverTokens(6), (8, 12)),
+        (NormUsedTwice, (3, 4, 4)),
+        (ConvUsedTwice, (3, 4, 4)),
+        (FunctionalConv, (3, 4, 4)),
+    ],
+    ids=["norm over as many tokens", "norm over more tokens", "norm twice", "conv twice", "functional"],
+)
+def test_a_norm_that_cannot_be_folded_stays(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    task = task_of(with_statistics(make()), shape)
+    outcome = Evaluator(task, device()).evaluate(recipe())[0]
+    assert outcome.evaluation.validation.value == 1.0
+    inputs = task.split("validation")[0][0]
+    (expected,) = outputs_of(task.model, torch.from_numpy(inputs))
+    np.testing.assert_allclose(ort.run(ort.session(outcome.file), {INPUT: inputs})[0], expected, atol=1e-4)

@@ -40,7 +40,7 @@ class Confusion(BaseModel):
     @classmethod
     def count(cls, answers: NDArray[Any], truth: NDArray[Any], n_classes: int, split: Split) -> Confusion:
         """Count answers (N,) against true classes (N,), both from 0 to `n_classes` - 1."""
-        pairs = np.bincount(truth * n_classes + answers, minlength=n_classes**2)
+        pairs = np.bincount(truth.astype(np.int64) * n_classes + answers, minlength=n_classes**2)
         matrix = pairs.reshape(n_classes, n_classes)
         return cls(
             split=split,

@@ -38,8 +38,10 @@ class Constraint:
         if self.sense not in ("at most", "at least"):
             raise ConstraintError(f"{self.quantity}: the sense must be 'at most' or 'at least', got {self.sense!r}")
         number = isinstance(self.limit, (int, float)) and not isinstance(self.limit, bool)
-        if not number or not math.isfinite(self.limit) or self.limit < 0:
-            raise ConstraintError(f"{self.quantity}: the limit must be a number of at least 0, got {self.limit!r}")
+        any_sign = self.quantity == "accuracy" and not self.relative_to_baseline  # a metric may be an error times -1
+        if not number or not math.isfinite(self.limit) or (self.limit < 0 and not any_sign):
+            allowed = "a finite number" if any_sign else "a number of at least 0"
+            raise ConstraintError(f"{self.quantity}: the limit must be {allowed}, got {self.limit!r}")
         if self.quantity != "accuracy" and self.limit == 0:
             raise ConstraintError(f"{self}: the limit must be above 0")
 
@@ -61,7 +63,7 @@ class Constraint:
         if base is None:
             raise ConstraintError(f"{self}: the {self.quantity} of the fp32 baseline is not known")
         if self.quantity == "accuracy":
-            return Constraint("accuracy", "at least", max(0.0, base - self.limit), because=str(self))
+            return Constraint("accuracy", "at least", base - self.limit, because=str(self))
         return Constraint(self.quantity, self.sense, base * self.limit, because=str(self))
 
     def violation(self, value: float) -> float:

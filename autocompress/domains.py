@@ -125,6 +125,16 @@ class Scoped:
     per: Scope = "model"
 
 
+def _number(key: str, value: object) -> int | float:
+    """A number; YAML 1.1 takes 1e-3, without a point, for text."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    try:
+        return float(str(value))
+    except ValueError:
+        raise ValueError(f"{key} must be a number, got {value!r}") from None
+
+
 def parse_domain(data: dict[str, Any]) -> Scoped:
     """Read `{low, high[, step, log]}` or `{choice: [...]}`, either with `per: model | stage | layer`.
 
@@ -140,9 +150,8 @@ def parse_domain(data: dict[str, Any]) -> Scoped:
             raise ValueError(f"choice must be a list, got {rest['choice']!r}")
         return Scoped(Choice(tuple(rest["choice"])), per)
     if {"low", "high"} <= set(rest) <= {"low", "high", "step", "log"}:
-        bad = [key for key in ("low", "high", "step") if not isinstance(rest.get(key, 0.0), (int, float))]
-        if bad:
-            raise ValueError(f"{bad[0]} must be a number, got {rest[bad[0]]!r}")
+        for key in {"low", "high", "step"} & set(rest):
+            rest[key] = _number(key, rest[key])
         return Scoped(FloatRange(**rest), per)
     raise ValueError(
         "a domain is {low: .., high: .., step: .., log: ..} or {choice: [..]}, "

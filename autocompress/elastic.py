@@ -194,7 +194,8 @@ class Elastic:
         if not task.trainable:
             raise InputError("elastic: the task brings no training data; use the stand-alone evaluator")
         structures = [recipe.upto(Phase.STRUCTURE) for recipe in recipes]
-        parts = [task.model_sha256, task.data_sha256, workshop.seed, [r.digest() for r in structures]]
+        parts = [task.model_sha256, task.data_sha256, task.training_sha256]
+        parts += [workshop.seed, [r.digest() for r in structures]]
         settings = [repr(schedule), repr(distillation), _RANDOM, _POOL, _POOL_STEPS]
         key = hashlib.sha256(json.dumps([parts, settings]).encode()).hexdigest()[:24]
         shared = SharedNetwork(task.model)

@@ -240,7 +240,8 @@ class Evaluator:
         removed = {name: list(units) for name, units in candidate.removed.items()}
         start = [self.elastic.key] if self.elastic else []
         return _hash(
-            *(self.task.model_sha256, self.task.data_sha256, self.workshop.seed, heads, removed, training), *start
+            *(self.task.model_sha256, self.task.data_sha256, self.task.training_sha256),
+            *(self.workshop.seed, heads, removed, training, *start),
         )
 
     def _settings(

@@ -405,6 +405,8 @@ def _parse_stage_space(entry: object, path: str) -> StageSpace:
             fixed[key] = value
         elif _is_domain(value):
             domains[key] = _parse_scoped(value, f"{path}.{key}")
+            if key in _BITS and not isinstance(domains[key].domain, Choice):
+                raise SpaceError(f"{path}.{key}: bits are a choice, such as {{choice: [4, 8]}}, got a range")
             if domains[key].per != "model" and key not in TABLES:
                 raise SpaceError(f"{path}.{key}: per: {domains[key].per} is for {', '.join(TABLES)}")
         else:

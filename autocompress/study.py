@@ -48,6 +48,8 @@ class Settings(BaseModel):
     metric: str
     model_sha256: str
     data_sha256: str
+    training_sha256: str = ""
+    """Of teacher, loss and the like; empty in studies of before it was kept."""
     device: dict[str, Any]
     """The whole device profile."""
     space: dict[str, Any]
@@ -66,7 +68,8 @@ class Settings(BaseModel):
 
     def differences(self, other: Settings) -> list[str]:
         """What in `other` would make another study, in words."""
-        names = ("model_sha256", "data_sha256", "metric", "space", "constraints", "sampler", "evaluator", "seed")
+        names = ["model_sha256", "data_sha256", "metric", "space", "constraints", "sampler", "evaluator", "seed"]
+        names += ["training_sha256"] if self.training_sha256 else []
         texts = [
             f"{name}: the study has {_short(mine)}, now {_short(theirs)}"
             for name in names
@@ -124,8 +127,7 @@ class Study:
     @cached_property
     def constraints(self) -> tuple[Constraint, ...]:
         """The constraints of the study with absolute limits; none as long as the fp32 baseline is missing."""
-        base = next((b for b in self.baselines if b.label == "fp32" and b.state == "complete"), None)
-        return tuple(c.resolve(base) for c in self.settings.constraints) if base else ()
+        return resolved(self.settings.constraints, self.evaluations)
 
     @cached_property
     def conditions(self) -> dict[str, Any]:
@@ -182,7 +184,7 @@ class Study:
 
         on_front = {e.trial for e in self.front}
         rows = [{**e.as_row(), "on_front": e.trial in on_front} for e in self.evaluations]
-        return pd.DataFrame(rows).set_index("trial")
+        return pd.DataFrame(rows, columns=None if rows else ["trial", "on_front"]).set_index("trial")
 
     def to_dict(self) -> dict[str, Any]:
         """What `show --json` prints."""
@@ -202,6 +204,16 @@ class Study:
             "baselines": [e.as_row() for e in self.baselines],
             "front": self.front.rows(),
         }
+
+
+def resolved(constraints: Sequence[Constraint], among: Sequence[Evaluation]) -> tuple[Constraint, ...]:
+    """The constraints with absolute limits, relative ones from the fp32 baseline among the evaluations.
+
+    Where latencies were measured it must be the measured baseline, where they are predicted the predicted one.
+    Without a complete one there are no constraints yet.
+    """
+    base = next((e for e in among if e.kind == "baseline" and e.label == "fp32" and e.state == "complete"), None)
+    return tuple(c.resolve(base) for c in constraints) if base else ()
 
 
 def front_of(complete: Sequence[Evaluation], constraints: Sequence[Constraint]) -> ParetoFront:

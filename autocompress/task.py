@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +30,8 @@ Predict = Callable[[Array], Array]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 _CONFIDENCE = 0.95
+_MAX_SEEN = 1024
+"""So many inputs of `evaluate` are kept for calibration."""
 _HERE = str(Path(__file__).parent)
 
 
@@ -132,6 +135,10 @@ class Task:
             raise TaskError("a task needs validation data: give val=..., or evaluate=a function of predict")
         if self.evaluate is None and self.kind == "other" and self.metric is ACCURACY:
             raise TaskError("a task that is not a classification needs its own metric=Metric(name, per_sample)")
+        if self.evaluate is None and self.evaluate_test is not None:
+            raise TaskError("evaluate_test goes with evaluate: one metric must judge validation and test data")
+        if self.evaluate is not None and self.evaluate_test is None and self.test is not None:
+            raise TaskError("with evaluate=... give evaluate_test=... instead of test=...: one metric must judge both")
 
     @classmethod
     def classification(cls, model: nn.Module, **settings: Any) -> Task:
@@ -156,21 +163,40 @@ class Task:
             yield inputs, targets
 
     def calibration_batches(self, n_samples: int, seed: int) -> list[Array]:
-        """Some training inputs (validation inputs without training data) for the observers of a PTQ."""
+        """Some inputs for the observers of a PTQ: of the training data, else of the validation data or `evaluate`."""
         key = f"calibration.{n_samples}.{seed}"
         if key not in self._memo:
             source = self.train if self.trainable else self.val
             batches: list[Array] = []
-            if source is None:
-                batches = [self.example_input.numpy()]
-            else:
-                seed_everything(seed)
-                for inputs, _ in _batches(source, self.batch_size, shuffle=True, split="train"):
-                    batches.append(inputs[: n_samples - sum(map(len, batches))].float().numpy())
-                    if sum(map(len, batches)) >= n_samples:
-                        break
+            seed_everything(seed)
+            for inputs in self._evaluated() if source is None else self._inputs(source):
+                batches.append(inputs[: n_samples - sum(map(len, batches))])
+                if sum(map(len, batches)) >= n_samples:
+                    break
             self._memo[key] = batches
         return list(self._memo[key])
+
+    def _inputs(self, source: Any) -> Iterator[Array]:
+        for inputs, _ in _batches(source, self.batch_size, shuffle=True, split="train"):
+            yield inputs.float().numpy()
+
+    def _evaluated(self) -> list[Array]:
+        """The first inputs that `evaluate` asks predictions for."""
+        if "evaluated" not in self._memo:
+            seen: list[Array] = []
+
+            def predict(inputs: Array) -> Array:
+                if sum(map(len, seen)) < _MAX_SEEN:
+                    seen.append(np.array(inputs, np.float32))
+                with torch.no_grad(), evaluating(self.model):
+                    outputs: Array = self.model(torch.as_tensor(inputs, dtype=torch.float32)).numpy()
+                return outputs
+
+            self.score(predict, "validation")
+            if not seen:
+                raise TaskError("evaluate never called predict; it must judge the model by its predictions")
+            self._memo["evaluated"] = seen
+        return list(self._memo["evaluated"])
 
     def split(self, split: Split) -> list[tuple[Array, Array]]:
         """All batches of a split as arrays, read once and kept."""
@@ -190,7 +216,11 @@ class Task:
         return self.test is not None or self.evaluate_test is not None
 
     def score(self, predict: Predict, split: Split) -> Score:
-        """Run `predict` over a split and return the metric with its interval."""
+        """Run `predict` over a split and return the metric with its interval.
+
+        Raises:
+            CandidateError: these predictions cannot be scored; others were, when the task was validated.
+        """
         function = self.evaluate if split == "validation" else self.evaluate_test
         if function is not None:
             name = "evaluate" if split == "validation" else "evaluate_test"
@@ -198,17 +228,20 @@ class Task:
                 value = float(function(predict))
             except AutocompressError:  # of predict
                 raise
-            except Exception as error:  # the user's own code: any error of it is an input error
-                raise TaskError(f"{name} raised {_where(error)}") from error
+            except Exception as error:  # the user's own code can raise anything
+                raise CandidateError(f"{name} raised {_where(error)}") from error
             if not np.isfinite(value):
-                raise TaskError(f"{name} must return a finite number, got {value}")
+                raise CandidateError(f"{name} must return a finite number, got {value}")
             return Score(value=value, low=value, high=value, n_samples=0, split=split)
         scores = []
         for inputs, targets in self.split(split):
             outputs = predict(inputs)
-            if np.isnan(outputs).any():
-                raise CandidateError("the outputs of the file are not numbers (NaN)")
-            scores.append(self._per_sample(outputs, targets, split))
+            if not np.isfinite(outputs).all():
+                raise CandidateError("the outputs of the file are not finite numbers (NaN or infinity)")
+            try:
+                scores.append(self._per_sample(outputs, targets, split))
+            except TaskError as error:
+                raise CandidateError(str(error)) from error
         return self.metric.score(np.concatenate(scores), split)
 
     @cached_property
@@ -244,6 +277,11 @@ class Task:
                 f"a classification returns logits (N, classes), got {self.output_shape}; "
                 "use Task(..., kind='other') with a metric and a loss of your own"
             )
+        if self.kind == "classification" and self.n_outputs < 2:
+            raise TaskError(
+                f"a classification returns logits of two or more classes, got {self.output_shape}; for a single logit "
+                "use Task(..., kind='other') with a metric and a loss of your own"
+            )
         if self.classes and len(self.classes) != self.n_outputs:
             raise TaskError(f"classes must name the model's {self.n_outputs} outputs, got {len(self.classes)} names")
         try:
@@ -254,6 +292,7 @@ class Task:
             inputs, targets = next(self.train_batches())
             self._check_shape(inputs, "train")
             self._check_loss(inputs, targets)
+            self._check_teacher(inputs)
         splits: tuple[Split, ...] = ("validation", "test")
         for split, source in zip(splits, (self.val, self.test), strict=True):
             if source is None:
@@ -268,12 +307,19 @@ class Task:
     @cached_property
     def model_sha256(self) -> str:
         """Hash of the model's class names, parameters and buffers."""
-        structure = re.sub(r"\b0x[0-9a-f]+", "", str(self.model))  # addresses change from run to run
-        digest = hashlib.sha256(structure.encode())
-        for name, tensor in self.model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return _hash_of(self.model)
+
+    @cached_property
+    def training_sha256(self) -> str:
+        """Hash of what else trained weights come from: teacher, loss, batch size, formats."""
+        facts = [
+            _loss_facts(self.loss),
+            self.batch_size,
+            self.autocast,
+            self.channels_last,
+            self.teacher and _hash_of(self.teacher),
+        ]
+        return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()
 
     @cached_property
     def data_sha256(self) -> str:
@@ -299,12 +345,25 @@ class Task:
 
     def _check_loss(self, inputs: Tensor, targets: Tensor) -> None:
         try:
-            with torch.no_grad(), evaluating(self.model):
+            with torch.no_grad(), evaluating(self.model), warnings.catch_warnings():
+                warnings.filterwarnings("error", message="Using a target size")  # (N,) against (N, 1) is no error
                 loss = self.loss(self.model(inputs[:2]), targets[:2])
         except Exception as error:  # the user's own code: any error of it is an input error
             raise TaskError(f"the loss of a training batch raised {_where(error)}") from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise TaskError(f"the loss must be one number, got {tuple(getattr(loss, 'shape', ())) or type(loss)}")
+
+    def _check_teacher(self, inputs: Tensor) -> None:
+        if self.teacher is None:
+            return
+        try:
+            got = tuple(outputs_of(self.teacher, inputs[:2])[-1].shape[1:])
+        except Exception as error:  # the user's own code: any error of it is an input error
+            raise TaskError(f"the teacher does not run on a training batch: {_first_line(error)}") from error
+        if got != self.output_shape[1:]:
+            raise TaskError(
+                f"the teacher must return what the model returns, {self.output_shape[1:]} per sample, got {got}"
+            )
 
     def _per_sample(self, outputs: Array, targets: Array, split: str) -> Array:
         try:
@@ -323,6 +382,21 @@ class Task:
         expected, got = tuple(self.example_input.shape[1:]), tuple(inputs.shape[1:])
         if expected != got:
             raise TaskError(f"{split} data: samples must have the shape of example_input {expected}, got {got}")
+
+
+def _loss_facts(loss: Loss) -> object:
+    if not isinstance(loss, nn.Module):
+        return getattr(loss, "__qualname__", type(loss))
+    return _hash_of(loss), {k: v for k, v in vars(loss).items() if isinstance(v, (int, float, str))}
+
+
+def _hash_of(model: nn.Module) -> str:
+    structure = re.sub(r"\b0x[0-9a-f]+", "", str(model))  # addresses change from run to run
+    digest = hashlib.sha256(structure.encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_task(reference: str) -> Task:

@@ -127,6 +127,14 @@ def test_combinations_that_make_no_sense(run: Run, tmp_path: Path, arguments: tu
     assert not (tmp_path / "home").exists()
 
 
+def test_the_profile_of_another_device_needs_a_name(run: Run, tmp_path: Path) -> None:
+    words = "--like is about another device than this machine: give its profile a name"
+    run("devices", "calibrate", "--like", "raspberry-pi-4", "--base-model", "m.onnx", "--latency-ms", "3").refused(
+        words
+    )
+    assert not (tmp_path / "home").exists()
+
+
 def test_over_ssh_the_result_becomes_a_profile(
     run: Run, models: list[MicroModel], result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

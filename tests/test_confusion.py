@@ -18,6 +18,13 @@ def test_counts_by_hand() -> None:
     assert found.matrix == ((1, 1, 0, 0), (0, 1, 1, 0), (0, 0, 1, 0), (0, 0, 0, 0))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32])
+def test_labels_of_any_type_are_counted(dtype: type) -> None:
+    labels = np.array([3, 57, 99])
+    found = Confusion.count(labels, labels.astype(dtype), 100, "test")
+    assert sum(found.correct) == 3 and [found.total[k] for k in labels] == [1, 1, 1]
+
+
 def test_many_classes_keep_no_matrix() -> None:
     labels = np.arange(60)
     found = Confusion.count(labels, labels, 60, "test")

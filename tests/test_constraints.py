@@ -47,6 +47,16 @@ def test_relative_limits_are_resolved_against_the_baseline() -> None:
     assert faster.resolve(BASE) is faster
 
 
+def test_metrics_below_zero_have_limits_too() -> None:
+    base = evaluation(-0.5, 4.0, 1000)
+    drop = max_accuracy_drop(0.1).resolve(base)
+    assert drop.limit == pytest.approx(-0.6)
+    assert met_by(evaluation(-0.55, 4.0, 1000), [drop]) and not met_by(evaluation(-0.65, 4.0, 1000), [drop])
+    assert met_by(base, [at_least("accuracy", -0.5)])
+    with pytest.raises(ConstraintError, match="accuracy: the limit must be a number of at least 0, got -"):
+        max_accuracy_drop(-0.1)
+
+
 def test_texts_say_the_rule_and_its_origin() -> None:
     assert str(at_most("latency_ms", 2.5)) == "latency_ms at most 2.5"
     assert str(at_most("size_bytes", 0.5, relative_to_baseline=True)) == "size_bytes at most 0.5 of the fp32 baseline"

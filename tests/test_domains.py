@@ -39,6 +39,11 @@ def test_continuous_ranges_stay_inside_and_are_infinite() -> None:
     assert FloatRange(1, 2).size == math.inf and FloatRange(1, 1).size == 1
 
 
+def test_numbers_that_yaml_takes_for_text() -> None:
+    found = parse_domain({"low": "1e-3", "high": "1e-1", "log": True}).domain
+    assert found == FloatRange(1e-3, 1e-1, log=True)
+
+
 def test_at_walks_from_low_to_high() -> None:
     assert [FloatRange(0, 1).at(f) for f in (0, 0.25, 1)] == [0, 0.25, 1]
     assert [FloatRange(0, 1, step=0.25).at(f) for f in (0, 0.3, 1)] == [0, 0.25, 1]

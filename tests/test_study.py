@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.constraints import at_most
+from autocompress.constraints import at_most, met_by
 from autocompress.errors import StudyError
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation, Score
@@ -15,6 +15,7 @@ from autocompress.study import (
     Study,
     read_evaluation,
     read_settings,
+    resolved,
     trial_folder,
     write_evaluation,
     write_final,
@@ -91,6 +92,17 @@ def test_final_figures_replace_the_first_ones(folder: Path) -> None:
     assert [e.trial for e in study.front] == [2]  # trial 3 is faster, but as a prediction only
 
 
+def test_relative_limits_refer_to_figures_of_the_same_kind() -> None:
+    half = [at_most("latency_ms", 0.5, relative_to_baseline=True)]
+    predicted = [e for e in TRIALS if e.state == "complete"]
+    slower = [e.model_copy(update={"measured_latency_ms": 3 * (e.predicted_latency_ms or 0)}) for e in predicted]
+    (before,), (after,) = resolved(half, predicted), resolved(half, slower)
+    assert before.limit == pytest.approx(0.5 * (predicted[0].predicted_latency_ms or 0))
+    assert after.limit == pytest.approx(3 * before.limit)
+    assert [met_by(e, [before]) for e in predicted] == [met_by(e, [after]) for e in slower]
+    assert resolved(half, predicted[1:]) == ()
+
+
 def test_frame_and_dictionary_agree(folder: Path) -> None:
     study = Study.open(folder)
     frame, data = study.frame(), study.to_dict()
@@ -109,6 +121,7 @@ def test_a_study_without_trials_opens(folder: Path) -> None:
     shutil.rmtree(folder / "trials")
     study = Study.open(folder)
     assert study.evaluations == () and len(study.front) == 0 and study.beats_all_baselines() == []
+    assert list(study.frame().columns) == ["on_front"] and study.frame().empty
 
 
 def damage(folder: Path, name: str, content: bytes) -> None:

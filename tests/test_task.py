@@ -104,6 +104,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"metric": WIDE}, "the metric wide must return one finite score per sample, shape (2,), got the shape (2, 4)"),
     ({"metric": NAN}, "the metric nan must return one finite score per sample, shape (2,), got NaN or infinity"),
     ({"metric": Metric("bad", raising)}, "validation data: the metric bad raised ZeroDivisionError"),
+    ({"train": DATA, "teacher": nn.Linear(24, 5)}, "return what the model returns, (4,) per sample, got (5,)"),
+    ({"train": DATA, "teacher": nn.Linear(3, 4)}, "the teacher does not run on a training batch"),
+    ({"model": nn.Linear(24, 1), "train": [(INPUTS, LABELS.float())]}, "logits of two or more classes, got (1, 1)"),
+    ({"test": DATA, "val": None, "evaluate": lambda p: 1.0}, "give evaluate_test=... instead of test=..."),
+    ({"evaluate_test": lambda p: 1.0}, "evaluate_test goes with evaluate"),
     ({"kind": "other"}, "a task that is not a classification needs its own metric=Metric(name, per_sample)"),
 ]  # fmt: skip
 
@@ -113,6 +118,19 @@ def test_bad_input_is_one_clear_error(settings: dict[str, Any], message: str) ->
     with pytest.raises(TaskError) as caught:
         Task(**{"model": MODEL, "example_input": EXAMPLE, "val": DATA, **settings}).validate()
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_targets_that_would_be_broadcast_are_refused() -> None:
+    per_sample = Metric("minus_error", lambda outputs, targets: -np.abs(outputs[:, 0] - targets.ravel()))
+    model, flat = nn.Linear(24, 1), INPUTS.sum(1)
+    good = Task.regression(
+        model, metric=per_sample, example_input=EXAMPLE, val=[(INPUTS, flat[:, None])], train=[(INPUTS, flat[:, None])]
+    )
+    good.validate()
+    with pytest.raises(TaskError, match="the loss of a training batch raised UserWarning: Using a target size"):
+        Task.regression(
+            model, metric=per_sample, example_input=EXAMPLE, val=[(INPUTS, flat)], train=[(INPUTS, flat)]
+        ).validate()
 
 
 @pytest.mark.parametrize(
@@ -175,8 +193,21 @@ def test_regression_has_its_own_metric_and_loss() -> None:
 
 
 def test_outputs_that_are_not_numbers_fail_the_candidate() -> None:
-    with pytest.raises(CandidateError, match="not numbers"):
-        task().score(lambda x: np.full((len(x), 4), np.nan), "validation")
+    for value in (np.nan, np.inf):
+        with pytest.raises(CandidateError, match="not finite numbers"):
+            task().score(lambda x, v=value: np.full((len(x), 4), v), "validation")  # type: ignore[misc]
+
+
+def test_a_metric_that_fails_on_some_predictions_fails_the_candidate() -> None:
+    def inverse(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            return 1 / np.abs(outputs).sum(-1)
+
+    made = task(metric=Metric("inverse", inverse))
+    made.validate()
+    assert made.score(predict, "validation").n_samples == 70
+    with pytest.raises(CandidateError, match="the metric inverse must return one finite score per sample"):
+        made.score(lambda x: np.zeros((len(x), 4), np.float32), "validation")
 
 
 def test_own_evaluate_function_is_used_and_checked() -> None:
@@ -184,9 +215,9 @@ def test_own_evaluate_function_is_used_and_checked() -> None:
     made.validate()
     assert made.score(predict, "validation").value == 70.0
     assert made.has("validation") and not made.has("test")
-    with pytest.raises(TaskError, match="evaluate must return a finite number, got nan"):
+    with pytest.raises(CandidateError, match="evaluate must return a finite number, got nan"):
         task(evaluate=lambda p: float("nan")).score(predict, "validation")
-    with pytest.raises(TaskError, match="evaluate raised ZeroDivisionError"):
+    with pytest.raises(CandidateError, match="evaluate raised ZeroDivisionError"):
         task(evaluate=raising).score(predict, "validation")
 
 
@@ -197,7 +228,28 @@ def test_calibration_batches_are_kept_and_counted() -> None:
     assert all(a is b for a, b in zip(batches, made.calibration_batches(40, seed=0), strict=True))
     assert not np.array_equal(batches[0], made.calibration_batches(40, seed=1)[0])
     assert sum(map(len, task().calibration_batches(500, 0))) == 70  # validation data, all there is
-    assert task(val=None, evaluate=lambda p: 1.0).calibration_batches(5, 0)[0].shape == (1, 24)
+
+
+def test_without_data_calibration_sees_what_evaluate_asks_for() -> None:
+    made = task(val=None, evaluate=lambda p: sum(float(p(x.numpy()).mean()) for x in INPUTS.split(16)))
+    batches = made.calibration_batches(40, 0)
+    assert np.array_equal(np.concatenate(batches), INPUTS[:40].numpy())
+    with pytest.raises(TaskError, match="evaluate never called predict"):
+        task(val=None, evaluate=lambda p: 1.0).calibration_batches(5, 0)
+
+
+def test_training_hash_sees_teacher_loss_and_formats() -> None:
+    base = task()
+    others = [
+        task(teacher=make_task("mlp").model),
+        task(loss=nn.CrossEntropyLoss(label_smoothing=0.1)),
+        task(loss=nn.CrossEntropyLoss(label_smoothing=0.2)),
+        task(loss=nn.functional.multi_margin_loss),
+        task(autocast=torch.bfloat16),
+        task(channels_last=True),
+    ]
+    assert len({base.training_sha256, *(t.training_sha256 for t in others)}) == 1 + len(others)
+    assert task().training_sha256 == base.training_sha256
 
 
 def test_model_hash_sees_weights_and_structure_only() -> None:

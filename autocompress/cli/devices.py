@@ -122,6 +122,10 @@ def devices_calibrate(
     given = [f"--{key}" for key, value in (("from", from_), ("ssh", ssh), ("like", like)) if value is not None]
     if len(given) > 1:
         raise InputError(f"give one of --from, --ssh and --like, got {' and '.join(given)}")
+    if given and name == "host" and out is None:
+        raise InputError(
+            f"{given[0]} is about another device than this machine: give its profile a name, such as my-board"
+        )
     if like is None and (latency_ms is not None or measured is not None):
         raise InputError("--latency-ms and --measured move the profile of a similar device: name it with --like")
     if not given and base_model is not None:

@@ -13,12 +13,13 @@ from autocompress.confusion import Confusion, write_confusions
 from autocompress.constraints import Constraint, met_by
 from autocompress.controller.plan import now, versions
 from autocompress.controller.reporter import Reporter
+from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.graph.exits import path_feeds
 from autocompress.graph.export import INPUT
 from autocompress.results import Evaluation, Score
 from autocompress.runtimes import onnxruntime as ort
-from autocompress.study import Study, front_of, take_back_final, write_final
+from autocompress.study import Study, front_of, resolved, take_back_final, write_final
 from autocompress.task import ACCURACY
 
 _SLACK = 1.25
@@ -47,7 +48,7 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
     }
     if evaluator.device.is_this_machine:
         protocol = ort.THOROUGH
-        contenders = _measure_contenders(folder, contenders, evaluator, study.constraints, reporter)
+        contenders = _measure_contenders(folder, contenders, evaluator, study.settings.constraints, reporter)
         conditions["timing"] = {
             "protocol": "smallest of all calls, round-robin with a reference net, batch 1",
             "clock": "CPU time of the thread" if evaluator.device.threads == 1 else "wall time",
@@ -56,16 +57,20 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
             "runs": protocol.runs,
             "passes": protocol.passes,
         }
-    front = {e.trial for e in front_of(contenders, study.constraints)}
+    front = {e.trial for e in front_of(contenders, resolved(study.settings.constraints, contenders))}
     final = []
     confusions: dict[int, Confusion] = {}
     for evaluation in contenders:
         scored = evaluation
         if evaluator.task.has("test") and (evaluation.trial in front or evaluation.kind == "baseline"):
             reporter.status(f"scoring trial {evaluation.trial} on the test split")
-            score, confusion = _score(folder / str(evaluation.artifact), evaluator)
-            confusions |= {evaluation.trial: confusion} if confusion else {}
-            scored = evaluation.model_copy(update={"test": score})
+            try:
+                score, confusion = _score(folder / str(evaluation.artifact), evaluator)
+            except CandidateError as error:
+                scored = evaluation.model_copy(update={"notes": (*evaluation.notes, f"no test score: {error}")})
+            else:
+                confusions |= {evaluation.trial: confusion} if confusion else {}
+                scored = evaluation.model_copy(update={"test": score})
         final.append(scored)
     write_confusions(folder, confusions)
     write_final(folder, final, conditions)
@@ -88,13 +93,17 @@ def _measure_contenders(
     constraints: Sequence[Constraint],
     reporter: Reporter,
 ) -> list[Evaluation]:
-    """Measure all, many of them quickly at first; those of the front and the baselines always thoroughly."""
+    """Measure all, many of them quickly at first; those of the front and the baselines always thoroughly.
+
+    Relative constraints refer to the baseline as measured, like the front of the finished study.
+    """
     quick = len(contenders) > _MANY
     reporter.status(f"measuring {len(contenders)} files on this machine")
     measured = {e.trial: e for e in measure(folder, contenders, evaluator, ort.FAST if quick else ort.THOROUGH)}
     sure: set[int] = set() if quick else set(measured)
     for _ in range(_ROUNDS):
-        front = {e.trial for e in front_of(list(measured.values()), constraints)}
+        points = list(measured.values())
+        front = {e.trial for e in front_of(points, resolved(constraints, points))}
         front |= {e.trial for e in contenders if e.kind == "baseline"}
         if doubtful := sorted(front - sure):
             reporter.status(f"measuring {len(doubtful)} files of the front on this machine")

@@ -156,6 +156,7 @@ class Plan:
             metric=task.metric.name if task.evaluate is None else "evaluate",
             model_sha256=task.model_sha256,
             data_sha256=task.data_sha256,
+            training_sha256=task.training_sha256,
             device=self.evaluator.device.model_dump(mode="json", exclude={"calibration": {"held_out_ms"}}),
             space=self.space.to_dict(),
             constraints=self.constraints,

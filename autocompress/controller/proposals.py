@@ -186,11 +186,11 @@ def reference(constraints: Sequence[Constraint], baseline: Evaluation) -> tuple[
     """
     accuracy, latency_ms, size_bytes = baseline.objectives()
     least = [c.limit for c in constraints if c.quantity == "accuracy" and c.sense == "at least"]
-    most = {c.quantity: c.limit for c in constraints if c.sense == "at most"}
+    most = [(c.quantity, c.limit) for c in constraints if c.sense == "at most"]
     return (
         max(least, default=accuracy - _LOSS * abs(accuracy)),
-        min(most.get("latency_ms", latency_ms), latency_ms),
-        min(most.get("size_bytes", size_bytes), size_bytes),
+        min([latency_ms, *(limit for quantity, limit in most if quantity == "latency_ms")]),
+        min([size_bytes, *(limit for quantity, limit in most if quantity == "size_bytes")]),
     )
 
 

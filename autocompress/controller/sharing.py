@@ -44,9 +44,15 @@ def share_weights(plan: Plan, budget: Budget, seed: int) -> None:
     """Train the weights that all candidates start from, or read them where that was done before.
 
     Raises:
-        InputError: this network cannot share weights.
+        InputError: this network cannot share weights, or the space has no pruning ratio to choose.
     """
     evaluator = plan.evaluator
+    knobs = plan.space.knobs(evaluator.anatomy.outline)
+    if not any(name.startswith("prune.ratio") and domain.size > 1 for name, domain in knobs.items()):
+        raise InputError(
+            "the elastic evaluator shares weights between pruning ratios, and this space has none to choose for this "
+            "network; use standalone"
+        )
     try:
         evaluator.elastic = Elastic.train(
             evaluator.workshop,

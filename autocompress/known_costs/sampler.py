@@ -30,6 +30,8 @@ _MOTHERS, _FATHERS = 10, 40
 _EXACT = 1e-3
 """Costs that are off by less than this share of their range are taken as computed."""
 _MAX_FRONT = 250
+_LOSS = 0
+"""Index of the modelled objective among those of a history; the costs follow."""
 _MAX_FIT = 160
 _MAX_DATA = 400
 
@@ -88,7 +90,7 @@ class KnownCostSampler(BaseSampler):
         self._n_startup, self._n_candidates = n_startup_trials, n_candidates
         self._seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
         self._similarities = self._knobs.similarities()
-        self._fitted: dict[int, tuple[int, AdditiveGP]] = {}
+        self._fitted: dict[int, tuple[bytes, AdditiveGP]] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space: knobs that the objective function does not ask for are simply not used."""
@@ -185,9 +187,9 @@ class KnownCostSampler(BaseSampler):
     # ------------------------------------------------------------------------------------------ the expectation
 
     def _expectation(self, history: _History) -> _Expectation:
-        loss = np.minimum(history.loss, _cap(history.loss))
         features = self._features_of(history.codes)
-        gp = self._surrogate(0, history, features, loss)
+        gp = self._surrogate(_LOSS, history, features, history.loss)
+        loss = np.minimum(history.loss, _cap(history.loss))
         rows = _thin(history.gaps, _MAX_DATA)
         codes, features, loss, runs = history.codes[rows], features[rows], loss[rows], history.runs[rows]
         gp.condition(codes, features, loss, runs)
@@ -215,12 +217,18 @@ class KnownCostSampler(BaseSampler):
         return found
 
     def _surrogate(self, what: int, history: _History, features: Array, y: Array) -> AdditiveGP:
-        """A process whose kernel is fitted to the first trials, and again after every tenth part more."""
+        """A process whose kernel is fitted to the first trials, and again after every tenth part more.
+
+        It depends on these trials alone, so that a study that is resumed goes on with the same kernel.
+        """
         n = len(y) - len(y) % max(1, len(y) // 10)
-        if what not in self._fitted or self._fitted[what][0] != n:
+        fitted_to = history.codes[:n].tobytes() + history.points[:n].tobytes()
+        if what not in self._fitted or self._fitted[what][0] != fitted_to:
             rows = _thin(_gaps(history.points[:n]), _MAX_FIT)
+            y = np.minimum(y[:n], _cap(y[:n])) if what == _LOSS else y[:n]
             gp = AdditiveGP(self._similarities, features.shape[1])
-            self._fitted[what] = n, gp.fit(history.codes[rows], features[rows], y[rows], history.runs[rows])
+            gp.fit(history.codes[rows], features[rows], y[rows], history.runs[rows])
+            self._fitted[what] = fitted_to, gp
         return self._fitted[what][1]
 
     def _features_of(self, codes: Codes) -> Array:

@@ -228,6 +228,9 @@ def study_command(study: Study) -> str:
     parts = ["autocompress", "search", settings.task, "--space", "space.yaml"]
     parts += ["--device", str(settings.device["name"]), "--sampler", settings.sampler]
     parts += ["--seed", str(settings.seed), "--trials", str(max(1, n))]
+    parts += ["--evaluator", settings.evaluator] if settings.evaluator != "standalone" else []
+    if any(c.quantity == "energy_mj" for c in settings.constraints):
+        parts += ["--active-power-mw", _exact(settings.device["active_power_mw"])]
     for constraint in settings.constraints:
         parts += _option(constraint)
     return shlex.join([*parts, "--out", "new-study"])
@@ -237,11 +240,15 @@ def _option(c: Constraint) -> list[str]:
     if c.because:  # a limit of the device
         return []
     if c.quantity == "accuracy":
-        return ["--max-accuracy-drop" if c.relative_to_baseline else "--min-accuracy", f"{c.limit:g}"]
+        return ["--max-accuracy-drop" if c.relative_to_baseline else "--min-accuracy", _exact(c.limit)]
     absolute, relative = _OPTIONS[c.quantity]
     if c.relative_to_baseline:
-        return [relative, f"{1 / c.limit:g}"] if relative else []
-    return [absolute, f"{c.limit:g}"]
+        return [relative, _exact(1 / c.limit)] if relative else []
+    return [absolute, _exact(c.limit)]
+
+
+def _exact(number: float) -> str:
+    return str(int(number)) if number == int(number) else repr(float(number))
 
 
 def space_text(study: Study) -> str:

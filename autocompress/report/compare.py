@@ -26,7 +26,7 @@ from autocompress.report._page import embedded, own_file, packed_plotly, render_
 from autocompress.report._volume import Point, Volumes, hypervolume_reference, in_order, line_of, volumes_figure
 from autocompress.report._words import accuracy_text, is_percentage, ms_text, plural, ratio_text, reference, size_text
 from autocompress.results import Evaluation, ParetoFront, dominates
-from autocompress.study import Study, front_of
+from autocompress.study import Study, front_of, resolved
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 _NEAR_POINTS = 0.01
@@ -186,7 +186,7 @@ class Comparison:
         for study in self.studies:
             complete = [e for e in study.evaluations if e.state == "complete" and e.predicted_latency_ms]
             stripped = [e.model_copy(update={"measured_latency_ms": None}) for e in complete]
-            found.append(front_of(stripped, study.constraints))
+            found.append(front_of(stripped, resolved(study.settings.constraints, stripped)))
         return found
 
     @cached_property

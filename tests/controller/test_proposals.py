@@ -108,3 +108,7 @@ def test_the_reference_is_the_limits_else_the_baseline(plan: Plan) -> None:
     assert reference((), baseline) == (accuracy * 0.9, latency_ms, size_bytes)
     limits = at_least("accuracy", 0.5), at_most("latency_ms", latency_ms / 2), at_most("size_bytes", size_bytes * 9)
     assert reference(limits, baseline) == (0.5, latency_ms / 2, size_bytes)
+    looser = at_most("latency_ms", latency_ms * 0.9)  # of two limits the tighter one counts, whatever their order
+    assert (
+        reference((*limits, looser), baseline) == reference((looser, *limits), baseline) == reference(limits, baseline)
+    )

@@ -72,7 +72,10 @@ def test_what_it_cannot_do_is_said_before_anything_is_trained(tmp_path: Path) ->
         run(small_task(train=None), tmp_path)
     with pytest.raises(ConstraintError, match="impossible"):
         run(small_task(), tmp_path, constraints=[at_most("size_bytes", 10)])
-    assert not list(tmp_path.glob("cache/elastic-*"))
+    fixed = {"stages": [{"technique": "prune", "ratio": 0.5}, {"technique": "ptq"}]}
+    with pytest.raises(InputError, match="this space has none to choose for this network; use standalone"):
+        search(small_task(), device(), space(fixed), budget=Budget(1), out=tmp_path / "fixed", evaluator="elastic")
+    assert not list(tmp_path.rglob("cache/elastic-*"))
 
 
 def test_it_takes_a_third_of_the_hours_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

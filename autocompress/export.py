@@ -80,6 +80,11 @@ def _markdown(study: Study, point: Evaluation, card: dict[str, Any]) -> str:
         lines += ["", f"Classes: {', '.join(settings.classes)}."]
     lines += ["", "## Conditions", "", *(f"- {fact}" for fact in _facts(study, point))]
     lines += ["", "## Repeat it", "", "```", card["reproduce"], "```", ""]
+    if settings.evaluator == "elastic":
+        lines += [
+            "This search shared weights between its recipes; the command trains from the original: another file.",
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -205,6 +205,12 @@ def _classes(study: Study) -> dict[str, Any] | None:
     }
 
 
+_AGAIN = {
+    "standalone": "reproduce it, after the export",
+    "elastic": "train it anew, after the export: from the original, not from shared weights, so another file",
+}
+
+
 def _commands(study: Study) -> list[tuple[str, str]]:
     """What one can do with a trial, and the command for it; the script puts its number in the place of {trial}."""
     settings = study.settings
@@ -213,7 +219,7 @@ def _commands(study: Study) -> list[tuple[str, str]]:
     again = f"autocompress apply {recipe} {task} --device {device} --seed {settings.seed}"
     return [
         ("hand it over", f"autocompress export {folder} --trial {{trial}}"),
-        ("reproduce it, after the export", f"{again} --out again.onnx"),
+        (_AGAIN[settings.evaluator], f"{again} --out again.onnx"),
         (
             "apply it to another checkpoint",
             f"autocompress apply {recipe} other_task.py:task --device {device} --out model.onnx",

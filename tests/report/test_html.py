@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from small import DEVICE, small_task, space
 from synthetic import candidate, make_study
 
 from autocompress.ablation import read_ablation, recommended
+from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.device import DeviceProfile
+from autocompress.report._payload import study_command
 from autocompress.report.chains import chain_sentence
 from autocompress.report.html import render, write_html
 from autocompress.report.table import headline
@@ -288,3 +291,18 @@ def test_a_thousand_trials_fit_in_5_mb(tmp_path: Path) -> None:
 
 def test_the_same_study_gives_the_same_file(finished_study: Study) -> None:
     assert render(finished_study) == render(Study.open(finished_study.path))
+
+
+def test_the_command_that_makes_the_study_anew_keeps_every_limit(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study", 20)
+    limits = [
+        at_most("size_bytes", 2**20),
+        at_most("latency_ms", 1.23456789),
+        at_most("latency_ms", 1 / 3, relative_to_baseline=True),
+        at_most("energy_mj", 2.5),
+    ]
+    update = {"constraints": tuple(limits), "evaluator": "elastic"}
+    update["device"] = {**study.settings.device, "active_power_mw": 2000.0}
+    command = study_command(replace(study, settings=study.settings.model_copy(update=update)))
+    assert "--max-size-bytes 1048576 --max-latency-ms 1.23456789 --min-speedup 3 --max-energy-mj 2.5" in command
+    assert "--evaluator elastic --active-power-mw 2000" in command

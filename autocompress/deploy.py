@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from autocompress import __version__
@@ -182,8 +183,12 @@ class Deployer:
 
     def _probe(self) -> torch.Tensor:
         """Two samples to compare torch and file on; twice the same one where there are no larger batches."""
-        batch = self.workshop.task.calibration_batches(2, self.workshop.seed)[0]
+        batch = self._first_batch()
         return torch.from_numpy(np.resize(batch, (2, *batch.shape[1:])))
+
+    def _first_batch(self) -> NDArray[Any]:
+        """Two samples of the training data, or one where it comes in batches of one."""
+        return self.workshop.task.calibration_batches(2, self.workshop.seed)[0]
 
     def _spec(self, proto: onnx.ModelProto, candidate: Candidate) -> QuantSpec:
         stage: Quantize = candidate.quantization
@@ -210,6 +215,11 @@ class Deployer:
     def _trained(self, candidate: Candidate, folded: nn.Module, stage: Any) -> Deployment:
         """Quantisation-aware training on the twin of the exported graph."""
         exported = export.export(folded, self.workshop.task.example_input, candidate.output_names)
+        if not exported.dynamic_batch and len(self._first_batch()) > 1:
+            raise CandidateError(
+                "quantisation-aware training trains the exported graph, and that of this network takes one sample at a "
+                "time; use ptq, or training data in batches of one"
+            )
         spec, ranges = self._plan(exported.proto, candidate)
         twin = qat.build_twin(exported.program, exported.proto, spec, ranges)
         rate = stage.learning_rate
@@ -242,8 +252,7 @@ class Deployer:
         session = ort.session(graph.SerializeToString())
         same, count = 0.0, 0
         for batch in batches:
-            pieces = np.split(batch, len(batch)) if isinstance(session.get_inputs()[0].shape[0], int) else [batch]
-            for piece in pieces:
+            for piece in ort.pieces(session, batch):
                 theirs = ort.run(session, {export.INPUT: piece})[-1]
                 ours = outputs_of(model, torch.from_numpy(piece))[-1].numpy()
                 if self.workshop.task.kind == "classification":

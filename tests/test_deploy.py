@@ -11,6 +11,7 @@ import torch
 from small import device
 from torch import Tensor, nn
 
+from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.graph.export import INPUT
 from autocompress.recipe import Recipe
@@ -139,3 +140,32 @@ def test_a_norm_that_cannot_be_folded_stays(make: Callable[[], nn.Module], shape
     inputs = task.split("validation")[0][0]
     (expected,) = outputs_of(task.model, torch.from_numpy(inputs))
     np.testing.assert_allclose(ort.run(ort.session(outcome.file), {INPUT: inputs})[0], expected, atol=1e-4)
+
+
+class SampleBySample(nn.Module):
+    """A loop over the batch, which the exporter unrolls for the batch that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.head(torch.relu(self.hidden(x[i : i + 1].flatten(1)))) for i in range(x.shape[0])])
+
+
+class OneAtATime(SampleBySample):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.hidden(x.reshape(1, 8))))
+
+
+@pytest.mark.parametrize(("make", "batch_size"), [(SampleBySample, 20), (OneAtATime, 1)])
+def test_networks_of_a_fixed_batch_are_deployed_for_one_sample(make: type[nn.Module], batch_size: int) -> None:
+    torch.manual_seed(0)
+    evaluator = Evaluator(task_of(make(), (2, 4), batch_size=batch_size), device())
+    for stages, accuracy in (((), 1.0), ((PTQ,), 0.9), (({**PTQ, "observer": "mse"},), 0.9)):
+        outcome = evaluator.evaluate(recipe(*stages))[0]
+        assert outcome.evaluation.validation.value >= accuracy
+        assert ort.session(outcome.file).get_inputs()[0].shape == [1, 2, 4]
+    if batch_size > 1:
+        with pytest.raises(CandidateError, match="takes one sample at a time; use ptq"):
+            evaluator.evaluate(recipe(QAT))

@@ -97,6 +97,8 @@ def _export(model: nn.Module, example: Tensor, output_names: Sequence[str]) -> E
             assert program is not None
             proto = copy.deepcopy(program.model_proto)
             assert program.exported_program is not None
+            if dynamic and not _takes_batches(proto):
+                raise ValueError("the exporter fixed the batch at that of the example")
             return Exported(proto, program.exported_program, dynamic)
         except Exception as error:  # the exporter raises anything on code it cannot follow
             errors.append(error)
@@ -278,7 +280,7 @@ def _doubled(example: Tensor) -> Tensor:
 def _silence() -> Iterator[None]:
     """The exporter prints, logs and warns; errors still come as exceptions."""
     previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from autocompress.errors import CandidateError
 from autocompress.graph.quantizable import QuantPlan
+from autocompress.runtimes import onnxruntime as runtime
 
 Observer = Literal["minmax", "percentile", "entropy", "mse"]
 
@@ -101,13 +102,14 @@ class _Tap:
         self._taps_input = self._input in tensors
 
     def run(self, batch: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yield each tapped tensor of one batch; empty tensors are left out."""
+        """Yield each tapped tensor of one batch, perhaps in several pieces; empty tensors are left out."""
         x = np.ascontiguousarray(batch, dtype=np.float32)
         if self._taps_input and x.size:
             yield self._input, x
         if self._names:
-            values = self._session.run(self._names, {self._input: x})
-            yield from ((n, v) for n, v in zip(self._names, values, strict=True) if v.size)
+            for piece in runtime.pieces(self._session, x):
+                values = runtime.run(self._session, {self._input: piece}, self._names)
+                yield from ((n, v) for n, v in zip(self._names, values, strict=True) if v.size)
 
 
 def _extremes(tap: _Tap, batches: Sequence[NDArray[Any]]) -> dict[str, tuple[float, float]]:

@@ -39,6 +39,7 @@ __all__ = [
     "example_feed",
     "measure",
     "measure_reference",
+    "pieces",
     "reference_model",
     "run",
     "session",
@@ -102,6 +103,11 @@ def run(
         return list(session.run(None if outputs is None else list(outputs), dict(feed)))
     except Exception as error:  # as in `session`
         raise CandidateError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())}") from None
+
+
+def pieces(session: onnxruntime.InferenceSession, batch: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """The batch as the session takes it: whole, or sample by sample where the first input has a fixed size."""
+    return np.split(batch, len(batch)) if isinstance(session.get_inputs()[0].shape[0], int) else [batch]
 
 
 @functools.cache

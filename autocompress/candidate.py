@@ -109,6 +109,12 @@ class Candidate:
         """The reverse: what the user's network calls a module of the candidate's model."""
         return path.removeprefix(_BACKBONE) if self.exits else path
 
+    def stage_of(self, path: str, anatomy: Anatomy) -> str:
+        """The stage of a layer of the candidate's model; "exits" for the heads of early exits."""
+        if self.exits and not path.startswith(_BACKBONE):
+            return "exits"
+        return anatomy.stage_of(self.own_name(path))
+
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs of the exported graph."""

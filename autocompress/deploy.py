@@ -195,8 +195,8 @@ class Deployer:
         weights: dict[str, int] = {}
         activations: dict[str, int] = {}
         for layer in quantizable_layers(proto):
-            name = candidate.own_name(layer.name)
-            bits = stage.bits(name, self.workshop.anatomy.stage_of(name))
+            stage_of_layer = candidate.stage_of(layer.name, self.workshop.anatomy)
+            bits = stage.bits(candidate.own_name(layer.name), stage_of_layer)
             weights[layer.name], activations[layer.name] = bits
         return QuantSpec(weights, activations, reduce_range=self.device.int8_arithmetic == "saturating")
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from small import device
 from torch import Tensor, nn
 
+from autocompress.candidate import Candidate
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.graph.export import INPUT
 from autocompress.recipe import Recipe
 from autocompress.runtimes import onnxruntime as ort
+from autocompress.screening import Screen
+from autocompress.space import SearchSpace
 from autocompress.task import Task, outputs_of
+from autocompress.techniques.early_exit import EarlyExit
 
 PTQ = {"technique": "ptq"}
 QAT = {"technique": "qat", "epochs": 1}
@@ -65,6 +71,26 @@ def test_attention_of_torch_is_deployed_for_any_batch(
     inputs = encoder.task.split("validation")[0][0][:9]
     alone = np.concatenate([ort.run(session, {INPUT: x[None]})[0] for x in inputs])
     np.testing.assert_allclose(ort.run(session, {INPUT: inputs})[0], alone, atol=1e-4)
+
+
+def test_attention_of_torch_has_the_bits_of_the_stage_around_it(encoder: Evaluator) -> None:
+    stages = sorted(set(encoder.anatomy.layers.values()))
+    space = SearchSpace.parse({"version": 1, "stages": [{**PTQ, "weight_bits": {"per": "stage", "choice": [8, 32]}}]})
+    for bits in (8, 32):
+        setting = {f"ptq.weight_bits[{stage}]": bits for stage in stages}
+        outcome = encoder.evaluate(recipe({**PTQ, "weight_bits": dict.fromkeys(stages, bits)}))[0]
+        weights = [i for i in onnx.load_from_string(outcome.file).graph.initializer if len(i.dims) == 2]
+        assert {i.data_type == onnx.TensorProto.FLOAT for i in weights} == {bits == 32}
+        costs = Screen(encoder, space).costs({name: [value] for name, value in setting.items()})
+        assert costs.worst_case_ms[0] == pytest.approx(outcome.evaluation.predicted_latency_ms, rel=1e-9)
+        assert costs.size_bytes[0] == pytest.approx(len(outcome.file), rel=0.03, abs=1500)
+
+
+def test_heads_of_exits_are_in_no_stage_of_the_network(encoder: Evaluator) -> None:
+    candidate = EarlyExit(first=0.5).apply(Candidate(encoder.task.model), encoder.workshop)
+    stage_of = functools.partial(candidate.stage_of, anatomy=encoder.anatomy)
+    assert stage_of("heads.0.classifier") == "exits"
+    assert stage_of("backbone.encoder.self_attn.out_proj") == encoder.anatomy.layers["encoder.linear2"]
 
 
 class NormOverTokens(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +71,19 @@ class Anatomy:
         )
 
     def stage_of(self, layer: str) -> str:
-        """The stage of a layer; "exits" for the heads of early exits."""
-        return self.layers.get(layer, "exits")
+        """The stage of a layer, or of its nearest relative by name where the graph has more layers than the network.
+
+        Modules such as nn.MultiheadAttention call their projections as functions: no layer of the network makes them.
+        """
+        if layer in self.layers or not self.layers:
+            return self.layers.get(layer, "exits")
+        return self.layers[max(reversed(self.layers), key=lambda other: _shared_modules(layer, other))]
+
+
+def _shared_modules(one: str, other: str) -> int:
+    """How many modules, from the root on, two layers lie in together."""
+    steps = zip(one.partition("#")[0].split("."), other.split("."), strict=False)
+    return sum(1 for _ in takewhile(lambda step: step[0] == step[1], steps))
 
 
 def dissect(task: Task) -> Anatomy:

@@ -33,9 +33,7 @@ class Rows:
     widths: Ints
     """(N, groups): channels (heads) kept."""
     codes: Ints
-    """(N, layers): index into `FORMATS`."""
-    head_codes: Ints
-    """(N,): the same for the heads of early exits."""
+    """(N, parts): index into `FORMATS`; see `Knobs.parts`."""
     exits: list[str]
     """N keys into `stages`."""
     stages: dict[str, Stage | None]
@@ -52,6 +50,10 @@ class Knobs:
         self.anatomy = evaluator.anatomy
         self.outline = evaluator.anatomy.outline
         self.space = space
+        layers = self.anatomy.layers
+        stages = dict.fromkeys([*layers.values(), "exits"])
+        self.parts: list[tuple[str, str]] = [*layers.items(), *(("", stage) for stage in stages)]
+        """What has bits of its own: every layer, with its stage, and of each stage the layers that have no name."""
         task = evaluator.task
         model, example = copy.deepcopy(task.model), task.example_input[:1]
         pruner = ChannelPruner(model, example, output_layers(model, example), tuple(self.anatomy.layers))
@@ -63,8 +65,7 @@ class Knobs:
         """Read N settings, given as N values for each knob; those of stages that are off are ignored."""
         n = max((len(column) for column in columns.values()), default=1)
         widths = np.tile(self.full, (n, 1))
-        codes = np.zeros((n, len(self.anatomy.layers)), np.int64)
-        head_codes = np.zeros(n, np.int64)
+        codes = np.zeros((n, len(self.parts)), np.int64)
         exits, stages = [""] * n, dict[str, Stage | None]()
         for slot in self.space.slots:
             for alternative in slot.alternatives:
@@ -77,13 +78,12 @@ class Knobs:
                 if alternative.technique == "prune":
                     widths[on] = self._widths(alternative, columns, n)[on]
                 elif alternative.technique in ("ptq", "qat"):
-                    found, heads = self._codes(alternative, columns, n)
-                    codes[on], head_codes[on] = found[on], heads[on]
+                    codes[on] = self._codes(alternative, columns, n)[on]
                 elif alternative.technique == "early_exit":
                     self._exits(alternative, columns, on, exits, stages)
         if "" in exits:
             stages[""] = None
-        return Rows(widths, codes, head_codes, exits, stages)
+        return Rows(widths, codes, exits, stages)
 
     def _table(self, space: StageSpace, name: str, columns: Mapping[str, NDArray[Any]], default: Any) -> Any:
         """A field's table, or its one value, with columns in place of the values that are drawn."""
@@ -113,7 +113,7 @@ class Knobs:
             widths[:, k] = np.array(kept)[where.ravel()]
         return widths
 
-    def _codes(self, space: StageSpace, columns: Mapping[str, NDArray[Any]], n: int) -> tuple[Ints, Ints]:
+    def _codes(self, space: StageSpace, columns: Mapping[str, NDArray[Any]], n: int) -> Ints:
         weights = self._table(space, "weight_bits", columns, 8)
         activations = self._table(space, "activation_bits", columns, 8)
 
@@ -125,8 +125,7 @@ class Knobs:
                 result[(own == w) & (data == a)] = k
             return result
 
-        layers = [code(name, stage) for name, stage in self.anatomy.layers.items()]
-        return np.stack(layers, 1) if layers else np.zeros((n, 0), np.int64), code("", "exits")
+        return np.stack([code(name, stage) for name, stage in self.parts], 1)
 
     def _exits(
         self,

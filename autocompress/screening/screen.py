@@ -77,7 +77,7 @@ class Screen:
         for key in dict.fromkeys(rows.exits):
             chosen = np.flatnonzero([key == other for other in rows.exits]) if len(set(rows.exits)) > 1 else slice(None)
             network = self._network(key, rows.stages[key])
-            result[:, chosen] = network.costs(rows.widths[chosen], rows.codes[chosen], rows.head_codes[chosen])
+            result[:, chosen] = network.costs(rows.widths[chosen], rows.codes[chosen])
         shares = rows.widths / np.maximum(1, self._knobs.full)
         capacity = np.log(shares).mean(1) if shares.shape[1] else np.zeros(len(rows.widths))
         return Costs(result[0], result[1], result[2], result[3], capacity)
@@ -108,19 +108,19 @@ class _Network:
         graph = evaluator.deployer.float_graph(base)
         layers = quantizable_layers(graph)
         names = [base.own_name(layer.name) for layer in layers]
-        column_of = {name: k for k, name in enumerate(knobs.anatomy.layers)}
-        self._columns = [column_of.get(name, -1) for name in names]
-        """Of each quantisable layer, its column in the codes; -1: a head of an exit."""
+        stages = [base.stage_of(layer.name, knobs.anatomy) for layer in layers]
+        parts = zip(names, stages, strict=True)
+        self._columns = [knobs.parts.index(part if part in knobs.parts else ("", part[1])) for part in parts]
+        """Of each quantisable layer, its column in the codes."""
         versions = Versions(evaluator, base, knobs)
         weight_of = {f"{node}/w": layer.weight for layer in layers for node in layer.nodes}
         self._shapes = Shapes(versions, weight_of)
         self._kernels = Kernels(versions, graph, layers, names, n_paths, rng)
         self._files = Files(evaluator, versions, self._shapes, layers)
 
-    def costs(self, widths: Ints, codes: Ints, head_codes: Ints) -> Floats:
+    def costs(self, widths: Ints, codes: Ints) -> Floats:
         """(4, N): best and worst case in ms, size and peak memory in bytes."""
-        own = [codes[:, c] if c >= 0 else head_codes for c in self._columns]
-        of_layers = np.stack(own, 1) if own else codes[:, :0]
+        of_layers = codes[:, self._columns]
         int8: NDArray[np.bool_] = COMPUTES_INT8[of_layers]
         self._kernels.prepare(int8)
         distinct: Distinct = [np.unique(column, return_inverse=True) for column in widths.T]

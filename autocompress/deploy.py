@@ -247,7 +247,10 @@ class Deployer:
         return Deployment(graph, candidate.output_names, _layer_of_nodes(exported.proto, candidate), agreement, notes)
 
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:
-        """Share of samples with the same prediction (classification), else 1 minus the relative error."""
+        """Share of samples with the same prediction (classification), else 1 minus the relative error.
+
+        A dense prediction (N, classes, ...) counts with the share of its positions.
+        """
         batches = self.workshop.task.calibration_batches(_PARITY_SAMPLES, self.workshop.seed)
         session = ort.session(graph.SerializeToString())
         same, count = 0.0, 0
@@ -256,7 +259,8 @@ class Deployer:
                 theirs = ort.run(session, {export.INPUT: piece})[-1]
                 ours = outputs_of(model, torch.from_numpy(piece))[-1].numpy()
                 if self.workshop.task.kind == "classification":
-                    same += float((theirs.argmax(-1) == ours.argmax(-1)).sum())
+                    axis = 1 if ours.ndim > 2 else -1
+                    same += len(piece) * float((theirs.argmax(axis) == ours.argmax(axis)).mean())
                 else:
                     error = np.abs(theirs - ours).max() / max(1e-6, float(np.abs(ours).max()))
                     same += len(piece) * max(0.0, 1.0 - float(error))

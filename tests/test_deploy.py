@@ -195,3 +195,19 @@ def test_networks_of_a_fixed_batch_are_deployed_for_one_sample(make: type[nn.Mod
     if batch_size > 1:
         with pytest.raises(CandidateError, match="takes one sample at a time; use ptq"):
             evaluator.evaluate(recipe(QAT))
+
+
+def test_agreement_of_a_dense_prediction_is_a_share() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    images = torch.randn(40, 3, 8, 8)
+    train = [(images, outputs_of(net, images)[0].argmax(1))]
+
+    def evaluate(predict: Callable[[Any], Any]) -> float:
+        return float((predict(images.numpy()).argmax(1) == train[0][1].numpy()).mean())
+
+    task = Task.classification(net, example_input=images[:1], train=train, evaluate=evaluate)
+    evaluator = Evaluator(task, device())
+    for stages in ((), (PTQ,)):
+        evaluation = evaluator.evaluate(recipe(*stages))[0].evaluation
+        assert evaluation.parity == pytest.approx(evaluation.validation.value) and evaluation.parity > 0.8

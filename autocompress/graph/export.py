@@ -236,7 +236,7 @@ def disagreement(proto: onnx.ModelProto, model: nn.Module, inputs: Tensor) -> fl
     """Largest difference of any output between file and torch, relative to the largest output.
 
     Only the first sample counts where the file takes one at a time. One sample alone says little of a file that takes
-    more: what mixes up batch and tokens is right for it. Infinite where the file does not run.
+    more: what mixes up batch and tokens is right for it. Infinite where the file does not run or gives no numbers.
     """
     if not _takes_batches(proto):
         inputs = inputs[:1]
@@ -247,8 +247,10 @@ def disagreement(proto: onnx.ModelProto, model: nn.Module, inputs: Tensor) -> fl
         return float("inf")
     worst = 0.0
     for a, b in zip(expected, got, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
         scale = max(1.0, float(np.abs(a.numpy()).max()))
-        worst = max(worst, float(np.abs(a.numpy() - b).max()) / scale) if a.shape == b.shape else float("inf")
+        worst = max(worst, float(np.nan_to_num(np.abs(a.numpy() - b).max(), nan=np.inf)) / scale)
     return worst
 
 

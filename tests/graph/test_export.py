@@ -151,6 +151,15 @@ def test_disagreement_is_infinite_for_a_file_that_does_not_run(
     assert disagreement(broken, model, inputs) == np.inf
 
 
+def test_disagreement_is_infinite_for_a_file_that_gives_no_numbers(
+    exported: Callable[[str], tuple[nn.Module, Tensor, onnx.ModelProto, bool]],
+) -> None:
+    model, inputs, proto, _ = exported("mlp")
+    diverged = copy.deepcopy(model)
+    nn.init.constant_(next(diverged.parameters()), float("nan"))
+    assert disagreement(rebind(proto, diverged), model, inputs) == np.inf
+
+
 def test_a_batch_of_one_where_the_network_is_written_for_it() -> None:
     class Fixed(nn.Module):
         def __init__(self) -> None:

@@ -6,15 +6,18 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autocompress.graph.channels import probe_groups
 from autocompress.space import Outline
 from autocompress.task import Task, evaluating
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
+"""What can be pruned and quantised; others that multiply only count in the MACs."""
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 _MAX_STAGES = 6
 _EARLIEST, _LATEST = 0.05, 0.9  # share of the MACs: before and behind, an exit saves nothing or sees nothing
@@ -102,26 +105,33 @@ def dissect(task: Task) -> Anatomy:
         widths={g.name: g.n_units for g in groups},
         unprunable=unprunable,
         places=places,
-        macs=sum(visits[n].macs for n in names),
+        macs=sum(visit.macs for visit in visits.values()),
         n_params=sum(p.numel() for p in task.model.parameters()),
     )
 
 
 def trace(model: nn.Module, example: Tensor) -> dict[str, Visit]:
-    """Run the model once; every module that returned a tensor, in order of completion, batch dimension dropped."""
+    """Run the model on one sample; every module that returned a tensor, in order of completion.
+
+    Shapes have no batch dimension. MACs are those of the sample, also where its windows or tokens make up a batch.
+    """
     visits: dict[str, Visit] = {}
 
-    def record(name: str, module: nn.Module, output: object) -> None:
+    def record(name: str, module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
         if not isinstance(output, Tensor):
             return
+        macs = _macs(module, inputs, output)
         if name in visits:
             visits[name].calls += 1
-            visits[name].macs += _macs(module, output)
+            visits[name].macs += macs
         else:
-            visits[name] = Visit(tuple(output.shape[1:]), _macs(module, output), len(visits))
+            visits[name] = Visit(tuple(output.shape[1:]), macs, len(visits))
 
     hooks = [
-        module.register_forward_hook(lambda m, _, output, name=name: record(name, m, output))
+        module.register_forward_hook(
+            lambda m, args, named, output, name=name: record(name, m, (*args, *named.values()), output),
+            with_kwargs=True,
+        )
         for name, module in model.named_modules()
     ]
     try:
@@ -135,17 +145,14 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, Visit]:
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
     """Multiply-accumulates of all convolutions and linear layers for one sample."""
-    modules = dict(model.named_modules())
-    visits = trace(model, example[:1])
-    return sum(visit.macs for name, visit in visits.items() if isinstance(modules[name], WEIGHTED))
+    return sum(visit.macs for visit in trace(model, example[:1]).values())
 
 
-def _macs(module: nn.Module, output: Tensor) -> int:
-    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
-        return math.prod(output.shape[1:]) * math.prod(module.weight.shape[1:])
-    if isinstance(module, nn.Linear):
-        return math.prod(output.shape[1:]) * module.in_features
-    return 0
+def _macs(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> int:
+    if not isinstance(module, (nn.Linear, _ConvNd)):
+        return 0
+    spread = inputs[0] if isinstance(module, _ConvTransposeNd) else output
+    return math.prod(spread.shape) * math.prod(module.weight.shape[1:])
 
 
 def _stages(visits: Mapping[str, Visit]) -> dict[str, str]:
@@ -173,7 +180,7 @@ def _stages(visits: Mapping[str, Visit]) -> dict[str, str]:
 
 def _places(model: nn.Module, visits: Mapping[str, Visit]) -> tuple[Place, ...]:
     modules = dict(model.named_modules())
-    leaves = {n: v for n, v in visits.items() if isinstance(modules[n], WEIGHTED)}
+    leaves = {n: v for n, v in visits.items() if v.macs}
     total = sum(v.macs for v in leaves.values()) or 1
     found: dict[float, Place] = {}
     for names in (list(_blocks(model)), [n for n in visits if n]):
@@ -209,4 +216,4 @@ def _layout(last: nn.Module, shape: tuple[int, ...]) -> str:
     """Layout of an output from its shape and from the last layer with weights that ran before it."""
     if len(shape) == 3:
         return "nchw"
-    return "ncl" if isinstance(last, nn.Conv1d) and last.out_channels == shape[0] else "nlc"
+    return "ncl" if isinstance(last, _ConvNd) and last.out_channels == shape[0] else "nlc"

@@ -95,6 +95,30 @@ def test_macs_of_a_network_counted_by_hand(workshop_of: Get) -> None:
     assert workshop_of("grouped").anatomy.macs == grouped
 
 
+class Windows(nn.Module):
+    """A linear layer on 4 windows of 16 tokens each, folded into the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.reshape(-1, 16, 8)).reshape(x.shape[0], 64, 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "macs"),
+    [
+        (Windows(), (64, 8), 64 * 8 * 4),
+        (nn.Conv3d(3, 8, 3), (3, 8, 8, 8), 8 * 6**3 * 3 * 27),
+        (nn.ConvTranspose2d(4, 6, 2, 2, groups=2), (4, 5, 5), 4 * 25 * 3 * 4),
+    ],
+    ids=["windows", "3-D", "transposed"],
+)
+def test_macs_of_unusual_layers_counted_by_hand(model: nn.Module, shape: tuple[int, ...], macs: int) -> None:
+    assert count_macs(model, torch.zeros(2, *shape)) == macs
+
+
 def test_shared_layers_count_once_per_call(workshop_of: Get) -> None:
     anatomy = workshop_of("shared").anatomy
     once = (3 * 9 * 12 + 12 * 8 + 12 * 9 * 8 + 16 * 9 * 24) * 256 + 24 * 4

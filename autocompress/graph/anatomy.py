@@ -80,7 +80,7 @@ class Anatomy:
         """
         if layer in self.layers or not self.layers:
             return self.layers.get(layer, "exits")
-        return self.layers[max(reversed(self.layers), key=lambda other: _shared_modules(layer, other))]
+        return self.layers[max(reversed([*self.layers]), key=lambda other: _shared_modules(layer, other))]
 
 
 def _shared_modules(one: str, other: str) -> int:

@@ -194,10 +194,9 @@ class Elastic:
         if not task.trainable:
             raise InputError("elastic: the task brings no training data; use the stand-alone evaluator")
         structures = [recipe.upto(Phase.STRUCTURE) for recipe in recipes]
-        parts = [task.model_sha256, task.data_sha256, task.training_sha256]
-        parts += [workshop.seed, [r.digest() for r in structures]]
+        hashes = [task.model_sha256, task.data_sha256, task.training_sha256, *(r.digest() for r in structures)]
         settings = [repr(schedule), repr(distillation), _RANDOM, _POOL, _POOL_STEPS]
-        key = hashlib.sha256(json.dumps([parts, settings]).encode()).hexdigest()[:24]
+        key = hashlib.sha256(json.dumps([hashes, workshop.seed, settings]).encode()).hexdigest()[:24]
         shared = SharedNetwork(task.model)
         for recipe in {r.digest(): r for r in map(_unpruned, structures)}.values():
             with suppress(CandidateError):

@@ -18,6 +18,7 @@ _PRIORS = {"run": (0.02, 1.0), "deviation": (0.3, 1.0), "sharpness": (8.0, 0.7),
 """Median and standard deviation of the logarithm of the other parameters of the kernel a priori."""
 _SPREAD_OF_WEIGHTS = 1.2
 _PRIOR_FEATURES = (0.3, 1.5)
+_CONSTANT = 1e-9
 _MAX_STEPS = 40
 _JITTER = 1e-6
 
@@ -142,5 +143,7 @@ def _same(runs: Codes) -> Array:
 
 
 def _standardise(features: Array, reference: Array) -> Array:
-    standard: Array = (features - reference.mean(0)) / (reference.std(0) + 1e-12)
+    """To mean 0 and deviation 1 of a reference; a feature that is constant there says nothing yet, and becomes 0."""
+    spread = reference.std(0)
+    standard: Array = np.where(spread > _CONSTANT, (features - reference.mean(0)) / np.maximum(spread, _CONSTANT), 0.0)
     return standard

@@ -281,6 +281,8 @@ class KnownCosts:
     """Other number formats that are tried of every trained network."""
     thresholds: bool = True
     """All thresholds are tried of every file with an exit."""
+    capacity: bool = True
+    """The channels that a network keeps may explain its accuracy."""
     fixed: tuple[tuple[str, int], ...] = ()
     """Knobs that are not searched."""
     settings: tuple[tuple[str, Any], ...] = ()
@@ -295,6 +297,7 @@ class KnownCosts:
             reference=limits,
             log_costs=True,
             conditions={} if self.thresholds else {"threshold": lambda x: x["exit"] > 0},
+            features=(lambda x: table.capacity(_with(x, fixed))[:, None]) if self.capacity else None,
             seed=seed,
             **dict(self.settings),
         )
@@ -465,7 +468,8 @@ METHODS: dict[str, Method] = {
     "ehvi, no warm starts": KnownCosts(warm_starts=False),
     "ehvi, no other formats": KnownCosts(formats=0),
     "ehvi, no sweep of thresholds": KnownCosts(thresholds=False),
-    "ehvi, nothing around it": KnownCosts(warm_starts=False, formats=0, thresholds=False),
+    "ehvi, capacity not told": KnownCosts(capacity=False),
+    "ehvi, nothing around it": KnownCosts(warm_starts=False, formats=0, thresholds=False, capacity=False),
     "ehvi, 1,000 settings screened": KnownCosts(settings=(("n_candidates", 1000),)),
     "only pruning": KnownCosts(fixed=(("exit", 0), ("bits", 0))),
     "only pruning, int8": KnownCosts(fixed=(("exit", 0), ("bits", 1))),

@@ -89,3 +89,15 @@ def test_luck_that_points_of_one_run_share_is_not_taken_for_an_effect() -> None:
         mean, std = gp.predict(test, np.empty((200, 0)))
         scores.append(np.mean(0.5 * ((mean - truth(test)) / std) ** 2 + np.log(std)))
     assert scores[0] < scores[1]
+
+
+def test_a_feature_that_was_constant_so_far_says_nothing() -> None:
+    rng = np.random.default_rng(0)
+    codes, test = KNOBS.random(12, rng), KNOBS.random(20, rng)
+    predicted = []
+    for seen, new in ((1.0, 1.0), (1.0, 2.0)):
+        gp = AdditiveGP(KNOBS.similarities(), 1)
+        gp.fit(codes, np.full((12, 1), seen), truth(codes), np.arange(12))
+        gp.condition(codes, np.full((12, 1), seen), truth(codes), np.arange(12))
+        predicted.append(gp.predict(test, np.full((20, 1), new))[0])
+    assert predicted[0] == pytest.approx(predicted[1])

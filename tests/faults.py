@@ -53,6 +53,9 @@ def loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, targets) * factor
 
 
+loss.__qualname__ = functional.cross_entropy.__qualname__  # what small_task trains with: one study can have both
+
+
 def task() -> Task:
     return small_task(loss=loss)
 

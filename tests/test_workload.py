@@ -300,3 +300,9 @@ def test_working_memory_is_weights_and_activations() -> None:
     assert work.weight_bytes > 0 and work.peak_activation_bytes > 0
     assert work.peak_memory_bytes() == work.weight_bytes + work.peak_activation_bytes
     assert work.peak_memory_bytes(weights_in_flash=True) == work.peak_activation_bytes
+
+
+def test_int8_windows_are_padded_as_a_whole_or_by_channels() -> None:
+    op = Op("conv", "int8", "c", macs=49 * 3 * 16, cin=3, cout=16, kernel=(7, 7), out_hw=1)
+    assert op.padded_macs(16) == op.macs
+    assert op.padded_macs(4) == op.macs * 4 // 3

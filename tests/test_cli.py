@@ -385,6 +385,33 @@ def test_measure(run: Run, study: Path, calibrated: list[tuple[int, float]]) -> 
     assert data["latency_ms"] > 0 and data["latency_source"] == "measured" and len(data["paths"]) == 1
 
 
+def test_a_study_refines_the_profile_of_this_machine(
+    run: Run, study: Path, tmp_path: Path, calibrated: list[tuple[int, float]]
+) -> None:
+    refine = ("devices", "calibrate", "--like", "host", "--measured")
+    assert run("devices", "calibrate").code == 0
+    before = DeviceProfile.load("host")
+    run(*refine, study).refused("a study of the device", DEVICE, "not of 'host'")
+    mine = Path(shutil.copytree(study, tmp_path / "mine"))
+    settings = json.loads((mine / "study.json").read_text())
+    settings["device"]["name"] = "host"
+    (mine / "study.json").write_text(json.dumps(settings))
+    run(*refine, mine).refused("nothing was measured in it")
+    final = json.loads((mine / "final.json").read_text())
+    for point in final["points"]:
+        point["measured_latency_ms"] = 100.0
+    (mine / "final.json").write_text(json.dumps(final))
+    done = run(*refine, mine)
+    assert done.code == 0 and "then moved to latencies of your own files" in done.out
+    after = DeviceProfile.load("host")
+    assert after.is_this_machine and after.calibration is not None and before.calibration is not None
+    assert after.calibration.degree == before.calibration.degree
+    assert after.calibration.points > before.calibration.points
+    file = study / final["points"][0]["artifact"]
+    predicted = json.loads(run("measure", file, "--json").out)["predicted_latency_ms"]
+    assert predicted == pytest.approx(100.0, rel=0.2)
+
+
 def test_measure_refuses(run: Run, study: Path, tmp_path: Path, calibrated: list[tuple[int, float]]) -> None:
     run("measure", tmp_path / "none.onnx").refused("none.onnx: there is no such file")
     assert not calibrated

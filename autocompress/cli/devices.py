@@ -17,6 +17,7 @@ from autocompress.errors import InputError
 
 if TYPE_CHECKING:
     from autocompress.device import DeviceProfile
+    from autocompress.latency.degrees import Point
     from autocompress.report.live import Live
 
 app = typer.Typer(help="Device profiles: list them, look at one, calibrate a device.", rich_markup_mode=None)
@@ -106,11 +107,14 @@ def devices_calibrate(
     ] = None,
     ssh: Annotated[str | None, typer.Option(help="Measure this device: [user@]host[:port].")] = None,
     python: Annotated[str, typer.Option(help="With --ssh: interpreter on the device.")] = "python3",
-    like: Annotated[str | None, typer.Option(help="Profile of a similar device to start from.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Profile of a similar device to start from; its own name refines it.")
+    ] = None,
     base_model: BaseModelOption = None,
     latency_ms: Annotated[float | None, typer.Option(help="With --like: measured latency of --base-model.")] = None,
     measured: Annotated[
-        Path | None, typer.Option(help="With --like: CSV table 'file,latency_ms' of several measured models.")
+        Path | None,
+        typer.Option(help="With --like: CSV table 'file,latency_ms' of measured models, or a study measured there."),
     ] = None,
     accept_unsteady: Annotated[
         bool, typer.Option("--accept-unsteady", help="Use a run of a device that throttled or was busy.")
@@ -122,7 +126,7 @@ def devices_calibrate(
     given = [f"--{key}" for key, value in (("from", from_), ("ssh", ssh), ("like", like)) if value is not None]
     if len(given) > 1:
         raise InputError(f"give one of --from, --ssh and --like, got {' and '.join(given)}")
-    if given and name == "host" and out is None:
+    if given and name == "host" and like != "host" and out is None:
         raise InputError(
             f"{given[0]} is about another device than this machine: give its profile a name, such as my-board"
         )
@@ -216,11 +220,30 @@ def _moved(
         raise InputError("--like needs either --base-model with --latency-ms, or --measured")
     start = DeviceProfile.load(like)
     if measured is not None:
-        return refit(start, read_table(measured), name)
+        return refit(start, _measured_in(measured, like) if measured.is_dir() else read_table(measured), name)
     assert base_model is not None and latency_ms is not None
     if not 0 < latency_ms < float("inf"):
         raise InputError(f"--latency-ms must be a positive number of milliseconds, got {latency_ms:g}")
     return refit(start, [(base_model.name, read_model(base_model)[1], latency_ms)], name)
+
+
+def _measured_in(folder: Path, device: str) -> list[Point]:
+    """What a study measured on the device, files with early exits left out."""
+    from autocompress.study import Study, read_workload
+
+    study = Study.open(folder)
+    if study.settings.device["name"] != device:
+        raise InputError(f"{folder}: a study of the device {study.settings.device['name']!r}, not of {device!r}")
+    points = [
+        (f"{folder.name}/{e.trial}", work, e.measured_latency_ms)
+        for e in study.evaluations
+        if e.measured_latency_ms is not None and len(e.workloads) == 1
+        for work in [read_workload(study.path, e.workloads[0])]
+        if work is not None
+    ]
+    if not points:
+        raise InputError(f"{folder}: nothing was measured in it; only a study of this machine is, at its end")
+    return points
 
 
 def _save(profile: DeviceProfile, out: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""Less than a full calibration: a profile of a similar device, moved by one or a few measured latencies.
+"""A profile moved by one or a few measured latencies: that of a similar device, or the device's own, to refine it.
 
 Every cost of the profile is multiplied by exp(s + d): s is free and common to all, d of each operator kind is
 Gaussian around 0. So one latency scales the profile, more of them bend it, and no cost becomes negative.
@@ -59,13 +59,15 @@ _SOURCE = (
     "other networks on Arm CPUs from a similar chip's profile, public data; variants of the measured: median "
     "{median:.1%}, 90 % within {p90:.0%}"
 )
+_REFINED = "; then moved to latencies of your own files"
 
 
 def refit(like: DeviceProfile, points: Sequence[Point], name: str) -> DeviceProfile:
     """Move a profile to measured latencies of one or more networks.
 
     Args:
-        like: profile of the same device under another runtime, or of a similar one.
+        like: profile of the same device under another runtime, or of a similar one; with the same `name`, the
+            device's own, which is refined and keeps the error that its calibration states.
         points: the measured networks.
         name: of the new profile.
 
@@ -74,14 +76,16 @@ def refit(like: DeviceProfile, points: Sequence[Point], name: str) -> DeviceProf
     """
     if not points or any(not math.isfinite(ms) or ms <= 0 for _, _, ms in points):
         raise DeviceError("a latency must be a positive number of milliseconds.")
-    error = EXPECTED[max(n for n in EXPECTED if n <= len(points))]
     moved = _moved(like, points)
     held_out_ms = {
         label: (ms, predict(_moved(like, [*points[:k], *points[k + 1 :]]), work).latency_ms)
         for k, (label, work, ms) in enumerate(points)
         if len(points) > 1
     }
-    source = f"{like.name} ({like.provenance.source})"
+    held_out_ms = {key: (float(f"{a:.4g}"), float(f"{b:.4g}")) for key, (a, b) in held_out_ms.items()}
+    if name == like.name and like.calibration is not None:
+        return moved.model_copy(update={"calibration": _refined(like.calibration, points, held_out_ms)})
+    error = EXPECTED[max(n for n in EXPECTED if n <= len(points))]
     return moved.model_copy(
         update={
             "name": name,
@@ -93,18 +97,35 @@ def refit(like: DeviceProfile, points: Sequence[Point], name: str) -> DeviceProf
                 held_out=len(held_out_ms),
                 median_error=error.median,
                 p90_error=error.p90,
-                date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+                date=_today(),
                 split=_SOURCE.format(median=error.variants_median, p90=error.variants_p90),
-                held_out_ms={key: (float(f"{a:.4g}"), float(f"{b:.4g}")) for key, (a, b) in held_out_ms.items()},
+                held_out_ms=held_out_ms,
             ),
             "provenance": Provenance(
                 kind=like.provenance.kind,
-                source=f"the user's measurements on top of {source}",
+                source=f"the user's measurements on top of {like.name} ({like.provenance.source})",
                 licence=like.provenance.licence,
                 datasheet=like.provenance.datasheet,
             ),
         }
     )
+
+
+def _refined(own: Calibration, points: Sequence[Point], held_out_ms: dict[str, tuple[float, float]]) -> Calibration:
+    """What the device's own calibration becomes: its error on other networks stands, the measured ones join it."""
+    return own.model_copy(
+        update={
+            "points": own.points + len(points),
+            "held_out": own.held_out + len(held_out_ms),
+            "date": _today(),
+            "split": own.split.removesuffix(_REFINED) + _REFINED,
+            "held_out_ms": own.held_out_ms | held_out_ms,
+        }
+    )
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _moved(like: DeviceProfile, points: Sequence[Point]) -> DeviceProfile:

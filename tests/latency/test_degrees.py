@@ -72,6 +72,20 @@ def test_more_latencies_bend_the_profile(board: DeviceProfile) -> None:
     assert error(refit(board, points, "t")) < 0.5 * error(refit(board, points[:1], "t")) < error(board)
 
 
+def test_a_profile_is_refined_under_its_own_name(board: DeviceProfile) -> None:
+    points = [point(board, net(8 * k), 1.2, f"net{k}") for k in range(1, 4)]
+    own, refined = board.calibration, refit(board, points, board.name)
+    assert own is not None and refined.calibration is not None
+    assert predict(refined, points[1][1]).latency_ms == pytest.approx(points[1][2], rel=1e-3)
+    assert (refined.calibration.degree, refined.calibration.p90_error) == (own.degree, own.p90_error)
+    assert refined.calibration.points == own.points + 3 and {"net1", "net2", "net3"} <= set(
+        refined.calibration.held_out_ms
+    )
+    assert (refined.provenance, refined.description) == (board.provenance, board.description)
+    again = refit(refined, points[:1], board.name).calibration
+    assert again is not None and again.split == refined.calibration.split
+
+
 def test_each_point_is_also_predicted_without_it(board: DeviceProfile) -> None:
     points = [point(board, net(8 * k), 2.0, f"net{k}") for k in range(1, 5)]
     points[2] = (*points[2][:2], points[2][2] * 5)

@@ -118,19 +118,20 @@ class Slot:
             knobs = dict(alternative.knobs(outline))
             usual = {key: _usual(key, domain, lambda: 1.0) for key, domain in knobs.items()}
             if self.switch:
-                usual[self.name] = self._on(alternative)
-            drawn = [{k: d.corners() for k, d in knobs.items() if alternative.draws(k, name)} for name in _BITS]
-            for bits in itertools.product(
-                *(dict.fromkeys(itertools.chain(*keys.values())) or [None] for keys in drawn)
-            ):
-                chosen = {
-                    k: b for b, keys in zip(bits, drawn, strict=True) for k, values in keys.items() if b in values
-                }
-                yield usual | chosen
+                usual[self.name] = self.on(alternative)
+            yield from (usual | bits for bits in _extreme_bits(alternative, knobs))
 
-    def _on(self, alternative: StageSpace) -> str:
+    def on(self, alternative: StageSpace) -> str:
         """The value of the switch that stands for an alternative."""
         return alternative.technique if len(self.alternatives) > 1 else _SWITCH[1]
+
+
+def _extreme_bits(alternative: StageSpace, knobs: Mapping[str, Domain]) -> Iterator[dict[str, Value]]:
+    """Every pair of bits of weights and of activations that a search can draw, the same wherever it is offered."""
+    fields = [{key: d.corners() for key, d in knobs.items() if alternative.draws(key, name)} for name in _BITS]
+    offered = [list(dict.fromkeys(itertools.chain(*field.values()))) or [None] for field in fields]
+    for bits in itertools.product(*offered):
+        yield {key: b for b, field in zip(bits, fields, strict=True) for key, corners in field.items() if b in corners}
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ class SearchSpace:
         for slot in self.slots:
             chosen = slot.alternatives[0]
             if slot.switch:
-                values[slot.name] = slot._on(chosen) if optional or not slot.optional else _SWITCH[0]
+                values[slot.name] = slot.on(chosen) if optional or not slot.optional else _SWITCH[0]
             values |= {key: _usual(key, domain, strength) for key, domain in chosen.knobs(outline)}
         return values
 
@@ -265,7 +266,7 @@ class SearchSpace:
             if chosen is None and not slot.optional:
                 return None
             if slot.switch:
-                values[slot.name] = slot._on(chosen) if chosen else _SWITCH[0]
+                values[slot.name] = slot.on(chosen) if chosen else _SWITCH[0]
             for key, domain in chosen.knobs(outline) if chosen else ():
                 value = domain.nearest(_value_at(recipe, key, outline))
                 if value is None:

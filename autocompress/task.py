@@ -317,7 +317,7 @@ class Task:
             self.batch_size,
             self.autocast,
             self.channels_last,
-            self.teacher and _hash_of(self.teacher),
+            None if self.teacher is None else _hash_of(self.teacher),
         ]
         return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()
 

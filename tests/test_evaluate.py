@@ -221,6 +221,16 @@ def test_number_formats_of_a_trained_network_cost_no_training(tmp_path: Path) ->
     assert loss.calls == trained and again.sha256 == first.sha256
 
 
+def test_another_teacher_does_not_find_the_weights_of_the_first(tmp_path: Path) -> None:
+    loss, files, calls = Loss(), set(), []
+    for teacher in (None, small_task(n=64).model):
+        evaluator = Evaluator(small_task(loss=loss, teacher=teacher), device(), cache=tmp_path)
+        files.add(evaluator.evaluate(recipe(PRUNE, {**TRAIN, "weight": 0.5}))[0].evaluation.sha256)
+        calls.append(loss.calls)
+    assert 0 < calls[0] < calls[1]
+    assert len(files) == len(list(tmp_path.glob("*.pt"))) == 2
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
 def test_a_damaged_cache_entry_is_ignored(tmp_path: Path, damage: str) -> None:
     loss = Loss()

@@ -43,7 +43,10 @@ class Earlier:
         return cls(study)
 
     def copy_weights(self, cache: Path) -> None:
-        """Copy what was trained; weights are named by the content of all that led to them, so none can be mistaken."""
+        """Copy what was trained.
+
+        Weights are named by all that led to them (of the training data by its size), so that none is mistaken.
+        """
         cache.mkdir(parents=True, exist_ok=True)
         for path in (self.study.path / "cache").glob("*.pt"):
             if not (cache / path.name).exists():

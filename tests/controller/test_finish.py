@@ -9,6 +9,7 @@ from small import EXITS, SPACE, device, small_task, space
 
 from autocompress.controller import Budget, finish, search
 from autocompress.device import DeviceProfile
+from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.results import Score, Split
 from autocompress.runtimes.onnxruntime import TimingProtocol
@@ -90,3 +91,21 @@ def test_a_finished_study_is_not_scored_again(tmp_path: Path, scored: list[str])
     scored.clear()
     assert run(tmp_path / "study").evaluations == first.evaluations
     assert not scored
+
+
+def test_a_file_that_cannot_be_scored_on_the_test_split_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = Evaluator.score
+
+    def broken(self: Evaluator, file: bytes | Path, split: Split, *watch: Any) -> Score:
+        if split == "test" and isinstance(file, Path) and file.parent.name == "000001":
+            raise CandidateError("the metric of this file is NaN")
+        return score(self, file, split, *watch)
+
+    monkeypatch.setattr(Evaluator, "score", broken)
+    study = run(tmp_path / "study")
+    assert study.final
+    unscored = study.evaluation(1)
+    assert unscored.test is None and "no test score: the metric of this file is NaN" in unscored.notes
+    assert all(e.test is not None for e in study.baselines if e.trial != 1)

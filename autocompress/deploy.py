@@ -21,10 +21,10 @@ from autocompress.graph import exits, export, qat, qdq
 from autocompress.graph.observe import ActivationRange, observe
 from autocompress.graph.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
 from autocompress.latency import linear
+from autocompress.networks import outputs_of
 from autocompress.quantization import Quantize
 from autocompress.recipe import Recipe
 from autocompress.runtimes import onnxruntime as ort
-from autocompress.task import outputs_of
 from autocompress.training import Distillation, Schedule, fit
 from autocompress.workload import Op, Workload
 

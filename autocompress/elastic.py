@@ -27,9 +27,9 @@ from autocompress._files import write_json
 from autocompress.candidate import Candidate, ExitHead, MultiExit, Workshop
 from autocompress.errors import CandidateError, InputError
 from autocompress.graph.channels import ChannelGroup, ChannelPruner, output_layers
+from autocompress.networks import outputs_of
 from autocompress.recipe import Phase, Recipe
 from autocompress.results import Score
-from autocompress.task import outputs_of
 from autocompress.training import Distillation, Schedule, fit, reestimate_batchnorm, seconds_per_epoch, to_layout
 
 SCHEDULE = Schedule(epochs=8, learning_rate=0.05, clip=1.0)

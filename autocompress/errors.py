@@ -14,6 +14,11 @@ AutocompressError
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+_HERE = str(Path(__file__).parent)
+
 
 class AutocompressError(Exception):
     """Base of all errors raised on purpose; its message is meant for the user."""
@@ -53,3 +58,19 @@ class CandidateError(AutocompressError):
 
 class MeasurementError(AutocompressError):
     """A measurement is not trustworthy, for example interrupted or throttled."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message."""
+    return (str(error).strip().splitlines() or ["(no message)"])[0]
+
+
+def where(error: BaseException) -> str:
+    """The error's type and text with the innermost line of the user's code."""
+    place, frame = "", error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if not file.startswith(("<", _HERE)) and "site-packages" not in file and not file.startswith(sys.base_prefix):
+            place = f" ({Path(file).name}, line {frame.tb_lineno})"
+        frame = frame.tb_next
+    return f"{type(error).__name__}: {first_line(error)}{place}"

@@ -23,11 +23,12 @@ from autocompress.device import DeviceProfile
 from autocompress.elastic import Elastic
 from autocompress.graph.anatomy import Anatomy, count_macs, dissect
 from autocompress.graph.export import INPUT
+from autocompress.networks import seed_everything
 from autocompress.quantization import Quantize
 from autocompress.recipe import Phase, Recipe
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.runtimes import onnxruntime as ort
-from autocompress.task import Task, seed_everything
+from autocompress.task import Task
 from autocompress.techniques.exit_threshold import ExitThreshold
 from autocompress.weights import load_weights, save_weights
 from autocompress.workload import Workload

@@ -128,10 +128,10 @@ class Slot:
 
 def _extreme_bits(alternative: StageSpace, knobs: Mapping[str, Domain]) -> Iterator[dict[str, Value]]:
     """Every pair of bits of weights and of activations that a search can draw, the same wherever it is offered."""
-    fields = [{key: d.corners() for key, d in knobs.items() if alternative.draws(key, name)} for name in _BITS]
-    offered = [list(dict.fromkeys(itertools.chain(*field.values()))) or [None] for field in fields]
-    for bits in itertools.product(*offered):
-        yield {key: b for b, field in zip(bits, fields, strict=True) for key, corners in field.items() if b in corners}
+    drawn = ({key: d.corners() for key, d in knobs.items() if alternative.draws(key, name)} for name in _BITS)
+    tables = [table for table in drawn if table]
+    for bits in itertools.product(*(dict.fromkeys(itertools.chain(*table.values())) for table in tables)):
+        yield {key: b for b, table in zip(bits, tables, strict=True) for key, corners in table.items() if b in corners}
 
 
 @dataclass(frozen=True)

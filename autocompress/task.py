@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib.util
-import os
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.errors import AutocompressError, CandidateError, TaskError
+from autocompress.batches import length, read_batches
+from autocompress.errors import AutocompressError, CandidateError, TaskError, first_line, where
+from autocompress.networks import evaluating, outputs_of, seed_everything
 from autocompress.results import Score, Split
 
 Array = NDArray[Any]
@@ -32,7 +30,6 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 _CONFIDENCE = 0.95
 _MAX_SEEN = 1024
 """So many inputs of `evaluate` are kept for calibration."""
-_HERE = str(Path(__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -121,6 +118,9 @@ class Task:
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise TaskError(f"model must be a torch.nn.Module, got {type(self.model).__name__}")
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        if elsewhere := next((t.device for t in tensors if t.device.type != "cpu"), None):
+            raise TaskError(f"model must be on the CPU, where candidates are trained and run, got {elsewhere}: model.cpu()")
         if not isinstance(self.example_input, Tensor) or self.example_input.dim() < 2:
             raise TaskError(
                 "example_input must be a tensor with a batch dimension, such as torch.zeros(1, 3, 224, 224), "
@@ -158,7 +158,7 @@ class Task:
 
     def train_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of training batches, labels checked."""
-        for inputs, targets in _batches(self.train, self.batch_size, shuffle=True, split="train"):
+        for inputs, targets in read_batches(self.train, self.batch_size, shuffle=True, split="train"):
             self._check_labels(targets, "train")
             yield inputs, targets
 
@@ -177,7 +177,7 @@ class Task:
         return list(self._memo[key])
 
     def _inputs(self, source: Any) -> Iterator[Array]:
-        for inputs, _ in _batches(source, self.batch_size, shuffle=True, split="train"):
+        for inputs, _ in read_batches(source, self.batch_size, shuffle=True, split="train"):
             yield inputs.float().numpy()
 
     def _evaluated(self) -> list[Array]:
@@ -203,7 +203,7 @@ class Task:
         if split not in self._memo:
             source = self.val if split == "validation" else self.test
             batches = []
-            for inputs, targets in _batches(source, self.batch_size, shuffle=False, split=split):
+            for inputs, targets in read_batches(source, self.batch_size, shuffle=False, split=split):
                 self._check_labels(targets, split)
                 batches.append((inputs.float().numpy(), targets.numpy()))
             self._memo[split] = batches
@@ -229,7 +229,7 @@ class Task:
             except AutocompressError:  # of predict
                 raise
             except Exception as error:  # the user's own code can raise anything
-                raise CandidateError(f"{name} raised {_where(error)}") from error
+                raise CandidateError(f"{name} raised {where(error)}") from error
             if not np.isfinite(value):
                 raise CandidateError(f"{name} must return a finite number, got {value}")
             return Score(value=value, low=value, high=value, n_samples=0, split=split)
@@ -261,7 +261,7 @@ class Task:
                 output = self.model(self.example_input)
         except Exception as error:  # the user's own code: any error of it is an input error
             shape = tuple(self.example_input.shape)
-            raise TaskError(f"the model does not run on example_input {shape}: {_first_line(error)}") from error
+            raise TaskError(f"the model does not run on example_input {shape}: {first_line(error)}") from error
         if not isinstance(output, Tensor):
             raise TaskError(f"the model must return one tensor, got {type(output).__name__}; wrap it in a module")
         return tuple(output.shape)
@@ -287,7 +287,7 @@ class Task:
         try:
             copy.deepcopy(self.model)
         except Exception as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"the model cannot be copied: {_first_line(error)}") from error
+            raise TaskError(f"the model cannot be copied: {first_line(error)}") from error
         if self.trainable:
             inputs, targets = next(self.train_batches())
             self._check_shape(inputs, "train")
@@ -349,7 +349,7 @@ class Task:
                 warnings.filterwarnings("error", message="Using a target size")  # (N,) against (N, 1) is no error
                 loss = self.loss(self.model(inputs[:2]), targets[:2])
         except Exception as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"the loss of a training batch raised {_where(error)}") from error
+            raise TaskError(f"the loss of a training batch raised {where(error)}") from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise TaskError(f"the loss must be one number, got {tuple(getattr(loss, 'shape', ())) or type(loss)}")
 
@@ -359,7 +359,7 @@ class Task:
         try:
             got = tuple(outputs_of(self.teacher, inputs[:2])[-1].shape[1:])
         except Exception as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"the teacher does not run on a training batch: {_first_line(error)}") from error
+            raise TaskError(f"the teacher does not run on a training batch: {first_line(error)}") from error
         if got != self.output_shape[1:]:
             raise TaskError(
                 f"the teacher must return what the model returns, {self.output_shape[1:]} per sample, got {got}"
@@ -369,7 +369,7 @@ class Task:
         try:
             scores = np.asarray(self.metric.per_sample(outputs, targets), dtype=np.float64)
         except Exception as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"{split} data: the metric {self.metric.name} raised {_where(error)}") from error
+            raise TaskError(f"{split} data: the metric {self.metric.name} raised {where(error)}") from error
         if scores.shape != (len(outputs),) or not np.isfinite(scores).all():
             what = f"the shape {scores.shape}" if scores.shape != (len(outputs),) else "NaN or infinity"
             raise TaskError(
@@ -397,150 +397,3 @@ def _hash_of(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def load_task(reference: str) -> Task:
-    """Load "module.py:name" (or "package.module:name"); the name is a Task or a function that returns one.
-
-    Raises:
-        TaskError: the module cannot be found or raises, or does not give a Task.
-    """
-    source, separator, name = reference.rpartition(":")
-    if not separator:
-        source, name = reference, "task"
-    module = _import(source, reference)
-    if not hasattr(module, name):
-        raise TaskError(f"{source}: has no {name!r}; write a function task() that returns autocompress.Task(...)")
-    value = getattr(module, name)
-    if callable(value) and not isinstance(value, Task):
-        try:
-            value = value()
-        except TaskError:
-            raise
-        except (Exception, SystemExit) as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"{reference}: {name}() raised {_where(error)}") from error
-    if not isinstance(value, Task):
-        raise TaskError(f"{reference}: must be a Task or a function that returns one, got {type(value).__name__}")
-    return value
-
-
-def _import(source: str, reference: str) -> Any:
-    path = Path(source)
-    try:
-        if path.suffix != ".py":
-            if os.getcwd() not in sys.path:
-                sys.path.insert(0, os.getcwd())
-            return importlib.import_module(source)
-        if not path.exists():
-            raise TaskError(f"{reference}: there is no file {source}")
-        sys.path.insert(0, str(path.parent.resolve()))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
-        return module
-    except TaskError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's own code: any error of it is an input error
-        raise TaskError(f"{reference}: importing it raised {_where(error)}") from error
-
-
-def _where(error: BaseException) -> str:
-    """The error's type and text with the innermost line of the user's code."""
-    place, frame = "", error.__traceback__
-    while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if not file.startswith(("<", _HERE)) and "site-packages" not in file and not file.startswith(sys.base_prefix):
-            place = f" ({Path(file).name}, line {frame.tb_lineno})"
-        frame = frame.tb_next
-    return f"{type(error).__name__}: {_first_line(error)}{place}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["(no message)"])[0]
-
-
-def length(source: Any) -> int | None:
-    """Number of batches (of samples in a Dataset), or None where it is not known."""
-    try:
-        return len(source)
-    except TypeError:
-        return None
-
-
-def _batches(source: Any, batch_size: int, *, shuffle: bool, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-    batches = _iterator(source, batch_size, shuffle=shuffle, split=split)
-    empty = True
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            break
-        except Exception as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"{split} data: reading it raised {_where(error)}") from error
-        if not isinstance(batch, Sequence) or len(batch) != 2 or not all(isinstance(b, Tensor) for b in batch):
-            raise TaskError(f"{split} data: every batch must be (inputs, targets), two tensors, got {_kind(batch)}")
-        if len(batch[0]) != len(batch[1]):
-            raise TaskError(f"{split} data: a batch has {len(batch[0])} inputs but {len(batch[1])} targets")
-        if len(batch[0]) == 0:
-            continue
-        empty = False
-        yield batch[0], batch[1]
-    if empty:
-        raise TaskError(f"{split} data: is empty; it must yield one or more (inputs, targets) batches")
-
-
-def _iterator(source: Any, batch_size: int, *, shuffle: bool, split: str) -> Iterator[Any]:
-    data = torch.utils.data
-    if isinstance(source, data.Dataset) and length(source) != 0:
-        ordered = isinstance(source, data.IterableDataset) or not shuffle
-        source = data.DataLoader(source, batch_size, shuffle=not ordered)
-    try:
-        iterator: Iterator[Any] = iter(source)
-    except TypeError:
-        raise TaskError(
-            f"{split} data: must be a Dataset or yield (inputs, targets) batches, got {type(source).__name__}"
-        ) from None
-    if iterator is source:
-        raise TaskError(
-            f"{split} data: can be read only once ({type(source).__name__}); give a DataLoader, a Dataset or a list"
-        )
-    return iterator
-
-
-def _kind(batch: object) -> str:
-    if isinstance(batch, Sequence) and not isinstance(batch, str):
-        return f"{type(batch).__name__} of {', '.join(type(b).__name__ for b in batch[:4]) or 'nothing'}"
-    return type(batch).__name__
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, so that shuffles and augmentations repeat."""
-    import random
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-class evaluating:
-    """Put a module into evaluation mode for a while, every submodule back as it was afterwards."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.modes = [(m, m.training) for m in module.modules()]
-
-    def __enter__(self) -> None:
-        for module, _ in self.modes:
-            module.training = False
-
-    def __exit__(self, *_: object) -> None:
-        for module, mode in self.modes:
-            module.training = mode
-
-
-def outputs_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
-    """Run a model without gradients in evaluation mode; always a tuple, one tensor per exit."""
-    with torch.no_grad(), evaluating(model):
-        output = model(inputs)
-    return output if isinstance(output, tuple) else (output,)

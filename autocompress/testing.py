@@ -24,8 +24,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from autocompress.candidate import Candidate, Workshop
+from autocompress.networks import outputs_of, seed_everything
 from autocompress.recipe import Phase, Recipe, Stage
-from autocompress.task import outputs_of, seed_everything
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autocompress.batches import length
 from autocompress.candidate import Candidate, MultiExit, Workshop
 from autocompress.errors import CandidateError, TaskError
-from autocompress.task import length, outputs_of, seed_everything
+from autocompress.networks import outputs_of, seed_everything
 from autocompress.weights import load_weights, save_weights
 
 _CACHE_BYTES = 512 * 2**20

@@ -28,7 +28,8 @@ from autocompress.graph.exits import path_feeds
 from autocompress.graph.export import INPUT
 from autocompress.results import Evaluation
 from autocompress.runtimes import onnxruntime as ort
-from autocompress.task import Task, load_task
+from autocompress.task import Task
+from autocompress.task_module import load_task
 
 HERE = Path(__file__).resolve().parent
 GOALS = (

@@ -559,6 +559,23 @@ def test_wrong_options(project: Path, tmp_path: Path, run: Run, options: list[ob
     run("search", f"{project}/my_task.py:task", *fixed, *options).refused(*words)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--sampler", "nsga"], "unknown sampler"),
+        (["--evaluator", "elastik"], "unknown evaluator"),
+        (["--out", TESTS], "is not empty and not a study"),
+    ],
+)
+def test_what_needs_no_task_is_refused_before_it_is_loaded(
+    tmp_path: Path, run: Run, options: list[object], words: str
+) -> None:
+    module = tmp_path / "never.py"
+    module.write_text("raise SystemExit('loaded')")
+    fixed = ["--out", tmp_path / "study", "--device", DEVICE, "--trials", 1]
+    run("search", f"{module}:task", *fixed, *options).refused(words)
+
+
 # --------------------------------------------------------------------------------------------------- wrong studies
 
 

@@ -32,13 +32,13 @@ LIGHT = (
     *("techniques.ptq", "techniques.qat", "quantization", "runtime_support"),
 )
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "_lazy", "_process", "known_costs"),
-    ("_files", "domains", "runtime_support"),
+    ("errors", "_lazy", "_process", "networks", "known_costs"),
+    ("_files", "batches", "domains", "runtime_support"),
     ("recipe", "device", "workload", "_workload_reader", "_workload_fusion"),
     ("space", "results"),
     ("constraints", "study", "confusion"),
     ("task", "runtimes", "latency", "quantization", "graph"),
-    ("candidate",),
+    ("candidate", "task_module"),
     ("training", "weights"),
     ("elastic",),
     ("techniques",),

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,11 +10,12 @@ import torch
 from scipy import stats
 from tasks import make_task
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from zoo import ZOO, synthetic_classification
 
 from autocompress.errors import CandidateError, TaskError
-from autocompress.task import ACCURACY, Metric, Task, evaluating, load_task, seed_everything
+from autocompress.networks import seed_everything
+from autocompress.task import ACCURACY, Metric, Task
 
 MODEL, EXAMPLE = ZOO["mlp"]()
 INPUTS, LABELS = synthetic_classification(EXAMPLE, n=70)
@@ -75,6 +74,7 @@ NAN = Metric("nan", lambda outputs, targets: np.full(len(outputs), np.nan))
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": "resnet"}, "model must be a torch.nn.Module, got str"),
+    ({"model": nn.Linear(24, 4, device="meta")}, "model must be on the CPU, where candidates are trained and run, got"),
     ({"model": Broken("raise")}, "the model does not run on example_input (1, 24): no such shape"),
     ({"model": Broken("dict")}, "the model must return one tensor, got dict; wrap it in a module"),
     ({"model": Broken("rank")}, "a classification returns logits (N, classes), got (1, 1, 4)"),
@@ -131,19 +131,6 @@ def test_targets_that_would_be_broadcast_are_refused() -> None:
         Task.regression(
             model, metric=per_sample, example_input=EXAMPLE, val=[(INPUTS, flat)], train=[(INPUTS, flat)]
         ).validate()
-
-
-@pytest.mark.parametrize(
-    "data",
-    [DATA, DataLoader(DATA, 16), Stream(), DataLoader(Stream(), 32), PAIRS],
-    ids=["dataset", "loader", "stream", "stream loader", "list"],
-)  # fmt: skip
-def test_every_kind_of_data_is_read_in_full(data: Any) -> None:
-    made = task(train=data, val=data)
-    made.validate()
-    seen = torch.cat([inputs for inputs, _ in made.train_batches()])
-    assert torch.equal(seen.sum(1).sort().values, INPUTS.sum(1).sort().values)
-    assert made.score(predict, "validation").n_samples == 70
 
 
 def test_training_data_is_shuffled_by_the_seed_and_validation_data_is_not() -> None:
@@ -280,83 +267,3 @@ def test_data_hash_sees_every_split() -> None:
         == 3
     )
     assert base != task(train=[(INPUTS, LABELS)], test=DATA).data_sha256
-
-
-def test_evaluating_restores_every_module() -> None:
-    model, _ = ZOO["resnet"]()
-    model.train()
-    model.stem.eval()
-    before = [m.training for m in model.modules()]
-    with pytest.raises(RuntimeError, match="stop"), evaluating(model):
-        assert not any(m.training for m in model.modules())
-        raise RuntimeError("stop")
-    assert [m.training for m in model.modules()] == before and len(set(before)) == 2
-
-
-WRONG = "def task():\n    from autocompress import Task\n    return Task(None, None)\n"
-GOOD = """
-import torch
-from autocompress import Task
-def task():
-    model = torch.nn.Linear(24, 4)
-    return Task.classification(model, example_input=torch.zeros(1, 24), val=[(torch.zeros(4, 24), torch.arange(4))])
-ready = task()
-number = 5
-def fails():
-    helper()
-def helper():
-    raise KeyError("weights.pt")
-def wrong():
-    return torch.nn.Linear(1, 1)
-def leaves():
-    raise SystemExit(3)
-"""
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("my_good_task", "bad_task"):
-        monkeypatch.setitem(sys.modules, name, sys)  # so that it is taken out again afterwards
-        del sys.modules[name]
-    monkeypatch.chdir(tmp_path)
-
-    def make(name: str, text: str) -> str:
-        (tmp_path / name).write_text(text)
-        return str(tmp_path / name)
-
-    return make
-
-
-def test_load_task_by_file_and_by_module(write: Callable[[str, str], str]) -> None:
-    path = write("my_good_task.py", GOOD)
-    for reference in (path, f"{path}:task", f"{path}:ready", "my_good_task.py:task", "my_good_task:task"):
-        loaded = load_task(reference)
-        loaded.validate()
-        assert loaded.output_shape == (1, 4)
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "message"),
-    [
-        (None, "task", "there is no file"),
-        (GOOD, "tusk", "has no 'tusk'; write a function task() that returns autocompress.Task(...)"),
-        (GOOD, "number", "must be a Task or a function that returns one, got int"),
-        (GOOD, "wrong", "must be a Task or a function that returns one, got Linear"),
-        (GOOD, "fails", "fails() raised KeyError: 'weights.pt' (bad_task.py, line 12)"),
-        (GOOD, "leaves", "leaves() raised SystemExit: 3 (bad_task.py, line 16)"),
-        ("def task(:\n", "task", "importing it raised SyntaxError: invalid syntax (bad_task.py, line 1)"),
-        ("import no_such_module_x\n", "task", "No module named 'no_such_module_x' (bad_task.py, line 1)"),
-        ("import json\njson.loads('{')\n", "task", "(bad_task.py, line 2)"),
-        (WRONG, "task", "model must be a torch"),
-    ],
-)  # fmt: skip
-def test_bad_task_file_is_explained(
-    write: Callable[[str, str], str], text: str | None, name: str, message: str
-) -> None:
-    path = write("bad_task.py", text) if text is not None else "nowhere.py"
-    with pytest.raises(TaskError) as caught:
-        load_task(f"{path}:{name}")
-    assert message in str(caught.value)
-    with pytest.raises(TaskError, match="importing it raised ModuleNotFoundError"):
-        load_task("no_such_package_x.tasks:task")

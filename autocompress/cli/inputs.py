@@ -44,7 +44,7 @@ def checked_task(reference: str, threads: int | None) -> Task:
     from autocompress._process import prepare_training
 
     prepare_training(threads)
-    from autocompress.task import load_task
+    from autocompress.task_module import load_task
 
     task = load_task(reference)
     task.validate()

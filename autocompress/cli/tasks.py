@@ -67,6 +67,8 @@ def search(
     """Search for the Pareto front; run it again with the same --out to resume."""
     if quiet and json_lines:
         raise InputError("give either --quiet or --json-lines")
+    from autocompress.controller import search as run
+    from autocompress.controller.driver import check_choices
     from autocompress.controller.executors.base import Workers
     from autocompress.controller.plan import Budget
     from autocompress.space import SearchSpace
@@ -76,6 +78,7 @@ def search(
     budget = Budget(trials, hours)
     pool = Workers(workers, threads, trial_timeout_minutes, executor, address)  # type: ignore[arg-type]
     search_space, profile = SearchSpace.load(space), profile_if_known(device)
+    check_choices(sampler, evaluator, out)
     if start_from is not None:
         read_settings(start_from)
     page = None
@@ -87,7 +90,6 @@ def search(
     profile = with_power(profile or profile_of_this_machine(), active_power_mw)
 
     from autocompress.ablation import ablate
-    from autocompress.controller import search as run
     from autocompress.report.live import JsonLines, Live, Quiet, Recorder
 
     shown = JsonLines() if json_lines else Quiet() if quiet else Live(folder=out)

@@ -22,7 +22,7 @@ from autocompress.controller.loop import Loop
 from autocompress.controller.plan import Budget, Plan
 from autocompress.controller.reporter import Reporter, Silent
 from autocompress.controller.samplers import DEFAULT, check_name
-from autocompress.controller.sharing import check_evaluator, share_weights
+from autocompress.controller.sharing import check_evaluator, check_trainable, share_weights
 from autocompress.controller.storage import database_errors
 from autocompress.controller.store import Store, check_folder
 from autocompress.device import DeviceProfile
@@ -77,12 +77,11 @@ def search(
         InputError: something given is wrong; nothing was evaluated.
         StudyError: `out` belongs to another study, or another search works on it.
     """
-    check_name(sampler)
-    check_evaluator(evaluator, task)
+    check_choices(sampler, evaluator, Path(out))
+    check_trainable(evaluator, task)
     _check_reference(reference, workers)
     reporter = reporter or Silent()
     out = Path(out)
-    check_folder(out)
     reporter.status("looking at the network and its data")
     task.validate()
     judge = Evaluator(task, device, seed=seed, cache=out / "cache", progress=reporter.status)
@@ -104,6 +103,17 @@ def search(
         if judged_more or not is_final(out):
             finish(out, judge, reporter)
     return Study.open(out)
+
+
+def check_choices(sampler: str, evaluator: str, out: Path) -> None:
+    """Refuse unknown names and a folder with other things in it: all that can be said before a task is loaded.
+
+    Raises:
+        InputError: saying what is possible.
+    """
+    check_name(sampler)
+    check_evaluator(evaluator)
+    check_folder(out)
 
 
 def _text(reference: Source) -> str:

@@ -27,16 +27,24 @@ _SHARE = 1 / 3
 """Of the hours of a search, for the elastic training at most."""
 
 
-def check_evaluator(name: str, task: Task) -> None:
-    """Refuse an unknown name, and one that this task cannot serve.
+def check_evaluator(name: str) -> None:
+    """Refuse an unknown name.
 
     Raises:
-        InputError: saying what is possible.
+        InputError: with the names that are known.
     """
     known = get_args(EvaluatorName)
     if name not in known:
         raise InputError(f"unknown evaluator {name!r}{suggestion(name, known)}; known: {', '.join(known)}")
-    if name == "elastic" and not task.trainable:
+
+
+def check_trainable(evaluator: EvaluatorName, task: Task) -> None:
+    """Refuse an evaluator that this task cannot serve.
+
+    Raises:
+        InputError: saying what is missing.
+    """
+    if evaluator == "elastic" and not task.trainable:
         raise InputError("the elastic evaluator needs training data: give the task train=..., or use standalone")
 
 

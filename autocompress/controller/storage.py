@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autocompress._files import write_json
 from autocompress.controller.journal import SafeJournalBackend
-from autocompress.errors import StudyError
+from autocompress.errors import StudyError, first_line
 
 _JOURNAL, _POINTER = "study.journal", "storage.json"
 _NAME = "autocompress"
@@ -54,7 +54,7 @@ def open_storage(folder: Path, url: str | None) -> tuple[str, BaseStorage]:
     except ImportError as error:
         raise StudyError(f"{shown}: the Python package for this database is missing: {error}") from None
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise StudyError(f"{shown}: cannot be opened: {_first_line(error)}") from None
+        raise StudyError(f"{shown}: cannot be opened: {first_line(error)}") from None
     if not pointer.exists():
         write_json(pointer, {"url": shown, "study": f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}"})
     return str(json.loads(pointer.read_text())["study"]), storage
@@ -65,7 +65,7 @@ def _journal(path: Path) -> BaseStorage:
         return JournalStorage(SafeJournalBackend(path))
     except (ValueError, KeyError, AttributeError) as error:  # not JSON, or not what Optuna wrote
         raise StudyError(
-            f"{path}: damaged ({_first_line(error)}); delete it: it is written again from the folders of the trials"
+            f"{path}: damaged ({first_line(error)}); delete it: it is written again from the folders of the trials"
         ) from None
 
 
@@ -81,7 +81,7 @@ def database_errors() -> Iterator[None]:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ or error
         raise StudyError(
-            f"the database of --storage failed: {_first_line(cause)}; nothing that was finished is lost, "
+            f"the database of --storage failed: {first_line(cause)}; nothing that was finished is lost, "
             "run the same command again when it is back"
         ) from error
 
@@ -97,7 +97,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         optuna.logging.set_verbosity(previous)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autocompress.graph.channels import probe_groups
+from autocompress.networks import evaluating
 from autocompress.space import Outline
-from autocompress.task import Task, evaluating
+from autocompress.task import Task
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """What can be pruned and quantised; others that multiply only count in the MACs."""

@@ -20,8 +20,8 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from autocompress.errors import CandidateError
-from autocompress.task import evaluating
+from autocompress.errors import CandidateError, first_line
+from autocompress.networks import evaluating, outputs_of
 
 _HEAD_COUNTS = ("num_heads", "n_heads", "num_attention_heads", "heads", "n_head", "nhead", "h")
 _INNER_WIDTHS = ("all_head_size", "all_head_dim", "inner_dim")
@@ -163,7 +163,7 @@ def probe_groups(model: nn.Module, example: Tensor, order: Sequence[str]) -> tup
     try:
         groups = ChannelPruner(copy.deepcopy(model), example, protected, order).groups
     except Exception as error:  # Torch-Pruning raises anything on graphs it cannot follow
-        return [], {"(whole network)": f"its structure cannot be followed: {_first_line(error)}"}
+        return [], {"(whole network)": f"its structure cannot be followed: {_short(error)}"}
     good, bad = [], dict.fromkeys(protected, "output of the network")
     for index, group in enumerate(groups):
         if group.n_units // group.n_parts < 2:
@@ -180,7 +180,7 @@ def probe_groups(model: nn.Module, example: Tensor, order: Sequence[str]) -> tup
             if sum(p.numel() for p in pruner.model.parameters()) >= before:
                 raise CandidateError("nothing would be removed")
         except Exception as error:  # any failure of the probe means the same: leave this group alone
-            bad[group.name] = _first_line(error)
+            bad[group.name] = _short(error)
         else:
             good.append(group)
     return good, bad
@@ -241,13 +241,7 @@ def _set_heads(module: nn.Module, before: int, removed: int, width: int) -> None
 
 def outputs_shape(model: nn.Module, example: Tensor) -> list[tuple[int, ...]]:
     """Shapes of all outputs."""
-    with torch.no_grad(), evaluating(model):
-        output = model(example)
-    return [tuple(o.shape) for o in (output if isinstance(output, tuple) else (output,))]
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:160]
+    return [tuple(output.shape) for output in outputs_of(model, example)]
 
 
 @contextmanager
@@ -290,3 +284,7 @@ def _geometric_median(members: Any) -> Tensor | None:
             score = distances.new_zeros(len(members[0].idxs))
             scores.append(score.index_add(0, torch.tensor(root), distances / distances.mean()))
     return torch.stack(scores).mean(0) if scores else None
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"[:160]

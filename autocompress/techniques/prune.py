@@ -171,7 +171,7 @@ def _doomed(
 
 def _gradients(model: nn.Module, workshop: Workshop) -> None:
     """Accumulate gradients of the task's loss over a few batches, in evaluation mode."""
-    from autocompress.task import evaluating, seed_everything
+    from autocompress.networks import evaluating, seed_everything
 
     if not workshop.task.trainable:
         raise CandidateError("prune: importance 'taylor' needs training data; use 'l2'")

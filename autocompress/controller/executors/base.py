@@ -17,7 +17,8 @@ from autocompress.elastic import Elastic, KeptElastic
 from autocompress.errors import CandidateError, InputError, TaskError
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.recipe import Recipe, suggestion
-from autocompress.task import Task, load_task
+from autocompress.task import Task
+from autocompress.task_module import load_task
 
 Source = str | Callable[[], Task]
 """Where a worker gets the task from: "module.py:name", or a function that can be pickled."""

@@ -144,4 +144,4 @@ class Workshop:
     @property
     def teacher(self) -> nn.Module:
         """The network to distil from."""
-        return self.task.teacher or self.task.model
+        return self.task.model if self.task.teacher is None else self.task.teacher

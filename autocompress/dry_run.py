@@ -116,7 +116,7 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
     payoff = Payoff(evaluator)
     epoch_s = None
     if task.trainable:
-        epoch_s = seconds_per_epoch(copy.deepcopy(task.model), evaluator.workshop, Distillation())
+        epoch_s = seconds_per_epoch(copy.deepcopy(task.model).to(task.train_device), evaluator.workshop, Distillation())
     epochs = sum(max(map(_epochs, slot.alternatives)) for slot in plan.space.slots)
     assert base.validation is not None and base.predicted_latency_ms is not None and base.size_bytes is not None
     return DryRun(

@@ -89,6 +89,8 @@ class Task:
         evaluate: instead of `metric` and `val`: a function that gets a `predict` and returns the metric.
         evaluate_test: the same on the test data.
         teacher: the network to distil from; the model itself by default.
+        train_device: where candidates are fine-tuned, such as "cuda". Quantisation-aware and elastic training, and
+            everything that is judged, stay on the CPU.
         autocast: computation type in training, such as torch.bfloat16 on a CPU that has it.
         channels_last: memory format in training, which is 20 to 25 % faster for convolutions on CPUs.
         classes: names of the classes of a classification, in the order of the outputs, for those who run the file.
@@ -107,6 +109,7 @@ class Task:
     evaluate_test: Callable[[Predict], float] | None = None
     teacher: nn.Module | None = None
     name: str = "task"
+    train_device: str = "cpu"
     autocast: torch.dtype | None = None
     channels_last: bool = False
     classes: Sequence[str] = ()
@@ -120,7 +123,7 @@ class Task:
             raise TaskError(f"model must be a torch.nn.Module, got {type(self.model).__name__}")
         tensors = (*self.model.parameters(), *self.model.buffers())
         if elsewhere := next((t.device for t in tensors if t.device.type != "cpu"), None):
-            raise TaskError(f"model must be on the CPU, where candidates are trained and run, got {elsewhere}: model.cpu()")
+            raise TaskError(f"model must be on the CPU, got {elsewhere}: give model.cpu(); see train_device")
         if not isinstance(self.example_input, Tensor) or self.example_input.dim() < 2:
             raise TaskError(
                 "example_input must be a tensor with a batch dimension, such as torch.zeros(1, 3, 224, 224), "
@@ -288,6 +291,10 @@ class Task:
             copy.deepcopy(self.model)
         except Exception as error:  # the user's own code: any error of it is an input error
             raise TaskError(f"the model cannot be copied: {first_line(error)}") from error
+        try:
+            torch.empty(0, device=self.train_device)
+        except Exception as error:  # torch raises what it likes
+            raise TaskError(f"train_device {self.train_device!r} cannot be used: {first_line(error)}") from None
         if self.trainable:
             inputs, targets = next(self.train_batches())
             self._check_shape(inputs, "train")

@@ -22,9 +22,11 @@ from autocompress.batches import length
 from autocompress.candidate import Candidate, MultiExit, Workshop
 from autocompress.errors import CandidateError, TaskError
 from autocompress.networks import outputs_of, seed_everything
+from autocompress.task import Loss
 from autocompress.weights import load_weights, save_weights
 
 _CACHE_BYTES = 512 * 2**20
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,20 @@ class Distillation:
 class TeacherLogits:
     """The teacher's answers, kept by the content of the batch: candidates trained with one seed share them."""
 
-    def __init__(self, teacher: nn.Module, channels_last: bool = False) -> None:
-        self.teacher = to_layout(copy.deepcopy(teacher), channels_last)
+    def __init__(self, teacher: nn.Module, channels_last: bool = False, device: torch.device = _CPU) -> None:
+        self.teacher = to_layout(copy.deepcopy(teacher), channels_last).to(device)
         self._channels_last = channels_last
+        self._device = device
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._bytes = 0
 
     def __call__(self, inputs: Tensor, autocast: AbstractContextManager[Any]) -> Tensor:
-        """Logits (N, ...) in float32."""
+        """Logits (N, ...) in float32 on the teacher's device, of inputs on the CPU."""
         key = hashlib.blake2b(inputs.contiguous().numpy().data, digest_size=16).digest()
         if key in self._kept:
             return self._kept[key]
         with autocast:
-            logits = outputs_of(self.teacher, _like(inputs, self._channels_last))[-1].float()
+            logits = outputs_of(self.teacher, _like(inputs, self._channels_last).to(self._device))[-1].float()
         self._kept[key] = logits
         self._bytes += logits.numel() * 4
         while self._bytes > _CACHE_BYTES:
@@ -96,7 +99,7 @@ def fit(
     title: str = "training",
     checkpoint: Path | None = None,
 ) -> float:
-    """Train `model` in place and return the mean loss of the last epoch.
+    """Train `model` in place, on the device where it is, and return the mean loss of the last epoch.
 
     Args:
         model: returns logits, or a tuple of logits with early exits.
@@ -248,15 +251,18 @@ def reestimate_batchnorm(model: nn.Module, workshop: Workshop, n_batches: int = 
 def train_candidate(
     candidate: Candidate, workshop: Workshop, schedule: Schedule, distillation: Distillation
 ) -> nn.Module:
-    """Return a trained copy of the candidate's model; with no epochs only BatchNorm is re-estimated."""
+    """Return a trained copy of the candidate's model, made on the task's `train_device`.
+
+    With no epochs only BatchNorm is re-estimated.
+    """
     model = to_layout(candidate.copy_model(), _channels_last(workshop))
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     if schedule.epochs == 0:
         reestimate_batchnorm(model, workshop)
     else:
-        fit(model, workshop, schedule, distillation)
-    return to_layout(model, False).eval()
+        fit(model.to(workshop.task.train_device), workshop, schedule, distillation)
+    return to_layout(model.cpu(), False).eval()
 
 
 def to_layout(model: nn.Module, channels_last: bool) -> nn.Module:
@@ -272,11 +278,12 @@ def _like(inputs: Tensor, channels_last: bool) -> Tensor:
     return inputs
 
 
-def _teacher_of(workshop: Workshop) -> TeacherLogits:
+def _teacher_of(workshop: Workshop, device: torch.device) -> TeacherLogits:
     """The teacher, made once for all candidates, so that they share its answers."""
-    if "teacher_logits" not in workshop.memo:
-        workshop.memo["teacher_logits"] = TeacherLogits(workshop.teacher, _channels_last(workshop))
-    kept: TeacherLogits = workshop.memo["teacher_logits"]
+    key = f"teacher_logits.{device}"
+    if key not in workshop.memo:
+        workshop.memo[key] = TeacherLogits(workshop.teacher, _channels_last(workshop), device)
+    kept: TeacherLogits = workshop.memo[key]
     return kept
 
 
@@ -285,13 +292,15 @@ def _channels_last(workshop: Workshop) -> bool:
 
 
 class _Objective:
-    """The loss of one batch."""
+    """The loss of one batch, on the model's device."""
 
     def __init__(self, model: nn.Module, workshop: Workshop, distillation: Distillation) -> None:
         self.model = model
         self.task = workshop.task
         self.distillation = distillation
-        self.teacher = _teacher_of(workshop)
+        self.device = next((p.device for p in model.parameters()), _CPU)
+        self.loss = _on(self.device, self.task.loss)
+        self.teacher = _teacher_of(workshop, self.device)
         self.places = [place.name for place in workshop.anatomy.places if _has(workshop.teacher, place.name)][-3:]
         if distillation.feature_weight and not self.places:
             raise CandidateError("feature_weight: network and teacher have no place in common to compare; set it to 0")
@@ -299,10 +308,11 @@ class _Objective:
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
         d = self.distillation
+        targets = targets.to(self.device)
         if d.feature_weight:
-            return self._with_features(inputs, targets)
+            return self._with_features(inputs.to(self.device), targets)
         logits = self.teacher(inputs, self._autocast()) if d.needs_teacher else None
-        return self._of_outputs(self._run(inputs), targets, logits)
+        return self._of_outputs(self._run(inputs.to(self.device)), targets, logits)
 
     def _with_features(self, inputs: Tensor, targets: Tensor) -> Tensor:
         backbone = self.model.backbone if isinstance(self.model, MultiExit) else self.model
@@ -320,7 +330,7 @@ class _Objective:
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.task.autocast is None:
             return nullcontext()
-        return torch.autocast("cpu", self.task.autocast)
+        return torch.autocast(self.device.type, self.task.autocast)
 
     def _run(self, inputs: Tensor) -> tuple[Tensor, ...]:
         with self._autocast():
@@ -332,7 +342,7 @@ class _Objective:
         d = self.distillation
         total = torch.zeros(())
         for i, output in enumerate(outputs):
-            loss = (1 - d.weight) * self.task.loss(output, targets) if d.weight < 1 else torch.zeros(())
+            loss = (1 - d.weight) * self.loss(output, targets) if d.weight < 1 else torch.zeros(())
             if teacher is not None and d.weight:
                 loss = loss + d.weight * self._response(output, teacher)
             if teacher is not None and d.relation_weight:
@@ -346,6 +356,11 @@ class _Objective:
         t = self.distillation.temperature
         student, target = functional.log_softmax(output / t, -1), functional.softmax(teacher / t, -1)
         return t * t * functional.kl_div(student, target, reduction="batchmean")
+
+
+def _on(device: torch.device, loss: Loss) -> Loss:
+    """The loss, its tensors (such as weights of classes) on the device."""
+    return copy.deepcopy(loss).to(device) if isinstance(loss, nn.Module) and device != _CPU else loss
 
 
 def _attention(features: Tensor, channel_axis: int) -> Tensor:

@@ -104,11 +104,8 @@ class Op:
         """Bytes of the unrolled input patches (im2col) of a convolution with a kernel larger than 1x1."""
         if self.kind not in {"conv", "grouped", "depthwise"}:
             return 0
-        size = 1
-        for side in self.kernel:
-            size *= side
         channels = self.cin if self.kind == "depthwise" else self.cin * self.groups
-        return self.out_hw * size * channels * (1 if self.dtype == "int8" else 4)
+        return self.out_hw * math.prod(self.kernel) * channels * (1 if self.dtype == "int8" else 4)
 
     @property
     def bytes_moved(self) -> int:

@@ -74,7 +74,7 @@ NAN = Metric("nan", lambda outputs, targets: np.full(len(outputs), np.nan))
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": "resnet"}, "model must be a torch.nn.Module, got str"),
-    ({"model": nn.Linear(24, 4, device="meta")}, "model must be on the CPU, where candidates are trained and run, got"),
+    ({"model": nn.Linear(24, 4, device="meta")}, "model must be on the CPU, got meta: give model.cpu()"),
     ({"model": Broken("raise")}, "the model does not run on example_input (1, 24): no such shape"),
     ({"model": Broken("dict")}, "the model must return one tensor, got dict; wrap it in a module"),
     ({"model": Broken("rank")}, "a classification returns logits (N, classes), got (1, 1, 4)"),
@@ -107,6 +107,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"train": DATA, "teacher": nn.Linear(24, 5)}, "return what the model returns, (4,) per sample, got (5,)"),
     ({"train": DATA, "teacher": nn.Linear(3, 4)}, "the teacher does not run on a training batch"),
     ({"model": nn.Linear(24, 1), "train": [(INPUTS, LABELS.float())]}, "logits of two or more classes, got (1, 1)"),
+    ({"train_device": "cdua"}, "train_device 'cdua' cannot be used: "),
     ({"test": DATA, "val": None, "evaluate": lambda p: 1.0}, "give evaluate_test=... instead of test=..."),
     ({"evaluate_test": lambda p: 1.0}, "evaluate_test goes with evaluate"),
     ({"kind": "other"}, "a task that is not a classification needs its own metric=Metric(name, per_sample)"),

@@ -53,6 +53,18 @@ TERMS = {
 
 
 @pytest.mark.parametrize("name", sorted(TERMS))
+def test_the_loss_and_its_gradients_are_computed_where_the_model_is(name: str, trained_workshop: Workshop) -> None:
+    """The meta device refuses tensors of other devices, as a GPU does."""
+    weighted = nn.CrossEntropyLoss(torch.ones(trained_workshop.task.n_outputs))
+    workshop = replace(trained_workshop, task=replace(trained_workshop.task, loss=weighted), memo={})
+    model = copy.deepcopy(workshop.task.model).to("meta")
+    loss = term(model, workshop, replace(TERMS[name], weight=0.5))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.device.type == "meta"
+    assert all(p.grad is not None and p.grad.device.type == "meta" for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(TERMS))
 def test_distillation_vanishes_for_the_teacher_itself_and_has_gradients_else(
     name: str, trained_workshop: Workshop
 ) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from autocompress._files import write_atomically, write_json
+from autocompress.device import DeviceProfile
 from autocompress.errors import StudyError
 from autocompress.results import Evaluation
 from autocompress.study import Study
 
-FILES = ("model.onnx", "infer.py", "recipe.yaml", "card.md", "card.json")
+FILES = ("model.onnx", "infer.py", "recipe.yaml", "device.yaml", "card.md", "card.json")
 """What an export folder holds."""
 
 _INFER = Path(__file__).with_name("_infer.py")
@@ -33,6 +34,7 @@ def export_point(study: Study, point: Evaluation, folder: Path) -> Path:
     shutil.copyfile(source, folder / "model.onnx")
     shutil.copyfile(_INFER, folder / "infer.py")
     point.recipe.save(folder / "recipe.yaml")
+    DeviceProfile.parse(study.settings.device).save(folder / "device.yaml")
     card = _card(study, point)
     write_json(folder / "card.json", card)
     write_atomically(folder / "card.md", _markdown(study, point, card))
@@ -41,7 +43,7 @@ def export_point(study: Study, point: Evaluation, folder: Path) -> Path:
 
 def _card(study: Study, point: Evaluation) -> dict[str, Any]:
     s = study.settings
-    repeat = ["autocompress", "apply", "recipe.yaml", s.task, "--device", str(s.device["name"])]
+    repeat = ["autocompress", "apply", "recipe.yaml", s.task, "--device", "device.yaml"]
     return {
         "version": 1,
         "study": study.path.name,

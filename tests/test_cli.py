@@ -300,7 +300,9 @@ def test_apply_reproduces_what_export_hands_over(project: Path, study: Path, tmp
     assert all(word in text for word in (point["sha256"], "baseline fp32", "## Conditions", "autocompress apply"))
 
     again = tmp_path / "again.onnx"
-    arguments = [tmp_path / "edge/recipe.yaml", f"{project}/my_task.py:task", "--device", DEVICE, "--out", again]
+    assert DeviceProfile.load(tmp_path / "edge/device.yaml") == DeviceProfile.load(DEVICE)
+    kept = ["--device", tmp_path / "edge/device.yaml"]
+    arguments = [tmp_path / "edge/recipe.yaml", f"{project}/my_task.py:task", *kept, "--out", again]
     row = json.loads(run("apply", *arguments, "--json").out)
     for key in ("accuracy", "validation_accuracy", "size_bytes", "latency_ms", "recipe_digest"):
         assert row[key] == point[key], key

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from small import device
 
 from autocompress.errors import StudyError
 from autocompress.export import FILES, export_point
@@ -64,7 +65,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         "metric": "accuracy",
         "model_sha256": "5f" * 32,
         "data_sha256": "a1" * 32,
-        "device": {"name": "host", "processor": "AMD EPYC", "threads": 1, "runtime": "onnxruntime"},
+        "device": {**device().model_dump(mode="json"), "name": "host"},
         "space": {},
         "constraints": (),
         "sampler": "tpe",
@@ -203,7 +204,7 @@ def test_the_card_says_figures_conditions_and_how_to_repeat(study: Study, tmp_pa
     assert card["data_sha256"] == "a1" * 32 and card["seed"] == 7 and card["versions"]["torch"] == "2.13.0"
     assert [e["threshold"] for e in card["exits"]] == [0.7, 0.0]
     assert card["task"]["classes"] == list(CLASSES) and card["task"]["preprocessing"] == "grey / 255"
-    assert card["reproduce"].startswith("autocompress apply recipe.yaml 'my task.py:task' --device host --seed 7")
+    assert "recipe.yaml 'my task.py:task' --device device.yaml --seed 7" in card["reproduce"]
     text = (folder / "card.md").read_text()
     for words in (
         card["reproduce"],

@@ -215,7 +215,8 @@ def _commands(study: Study) -> list[tuple[str, str]]:
     """What one can do with a trial, and the command for it; the script puts its number in the place of {trial}."""
     settings = study.settings
     folder, task = shlex.quote(str(study.path)), shlex.quote(settings.task)
-    device, recipe = shlex.quote(str(settings.device["name"])), f"{folder}/export-trial-{{trial}}/recipe.yaml"
+    export = f"{folder}/export-trial-{{trial}}"
+    recipe, device = f"{export}/recipe.yaml", f"{export}/device.yaml"
     again = f"autocompress apply {recipe} {task} --device {device} --seed {settings.seed}"
     return [
         ("hand it over", f"autocompress export {folder} --trial {{trial}}"),

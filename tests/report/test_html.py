@@ -145,7 +145,8 @@ def test_provenance_and_commands_are_there(page: Page, finished_study: Study) ->
     commands = dict(page.data["commands"])
     assert commands["hand it over"] == f"autocompress export {finished_study.path} --trial {{trial}}"
     again = commands["reproduce it, after the export"]
-    assert f"{finished_study.path}/export-trial-{{trial}}/recipe.yaml keywords.py:task --device host --seed 7" in again
+    handed = f"{finished_study.path}/export-trial-{{trial}}"
+    assert f"{handed}/recipe.yaml keywords.py:task --device {handed}/device.yaml --seed 7" in again
     for option in ("--sampler nsga2", "--seed 7", "--max-latency-ms 3", "--min-accuracy 0.9", "technique: prune"):
         assert option in page.words
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import secrets
 import shlex
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -91,8 +92,11 @@ class Watch:
 
 
 def _listen(host: str, port: int | None, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
     try:
-        return ThreadingHTTPServer((host, PORT if port is None else port), handler)
+        return Server((host, PORT if port is None else port), handler)
     except OSError as error:
         if port is None and error.errno == errno.EADDRINUSE:
             return _listen(host, 0, handler)

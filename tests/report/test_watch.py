@@ -18,7 +18,8 @@ ASSETS = ("/", "/watch.js", "/figures.js", "/report.css", "/plotly.js")
 
 
 def get(watch: Watch, path: str, method: str = "GET", **headers: str) -> tuple[HTTPResponse, bytes]:
-    connection = HTTPConnection("127.0.0.1", urlsplit(watch.url).port or 0, timeout=30)
+    at = urlsplit(watch.url)
+    connection = HTTPConnection(at.hostname or "", at.port or 0, timeout=30)
     connection.request(method, path, headers=headers)
     response = connection.getresponse()
     body = response.read()
@@ -54,6 +55,13 @@ def test_the_state_grows_with_the_study(watch: Watch, folder: Path) -> None:
     changed, body = get(watch, "/state.json", **{"If-None-Match": tag})
     assert changed.status == 200 and changed.headers["ETag"] != tag
     assert json.loads(body)["recent"][-1]["trial"] == 60
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_it_is_served_at_an_address_of_ipv6(folder: Path) -> None:
+    with Watch(folder, "::1", port=0) as watch:
+        assert watch.url.startswith("http://[::1]:")
+        assert get(watch, "/state.json")[0].status == 200
 
 
 def test_a_folder_without_a_study_waits(tmp_path: Path) -> None:

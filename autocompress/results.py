@@ -103,7 +103,8 @@ class Evaluation(_Data):
     """The ONNX file, relative to the study folder; None when it was not kept."""
     sha256: str | None = None
     parity: float | None = None
-    """Share of samples on which the file and the torch model it came from agree (see the docs)."""
+    """Share of samples on which the file and the torch model it came from agree; 1 minus the relative error where the
+    task is no classification (see the docs)."""
     n_params: int | None = None
     macs: int | None = None
     layers: tuple[LayerSummary, ...] = ()

@@ -219,6 +219,9 @@ def _warnings(study: Study) -> list[str]:
             sentences.append(f"Not faster than fp32: {count} of the front (trial {trials}).")
     off = [e for e in study.front if e.parity is not None and e.parity < 0.99]
     if off:
-        trials = ", ".join(f"{e.trial} ({e.parity:.1%})" for e in off[:8])
-        sentences.append(f"The file and its torch model agree on less than 99 % of samples in trial {trials}.")
+        trials = ", ".join(f"{e.trial} ({1 - (e.parity or 0):.1%})" for e in off[:8])
+        what = "answers otherwise than its torch model on more than 1 % of the samples"
+        if study.settings.task_kind != "classification":
+            what = "gives outputs that are more than 1 % off those of its torch model"
+        sentences.append(f"The file {what} in trial {trials}; accuracies are those of the files.")
     return sentences

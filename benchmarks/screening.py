@@ -68,6 +68,16 @@ def network() -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
+def resnet18() -> Evaluator:
+    """An evaluator of the network, on a Raspberry Pi 4, in one thread."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    example = torch.zeros(1, 3, 224, 224)
+    data = TensorDataset(torch.randn(8, 3, 224, 224), torch.randint(0, 1000, (8,)))
+    task = Task.classification(network(), train=data, val=data, example_input=example, name="resnet18")
+    return Evaluator(task, DeviceProfile.load("raspberry-pi-4"))
+
+
 def draw(domain: Domain, rng: np.random.Generator, n: int) -> np.ndarray:
     """N values of one knob."""
     if isinstance(domain, Choice):
@@ -82,12 +92,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=50_000)
     parser.add_argument("--checked", type=int, default=40)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    example = torch.zeros(1, 3, 224, 224)
-    data = TensorDataset(torch.randn(8, 3, 224, 224), torch.randint(0, 1000, (8,)))
-    task = Task.classification(network(), train=data, val=data, example_input=example, name="resnet18")
-    evaluator = Evaluator(task, DeviceProfile.load("raspberry-pi-4"))
+    evaluator = resnet18()
     space, outline = SearchSpace.parse(SPACE), evaluator.anatomy.outline
     rng = np.random.default_rng(0)
     started = time.process_time()

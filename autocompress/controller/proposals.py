@@ -74,7 +74,7 @@ class Proposals:
         """
 
         def explaining(x: Columns) -> Array:
-            capacity = self.costs(x).capacity[:, None]
+            capacity = self.capacity(x)[:, None]
             return np.hstack([capacity, features(x)]) if features else capacity
 
         return KnownCostSampler(
@@ -146,12 +146,19 @@ class Proposals:
 
     def costs(self, x: Columns) -> Costs:
         """Costs of n settings; NaN for those that cannot be applied to the network, where that is found out."""
-        n = len(next(iter(x.values()))) if x else 1  # a space may leave nothing to choose
-        columns = {**{name: np.full(n, value) for name, value in self._constant.items()}, **x}
+        columns = self._complete(x)
         if self._screen is not None:
             return self._screen.costs(columns)
         rows = zip(*(columns[name].tolist() for name in self._knobs), strict=True)
         return Costs(*np.array([self._forecast(row) for row in rows]).T)
+
+    def capacity(self, x: Columns) -> Array:
+        """`Costs.capacity` of n settings, shape (n,)."""
+        return self.costs(x).capacity if self._screen is None else self._screen.capacity(self._complete(x))
+
+    def _complete(self, x: Columns) -> Columns:
+        n = len(next(iter(x.values()))) if x else 1  # a space may leave nothing to choose
+        return {**{name: np.full(n, value) for name, value in self._constant.items()}, **x}
 
     def _forecast(self, row: tuple[Value, ...]) -> tuple[float, ...]:
         if row not in self._forecasts:

@@ -14,7 +14,7 @@ from autocompress.evaluate import Evaluator
 from autocompress.graph.quantizable import QuantizableLayer
 from autocompress.recipe import Recipe
 from autocompress.screening.knobs import FORMATS, Ints
-from autocompress.screening.shapes import Distinct, Shape, Shapes, Versions, count
+from autocompress.screening.shapes import Positions, Shape, Shapes, Versions, count
 from autocompress.techniques.ptq import Ptq
 
 Stored = list[tuple[str, float]]
@@ -46,7 +46,7 @@ class Files:
         self._rest_bytes: dict[int, float] = {}
         """Of a file whose layers all have one code: nodes, names, metadata."""
 
-    def sizes(self, codes: Ints, distinct: Distinct) -> NDArray[np.float64]:
+    def sizes(self, codes: Ints, positions: Positions) -> NDArray[np.float64]:
         """Bytes of N files, for the codes of their layers, (N, layers), and the widths of their groups."""
         for code in np.unique(codes).tolist() if codes.size else [0]:
             if code not in self._stored:
@@ -59,7 +59,7 @@ class Files:
                 chosen = np.flatnonzero(codes[:, i] == code)
                 stored = self._stored[code][i]
                 names = [name for name, _ in stored]
-                (size,) = self._shapes.tabulate(names, distinct, partial(_size, stored))
+                (size,) = self._shapes.tabulate(("stored", code, i), names, positions, partial(_size, stored))
                 total[chosen] += size(chosen) + self._rest_bytes[code] / len(self._layers)
         return total
 

@@ -103,14 +103,12 @@ class Knobs:
         widths = np.empty((n, len(self.groups)), np.int64)
         for k, group in enumerate(self.groups):
             ratios = np.broadcast_to(lookup(ratio, group.name, self.anatomy.groups[group.name], 0.0), n)
-            pairs, where = np.unique(
-                np.stack([ratios.astype(float), round_to.astype(float)]), axis=1, return_inverse=True
-            )
+            pairs, where = np.unique(ratios + 1j * round_to, return_inverse=True)  # many times faster than by axis
             kept = [
-                channels_to_keep(group.n_units, float(r), 1 if group.n_heads else int(step), group.n_parts)
-                for r, step in pairs.T
+                channels_to_keep(group.n_units, pair.real, 1 if group.n_heads else int(pair.imag), group.n_parts)
+                for pair in pairs.tolist()
             ]
-            widths[:, k] = np.array(kept)[where.ravel()]
+            widths[:, k] = np.array(kept)[where]
         return widths
 
     def _codes(self, space: StageSpace, columns: Mapping[str, NDArray[Any]], n: int) -> Ints:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,13 +22,65 @@ from autocompress.techniques.ptq import Ptq
 
 Shape = Callable[[str], Dims]
 """From the name of a tensor to its shape; with widths as arrays, its dimensions are arrays."""
-Distinct = Sequence[tuple[Ints, Ints]]
-"""For each group, the distinct widths among N rows, and which of them each row has."""
 Lookup = Callable[[Any], Any]
 """From rows (indices, or a slice) to their values."""
 
+_MANY = 2**16
+"""Combinations of widths of which no table is kept."""
 _MANY_CODES = 2**62
-"""So many combinations of widths have no number of 64 bits each."""
+"""So many of them have no number of 64 bits each."""
+
+
+class Positions:
+    """Where the widths of N rows stand among all widths that were ever asked for.
+
+    Args:
+        widths: of each group, sorted.
+        where: of each group, N indices into them.
+    """
+
+    def __init__(self, widths: Sequence[Ints], where: Sequence[Ints]) -> None:
+        self._widths, self._where = widths, where
+        self._codes: dict[tuple[int, ...], Ints] = {}
+
+    def sizes(self, groups: tuple[int, ...]) -> tuple[int, ...]:
+        """How many widths each of the groups has."""
+        return tuple(len(self._widths[k]) for k in groups)
+
+    def every(self, groups: tuple[int, ...]) -> dict[int, Ints]:
+        """All combinations of widths of some groups, by group; the code of a row is an index into them."""
+        return self._at(groups, np.indices(self.sizes(groups)).reshape(len(groups), -1))
+
+    def code(self, groups: tuple[int, ...]) -> Ints:
+        """Which combination each row has, (N,)."""
+        if groups not in self._codes:
+            code = np.zeros_like(self._where[groups[0]])
+            for k in groups:
+                code = code * len(self._widths[k]) + self._where[k]
+            self._codes[groups] = code
+        return self._codes[groups]
+
+    def occurring(self, groups: tuple[int, ...]) -> tuple[dict[int, Ints], Ints]:
+        """The combinations that some row has, and which of them each row has."""
+        sizes = self.sizes(groups)
+        if math.prod(sizes) < _MANY_CODES:
+            packed, place = np.unique(self.code(groups), return_inverse=True)
+            return self._at(groups, np.array(np.unravel_index(packed, sizes))), place.ravel()
+        used, place = np.unique(np.stack([self._where[k] for k in groups]), axis=1, return_inverse=True)
+        return self._at(groups, used), place.ravel()
+
+    def _at(self, groups: tuple[int, ...], indices: Ints) -> dict[int, Ints]:
+        return {k: self._widths[k][row] for k, row in zip(groups, indices, strict=True)}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What was computed for all combinations of the widths of some groups."""
+
+    groups: tuple[int, ...]
+    sizes: tuple[int, ...]
+    """Widths of each group that were known then."""
+    values: tuple[Any, ...]
 
 
 class Versions:
@@ -75,6 +128,8 @@ class Shapes:
         self._full = versions.full
         self._weight_of = weight_of
         self._shapes = _all_shapes(versions, versions.base)
+        self._seen: list[Ints] = [np.array([n]) for n in versions.full]
+        self._tables: dict[Hashable, _Table] = {}
         self._slopes: dict[str, dict[int, NDArray[np.float64]]] = {}
         """By tensor and group: how every dimension falls with a lost channel, exactly linearly or not at all."""
         for k, name in enumerate(versions.groups):
@@ -111,17 +166,44 @@ class Shapes:
 
         return shape
 
+    def positions(self, widths: Ints) -> Positions:
+        """Find N rows of widths, (N, groups), among those seen before; new ones are remembered."""
+        where = []
+        for k, column in enumerate(widths.T):
+            at = np.searchsorted(self._seen[k], column)
+            if not np.array_equal(self._seen[k][np.minimum(at, len(self._seen[k]) - 1)], column):
+                self._seen[k] = np.union1d(self._seen[k], column)
+                at = np.searchsorted(self._seen[k], column)
+            where.append(at)
+        return Positions(tuple(self._seen), where)
+
     def tabulate(
-        self, names: Sequence[str], distinct: Distinct, compute: Callable[[Shape], tuple[Any, ...]]
+        self, what: Hashable, names: Sequence[str], positions: Positions, compute: Callable[[Shape], tuple[Any, ...]]
     ) -> list[Lookup]:
-        """Compute for every combination of widths that occurs and matters to these tensors; look up by row."""
-        groups = self.groups_of(names)
+        """Compute for every combination of widths that matters to these tensors; look up by row.
+
+        Args:
+            what: stands for `names` and `compute`: a table is kept, until a new width is seen.
+            names: tensors.
+            positions: the widths of the rows.
+            compute: from the shapes of the tensors to some numbers.
+        """
+        kept = self._tables.get(what)
+        groups = kept.groups if kept else tuple(self.groups_of(names))
         if not groups:
-            return [partial(_constant, value) for value in compute(self.at({}))]
-        used, place = _combinations([distinct[k] for k in groups])
-        widths = {k: distinct[k][0][row] for k, row in zip(groups, used, strict=True)}
-        tables = [np.broadcast_to(value, used.shape[1]) for value in compute(self.at(widths))]
-        return [partial(_looked_up, table, place) for table in tables]
+            kept = self._tables[what] = kept or _Table((), (), compute(self.at({})))
+            return [partial(_constant, value) for value in kept.values]
+        sizes = positions.sizes(groups)
+        if math.prod(sizes) > _MANY:
+            widths, place = positions.occurring(groups)
+            return [partial(_looked_up, table, place) for table in self._computed(compute, widths)]
+        if kept is None or kept.sizes != sizes:
+            kept = self._tables[what] = _Table(groups, sizes, self._computed(compute, positions.every(groups)))
+        return [partial(_looked_up, table, positions.code(groups)) for table in kept.values]
+
+    def _computed(self, compute: Callable[[Shape], tuple[Any, ...]], widths: dict[int, Ints]) -> tuple[Any, ...]:
+        n = len(next(iter(widths.values())))
+        return tuple(np.broadcast_to(value, n) for value in compute(self.at(widths)))
 
     def _known(self, name: str) -> str:
         """The tensor with a known shape that a tensor of a quantised graph was made from."""
@@ -146,24 +228,6 @@ def _all_shapes(versions: Versions, candidate: Candidate) -> dict[str, tuple[int
     for stage in (None, Ptq()):
         shapes |= read_forms(versions.deploy(candidate, stage).proto).shapes
     return shapes
-
-
-def _combinations(distinct: Distinct) -> tuple[Ints, Ints]:
-    """Combinations of widths among N rows: their indices, (groups, combinations), and which one each row has, (N,).
-
-    Where there are few possible ones all are listed, which is quicker than to find those that occur.
-    """
-    sizes = [len(values) for values, _ in distinct]
-    if math.prod(sizes) >= _MANY_CODES:
-        used, place = np.unique(np.stack([where for _, where in distinct]), axis=1, return_inverse=True)
-        return used, place.ravel()
-    code = np.zeros_like(distinct[0][1])
-    for (_, where), size in zip(distinct, sizes, strict=True):
-        code = code * size + where
-    if math.prod(sizes) <= 4 * len(code):
-        return np.indices(sizes).reshape(len(sizes), -1), code
-    packed, place = np.unique(code, return_inverse=True)
-    return np.array(np.unravel_index(packed, sizes)), place.ravel()
 
 
 def _constant(value: Any, rows: Any) -> Any:

@@ -508,7 +508,7 @@ def summary(record: Mapping[str, Any], problem: str) -> str:
 
 def _reached(curves: Array, tpe: Array, grid: Array) -> float:
     """Share of the budget after which the mean of some runs is as good as the mean of TPE at the end."""
-    late = np.flatnonzero(curves.mean(0) >= tpe[:, -1].mean())
+    late = np.flatnonzero(curves.mean(0) >= tpe[:, -1].mean() - 1e-9)
     return float(grid[late[0]] / grid[-1]) if len(late) else float("inf")
 
 

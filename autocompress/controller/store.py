@@ -208,8 +208,12 @@ class Store:
                 self._add_derived(trial.number, constraints)
 
     def _n_on_disk(self) -> int:
-        """One more than the highest number of a trial's folder."""
-        return max((int(path.name) + 1 for path in (self.folder / "trials").glob("[0-9]*")), default=0)
+        """One more than the highest number of a trial with a proposal or a result.
+
+        A folder with neither is that of a baseline which a kill left half written: it is evaluated again.
+        """
+        kept = (path for name in (_PROPOSAL, "evaluation.json") for path in self.folder.glob(f"trials/[0-9]*/{name}"))
+        return max((int(path.parent.name) + 1 for path in kept), default=0)
 
     def _write(self, number: int, outcomes: Sequence[Outcome]) -> list[Evaluation]:
         folder = trial_folder(self.folder, number)

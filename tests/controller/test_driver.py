@@ -24,7 +24,7 @@ from autocompress.errors import CandidateError, ConstraintError, InputError, Stu
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.recipe import Phase, Recipe
 from autocompress.results import Evaluation
-from autocompress.study import Study
+from autocompress.study import Study, write_evaluation
 from autocompress.task import Task
 
 TESTS = Path(__file__).parents[1]
@@ -487,6 +487,23 @@ def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> 
     while not condition() and process.poll() is None:
         assert time.monotonic() < deadline, "the search does not get on"
         time.sleep(0.005)
+
+
+def test_a_baseline_that_was_left_half_written_keeps_its_number(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(task, tmp_path / "whole", 1)
+
+    def dies(folder: Path, evaluation: Evaluation) -> None:
+        if evaluation.label == "int8":
+            raise KeyboardInterrupt
+        write_evaluation(folder, evaluation)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("autocompress.controller.store.write_evaluation", dies)
+        run(task, tmp_path / "study", 1)
+    assert (tmp_path / "study/trials/000002/model.onnx").exists()
+    assert found(run(task, tmp_path / "study", 1)) == found(whole)
 
 
 _SOAK = pytest.mark.skipif("SOAK" not in os.environ, reason="takes minutes: set SOAK=1")

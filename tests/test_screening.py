@@ -57,6 +57,21 @@ def test_screened_costs_are_those_of_the_deployed_graph(net: str, bits: dict[str
         assert costs.capacity[i] == pytest.approx(forecast.capacity)
 
 
+def test_costs_do_not_depend_on_what_was_asked_before() -> None:
+    """Tables are kept between batches, and made anew when a batch brings widths that none had before."""
+    evaluator = Evaluator(make_task("resnet"), device())
+    stages = [EXITS, PRUNE, {"technique": "ptq", "weight_bits": {"per": "layer", "choice": [8, 4]}}]
+    space = SearchSpace.parse({"version": 1, "stages": stages})
+    settings = _settings(space, evaluator, 12)
+    whole, one_by_one = Screen(evaluator, space).costs(settings), Screen(evaluator, space)
+    for i in range(12):
+        row = {name: values[i : i + 1] for name, values in settings.items()}
+        costs = one_by_one.costs(row)
+        for field in ("best_case_ms", "worst_case_ms", "size_bytes", "peak_memory_bytes", "capacity"):
+            assert getattr(costs, field) == pytest.approx(getattr(whole, field)[i : i + 1], rel=1e-12), (i, field)
+        assert one_by_one.capacity(row) == costs.capacity
+
+
 def test_wider_and_finer_costs_more() -> None:
     evaluator = Evaluator(make_task("resnet"), device())
     ptq = {"technique": "ptq", "weight_bits": {"choice": [4, 8, 32]}, "activation_bits": 8}

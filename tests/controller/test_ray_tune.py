@@ -50,19 +50,33 @@ search(faults.task(), device(), space(), budget=Budget(10), out=sys.argv[1], see
 """
 
 
+_TASK = """
+import os
+from pathlib import Path
+import faults
+
+def task():
+    Path(os.environ["LOADED"], str(os.getpid())).touch()
+    return faults.task()
+"""
+
+
 @pytest.mark.slow
 def test_a_node_and_a_worker_that_die_lose_nothing_finished(tmp_path: Path) -> None:
-    folder, armed = tmp_path / "study", tmp_path / "faults"
+    folder, armed, loaded = tmp_path / "study", tmp_path / "faults", tmp_path / "loaded"
     armed.mkdir()
+    loaded.mkdir()
     for fault in ("die", "memory"):
         (armed / fault).touch()
-    (tmp_path / "ray_task.py").write_text("from faults import task\n")
+    (tmp_path / "ray_task.py").write_text(_TASK)
     local = found(run(small_task(), folder, 2, seed=3))
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "FAULTS": str(armed)}
+    environment["LOADED"] = str(loaded)
     command = [sys.executable, "-c", _SEARCH, str(folder), f"{tmp_path}/ray_task.py:task"]
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "killing a node" in done.stderr and not list(armed.iterdir())
+    assert len(list(loaded.iterdir())) <= 5  # processes for eight jobs: two, and others where one or its node died
     study = Study.open(folder)
     assert set(local) < set(found(study)) and study.final
     judged = own(study)

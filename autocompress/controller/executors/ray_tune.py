@@ -237,9 +237,6 @@ class _Trial(tune.Trainable):  # type: ignore[misc]
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep; but a trial that cannot be saved costs its process, which is to take the next job."""
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        pass
-
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,8 +28,8 @@ _LOSS = 0.1
 """Share of the accuracy that may be lost where no constraint says so."""
 _SETTINGS, _FORECASTS = 10_000, 64
 """Settings per proposal; where they must be forecast one by one."""
-_LEVELS = (0.5, 0.25, 0.1)
-"""Quantiles of the cost of random settings at which the search begins."""
+LEVELS = (0.4, 0.1, 0.02)
+"""Quantiles of latency times size of random settings at which a search begins."""
 _DRAWS, _ROUNDS, _PARENTS, _CHILDREN, _CHANGED = 2000, 4, 20, 20, 0.3
 """Of the search for warm starts: random settings, rounds of variations, how many of how many, share of the ratios."""
 
@@ -84,15 +83,17 @@ class Proposals:
             log_costs=True,
             conditions=_conditions(self._plan),
             features=explaining,
+            n_startup_trials=len(LEVELS),
             seed=seed,
             n_candidates=_SETTINGS if self.is_fast else _FORECASTS,
         )
 
     def warm_starts(self, seed: int) -> list[dict[str, Value]]:
-        """Settings to begin with: at a few levels of cost, the one that keeps the most channels.
+        """Settings to begin with: at a few levels of latency times size, the one that keeps the most channels.
 
-        Costs are known without training: latency, and latency times size. Of many random settings that keep the
-        constraints, and of variations of the best of them, the one of the largest capacity is taken at each level.
+        Both are known without training. Of many random settings that keep the constraints, and of variations of the
+        best of them, the one of the largest capacity is taken at each level. Few and wide apart: from the third on
+        the model chooses better, and levels of latency alone find large files.
         """
         rng = np.random.default_rng(seed)
         outline, space = self._plan.evaluator.anatomy.outline, self._plan.space
@@ -100,15 +101,15 @@ class Proposals:
         usual = [space.setting(outline, rng.random, optional=bool(rng.integers(2))) for _ in range(n)]
         pool = self._draws(usual) or self._draws(space.strongest(outline))
         chosen: dict[tuple[float, ...], dict[str, Value]] = {}
-        for level, cost in itertools.product(_LEVELS, (_latency, _latency_and_size)):
+        for level in LEVELS:
             if len(pool) <= len(chosen):
                 break
-            limit = float(np.quantile([cost(d) for d in pool], level))
-            best = [d for d in pool if cost(d) <= limit]
+            limit = float(np.quantile([d.cost for d in pool], level))
+            best = [d for d in pool if d.cost <= limit]
             for _ in range(_ROUNDS if self.is_fast else 0):
                 best = sorted(best, key=lambda d: -d.capacity)[:_PARENTS]
                 varied = self._draws([self._varied(d.setting, rng) for d in best for _ in range(_CHILDREN)])
-                best += [d for d in varied if cost(d) <= limit]
+                best += [d for d in varied if d.cost <= limit]
             new = [d for d in best if d.key not in chosen] or pool
             winner = max(new, key=lambda d: d.capacity)
             chosen.setdefault(winner.key, winner.setting)
@@ -179,17 +180,13 @@ class _Draw:
     capacity: float
 
     @property
+    def cost(self) -> float:
+        return self.latency_ms * self.size_bytes
+
+    @property
     def key(self) -> tuple[float, ...]:
         """Settings with equal keys very likely give the same file."""
         return self.latency_ms, self.size_bytes, self.capacity
-
-
-def _latency(draw: _Draw) -> float:
-    return draw.latency_ms
-
-
-def _latency_and_size(draw: _Draw) -> float:
-    return draw.latency_ms * draw.size_bytes
 
 
 def reference(constraints: Sequence[Constraint], baseline: Evaluation) -> tuple[float, float, float]:

@@ -36,6 +36,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from rungs import Run, ranked
 from scipy import stats
 
+from autocompress.controller.proposals import LEVELS
 from autocompress.known_costs import Columns, Knobs, KnownCostSampler
 
 Array = NDArray[np.float64]
@@ -291,6 +292,7 @@ class KnownCosts:
         table, fixed, limits = campaign.table, dict(self.fixed), campaign.problem.limits
         hidden = {*fixed, "threshold"} if self.thresholds else {*fixed}
         space = {n: d for n, d in table.space.items() if n not in hidden}
+        settings = dict(self.settings) | ({"n_startup_trials": len(LEVELS)} if self.warm_starts else {})
         sampler = KnownCostSampler(
             space,
             lambda x: _costs(campaign, x, fixed),
@@ -299,7 +301,7 @@ class KnownCosts:
             conditions={} if self.thresholds else {"threshold": lambda x: x["exit"] > 0},
             features=(lambda x: table.capacity(_with(x, fixed))[:, None]) if self.capacity else None,
             seed=seed,
-            **dict(self.settings),
+            **settings,
         )
         study = _study(sampler)
         for setting in warm_starts(campaign, space, fixed, seed) if self.warm_starts else ():
@@ -385,7 +387,7 @@ def ax(campaign: Campaign, seed: int) -> None:
 
 
 def warm_starts(campaign: Campaign, space: Any, fixed: Mapping[str, int], seed: int) -> list[dict[str, Any]]:
-    """At three levels of latency, and of latency times size, the random setting of the largest capacity."""
+    """As in the product: at three levels of latency times size the random setting of the largest capacity."""
     knobs = Knobs(space)
     codes = knobs.random(2000, np.random.default_rng([seed, 1]))
     values, broken = _costs(campaign, knobs.columns(codes), fixed)
@@ -393,16 +395,9 @@ def warm_starts(campaign: Campaign, space: Any, fixed: Mapping[str, int], seed: 
     if not len(codes):
         return []
     capacity = campaign.table.capacity(_with(knobs.columns(codes), fixed))
-    chosen: dict[tuple[float, ...], dict[str, Any]] = {}
-    for level in (0.5, 0.25, 0.1):
-        for cost in (values[:, 0], values.prod(1)):
-            cheap = cost <= np.quantile(cost, level)
-            for i in np.argsort(np.where(cheap, -capacity, np.inf), kind="stable"):
-                key = (*values[i], capacity[i])
-                if key not in chosen:
-                    chosen[key] = knobs.setting(codes[i])
-                    break
-    return list(chosen.values())
+    area = values.prod(1)
+    best = (int(np.argmax(np.where(area <= np.quantile(area, level), capacity, -np.inf))) for level in LEVELS)
+    return [knobs.setting(codes[i]) for i in dict.fromkeys(best)]
 
 
 def _costs(campaign: Campaign, x: Columns, fixed: Mapping[str, int]) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
 
 from autocompress.known_costs.improvement import ExpectedImprovement
 from autocompress.known_costs.knobs import Codes, Columns, Condition, Knobs
@@ -131,18 +132,19 @@ class KnownCostSampler(BaseSampler):
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def _propose(self, study: Study, number: int, n: int, fixed: Mapping[str, Any]) -> tuple[Codes, Array]:
-        rng = np.random.default_rng([self._seed, number])
-        history = self._history(study, number)
-        expected = self._expectation(history) if len(history.loss) >= self._n_startup else None
         chosen: list[Codes] = []
         improvements: list[float] = []
-        for _ in range(n):
-            codes, costs, improvement = self._search(expected, history, fixed, self._n_candidates // n, rng)
-            chosen.append(codes[0])
-            improvements.append(improvement)
-            history.seen.update(_keys(self._knobs.used(codes)))
-            if expected and len(chosen) < n:
-                expected.believe(codes, costs)
+        with threadpool_limits(1, user_api="blas"):  # matrices are small: more threads spin, and slow down what runs
+            rng = np.random.default_rng([self._seed, number])
+            history = self._history(study, number)
+            expected = self._expectation(history) if len(history.loss) >= self._n_startup else None
+            for _ in range(n):
+                codes, costs, improvement = self._search(expected, history, fixed, self._n_candidates // n, rng)
+                chosen.append(codes[0])
+                improvements.append(improvement)
+                history.seen.update(_keys(self._knobs.used(codes)))
+                if expected and len(chosen) < n:
+                    expected.believe(codes, costs)
         return np.array(chosen), np.array(improvements)
 
     # ------------------------------------------------------------------------------------------ the trials so far

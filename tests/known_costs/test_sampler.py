@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from autocompress.known_costs import Columns, KnownCostSampler
 
@@ -127,6 +128,22 @@ def test_parallel_proposals_differ_and_know_of_each_other() -> None:
     taken = [t.params for t in running]
     assert len(batch) == 4 and all(setting not in taken for setting, _ in batch)
     assert all(improvement >= 0 for _, improvement in batch)
+
+
+def test_proposals_take_one_thread_of_linear_algebra_and_give_the_others_back() -> None:
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    def watched(x: Columns) -> tuple[Any, Any]:
+        seen.append(threads())
+        return costs(x)
+
+    seen: list[list[int]] = []
+    with threadpool_limits(2, user_api="blas"):
+        study = new_study(KnownCostSampler(SPACE, watched, n_candidates=500, seed=0))
+        study.optimize(objective, 1)
+        assert set(threads()) == {2}
+    assert seen and {n for pools in seen for n in pools} == {1}
 
 
 def test_a_proposal_can_keep_what_was_trained() -> None:

@@ -14,7 +14,7 @@ from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError, ConstraintError, TaskError
 from autocompress.evaluate import Evaluator
 from autocompress.payoff import Knob, Payoff
-from autocompress.recipe import Recipe, technique
+from autocompress.recipe import Recipe
 from autocompress.results import Evaluation
 from autocompress.space import SearchSpace, StageSpace
 from autocompress.task import Task
@@ -159,5 +159,4 @@ def _epochs(stage: StageSpace) -> int:
     """Epochs that a stage trains for at most."""
     if "epochs" in stage.domains:
         return int(max(map(float, stage.domains["epochs"].domain.corners())))
-    field = technique(stage.technique).model_fields.get("epochs")
-    return int(stage.fixed.get("epochs", field.default)) if field else 0
+    return stage.fixed_epochs

@@ -69,6 +69,12 @@ class StageSpace:
             for part, scoped in entries.items():
                 yield f"{self.technique}.{name}[{part}]", scoped.domain
 
+    @property
+    def fixed_epochs(self) -> int:
+        """Epochs of training where the space does not draw them; 0 for a stage that does not train."""
+        field = technique(self.technique).model_fields.get("epochs")
+        return int(self.fixed.get("epochs", field.default)) if field else 0
+
     def draws(self, knob: str, field_name: str) -> bool:
         """Whether a knob is the one of a field, or of one of its entries."""
         return knob.partition("[")[0] == f"{self.technique}.{field_name}"

@@ -46,7 +46,8 @@ def test_screened_costs_are_those_of_the_deployed_graph(net: str, bits: dict[str
     stages = [*exits, PRUNE, {"technique": "ptq", "weight_bits": bits, "activation_bits": 8}]
     space = SearchSpace.parse({"version": 1, "stages": stages})
     settings = _settings(space, evaluator, n)
-    costs = Screen(evaluator, space).costs(settings)
+    screen = Screen(evaluator, space)
+    costs, macs = screen.costs(settings), screen.macs(settings)
     for i in range(0, n, max(1, n // 5)):
         recipe = space.sample(Fixed({name: values[i] for name, values in settings.items()}), evaluator.anatomy.outline)
         forecast = evaluator.forecast(recipe)
@@ -55,6 +56,7 @@ def test_screened_costs_are_those_of_the_deployed_graph(net: str, bits: dict[str
         assert costs.peak_memory_bytes[i] == pytest.approx(forecast.cost.peak_memory_bytes, rel=0.01)
         assert costs.size_bytes[i] == pytest.approx(forecast.size_bytes, rel=0.03, abs=1500)
         assert costs.capacity[i] == pytest.approx(forecast.capacity)
+        assert macs[i] == pytest.approx(forecast.cost.macs, rel=1e-9)
 
 
 def test_costs_do_not_depend_on_what_was_asked_before() -> None:

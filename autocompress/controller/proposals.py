@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from autocompress.errors import CandidateError
 from autocompress.known_costs import Columns, KnownCostSampler
 from autocompress.results import Evaluation, energy_mj
 from autocompress.screening import Costs, Screen
+from autocompress.space import Slot, StageSpace
 
 if TYPE_CHECKING:
     from autocompress.controller.plan import Plan
@@ -26,6 +28,9 @@ _EARLY = 0.25
 """Share of the samples that is taken to leave early, as long as it is not known."""
 _LOSS = 0.1
 """Share of the accuracy that may be lost where no constraint says so."""
+_OVERHEAD = 0.5
+"""What export and evaluation, and a training whatever its network, take, in epochs of the unpruned network: on the
+CIFAR-10 network that the benchmarks fine-tune for three epochs, seconds = 12 (0.5 + epochs * its share)."""
 _SETTINGS, _FORECASTS = 10_000, 64
 """Settings per proposal; where they must be forecast one by one."""
 LEVELS = (0.4, 0.1, 0.02)
@@ -83,6 +88,7 @@ class Proposals:
             log_costs=True,
             conditions=_conditions(self._plan),
             features=explaining,
+            effort=self.effort,
             n_startup_trials=len(LEVELS),
             seed=seed,
             n_candidates=_SETTINGS if self.is_fast else _FORECASTS,
@@ -150,24 +156,44 @@ class Proposals:
         columns = self._complete(x)
         if self._screen is not None:
             return self._screen.costs(columns)
-        rows = zip(*(columns[name].tolist() for name in self._knobs), strict=True)
-        return Costs(*np.array([self._forecast(row) for row in rows]).T)
+        return Costs(*np.array([f[:-1] for f in self._forecast_rows(columns)]).T)
 
     def capacity(self, x: Columns) -> Array:
         """`Costs.capacity` of n settings, shape (n,)."""
         return self.costs(x).capacity if self._screen is None else self._screen.capacity(self._complete(x))
 
+    def effort(self, x: Columns) -> Array:
+        """What n settings take to be trained and judged, in epochs of the unpruned network, shape (n,).
+
+        From the epochs and multiply-accumulates of the settings, not from the clock: a search is repeatable.
+        """
+        columns = self._complete(x)
+        if self._screen is None:
+            macs = np.array([f[-1] for f in self._forecast_rows(columns)])
+        else:
+            macs = self._screen.macs(columns)
+        epochs = np.zeros(len(macs))
+        for slot in self._plan.space.slots:
+            for stage in slot.alternatives:
+                drawn = np.asarray(columns.get(f"{stage.technique}.epochs", stage.fixed_epochs), float)
+                epochs += np.where(_is_on(slot, stage, columns), drawn, 0.0)
+        return np.asarray(_OVERHEAD + epochs * macs / max(1, self._plan.evaluator.anatomy.macs))
+
     def _complete(self, x: Columns) -> Columns:
         n = len(next(iter(x.values()))) if x else 1  # a space may leave nothing to choose
         return {**{name: np.full(n, value) for name, value in self._constant.items()}, **x}
+
+    def _forecast_rows(self, columns: Columns) -> list[tuple[float, ...]]:
+        """The fields of `Costs`, then the multiply-accumulates, of each setting."""
+        return [self._forecast(row) for row in zip(*(columns[name].tolist() for name in self._knobs), strict=True)]
 
     def _forecast(self, row: tuple[Value, ...]) -> tuple[float, ...]:
         if row not in self._forecasts:
             f = self._plan.forecast_of(dict(zip(self._knobs, row, strict=True)))
             self._forecasts[row] = (
-                (np.nan,) * 5
+                (np.nan,) * 6
                 if f is None
-                else (f.best_case_ms, f.worst_case_ms, f.size_bytes, f.cost.peak_memory_bytes, f.capacity)
+                else (f.best_case_ms, f.worst_case_ms, f.size_bytes, f.cost.peak_memory_bytes, f.capacity, f.cost.macs)
             )
         return self._forecasts[row]
 
@@ -218,16 +244,18 @@ def _distribution(domain: Domain) -> BaseDistribution:
 
 def _conditions(plan: Plan) -> dict[str, Callable[[Columns], NDArray[np.bool_]]]:
     """For the knobs of stages that can be off: in which settings they are on."""
-    conditions = {}
     outline = plan.evaluator.anatomy.outline
-    for slot in plan.space.slots:
-        values = slot.switch.values if slot.switch else ()
-        for alternative in slot.alternatives if values else ():
-            on = [value for value in values if slot.chosen(value) is alternative]
-            for name, _ in alternative.knobs(outline):
-                conditions[name] = _is_one_of(slot.name, on)
-    return conditions
+    return {
+        name: partial(_is_on, slot, alternative)
+        for slot in plan.space.slots
+        if slot.switch
+        for alternative in slot.alternatives
+        for name, _ in alternative.knobs(outline)
+    }
 
 
-def _is_one_of(name: str, values: Sequence[Value]) -> Callable[[Columns], NDArray[np.bool_]]:
-    return lambda x: np.isin(x[name], values)
+def _is_on(slot: Slot, stage: StageSpace, x: Columns) -> NDArray[np.bool_]:
+    """In which settings a slot is taken by one of its alternatives."""
+    if slot.switch is None:
+        return np.ones(1, bool)
+    return np.isin(x[slot.name], [value for value in slot.switch.values if slot.chosen(value) is stage])

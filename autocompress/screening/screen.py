@@ -8,7 +8,7 @@ and what a file stores (`files`). After that a recipe is a row of numbers, chann
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -71,18 +71,32 @@ class Screen:
         Raises:
             CandidateError: a setting cannot be applied to this network.
         """
-        columns = {name: np.asarray(values) for name, values in settings.items()}
-        rows = self._knobs.rows(columns)
+        rows = self._rows(settings)
         result: Floats = np.zeros((4, len(rows.widths)))
-        for key in dict.fromkeys(rows.exits):
-            chosen = np.flatnonzero([key == other for other in rows.exits]) if len(set(rows.exits)) > 1 else slice(None)
-            network = self._network(key, rows.stages[key])
+        for network, chosen in self._parts(rows):
             result[:, chosen] = network.costs(rows.widths[chosen], rows.codes[chosen])
         return Costs(result[0], result[1], result[2], result[3], self._capacity(rows))
 
+    def macs(self, settings: Mapping[str, Sequence[Value] | NDArray[Any]]) -> Floats:
+        """Multiply-accumulates of N settings through the whole network, (N,), in a fraction of the time."""
+        rows = self._rows(settings)
+        result: Floats = np.zeros(len(rows.widths))
+        for network, chosen in self._parts(rows):
+            result[chosen] = network.macs(rows.widths[chosen])
+        return result
+
     def capacity(self, settings: Mapping[str, Sequence[Value] | NDArray[Any]]) -> Floats:
         """`Costs.capacity` of N settings alone, in a fraction of the time."""
-        return self._capacity(self._knobs.rows({name: np.asarray(values) for name, values in settings.items()}))
+        return self._capacity(self._rows(settings))
+
+    def _rows(self, settings: Mapping[str, Sequence[Value] | NDArray[Any]]) -> Rows:
+        return self._knobs.rows({name: np.asarray(values) for name, values in settings.items()})
+
+    def _parts(self, rows: Rows) -> Iterator[tuple[_Network, Any]]:
+        """Each network that occurs, with the rows that have its exits."""
+        for key in dict.fromkeys(rows.exits):
+            chosen = np.flatnonzero([key == other for other in rows.exits]) if len(set(rows.exits)) > 1 else slice(None)
+            yield self._network(key, rows.stages[key]), chosen
 
     def _capacity(self, rows: Rows) -> Floats:
         shares = rows.widths / np.maximum(1, self._knobs.full)
@@ -133,6 +147,18 @@ class _Network:
         paths = [self._path(path, int8, positions) for path in range(len(self._n_tests))]
         return np.stack([paths[0][0], paths[-1][0], self._files.sizes(of_layers, positions), paths[-1][1]])
 
+    def macs(self, widths: Ints) -> Floats:
+        """(N,) multiply-accumulates of the whole network, whatever its bits."""
+        positions, total = self._shapes.positions(widths), np.zeros(len(widths))
+        in_float = np.zeros((1, len(self._columns)), bool)
+        for place in self._kernels.kernels[-1].values():
+            for index, _ in place.rows(in_float):
+                if index >= 0:
+                    form = self._kernels.forms[index]
+                    (macs,) = self._shapes.tabulate(("macs", index), _tensors(form), positions, partial(_macs, form))
+                    total += macs(slice(None))
+        return total
+
     def _path(self, path: int, int8: NDArray[np.bool_], positions: Positions) -> tuple[Floats, Floats]:
         """(N,) latency in ms and (N,) peak memory in bytes of one path."""
         device = self._device
@@ -151,13 +177,12 @@ class _Network:
 
     def _kernel(self, form: OpForm, positions: Positions) -> list[Lookup]:
         """Functions from rows to the time in us and the weight bytes of one kernel."""
-        names = [name for name, _ in (*form.reads, *form.writes, *form.weights)] + list(form.product or ())
 
         def measured(shape: Shape) -> tuple[Any, Any]:
             op = form.sized(shape)
             return linear.op_us(self._device, op)[0], op.bytes_weights
 
-        return self._shapes.tabulate(form, names, positions, measured)
+        return self._shapes.tabulate(form, _tensors(form), positions, measured)
 
     def _peak(self, buffers: Mapping[tuple[str, str], Place], int8: NDArray[np.bool_], positions: Positions) -> Floats:
         """(N,) the most bytes of activations in memory at one time."""
@@ -172,6 +197,15 @@ class _Network:
         for alive in steps.values():
             np.maximum(peak, alive, out=peak)
         return peak
+
+
+def _tensors(form: OpForm) -> list[str]:
+    """Those whose shapes decide what a kernel costs."""
+    return [name for name, _ in (*form.reads, *form.writes, *form.weights)] + list(form.product or ())
+
+
+def _macs(form: OpForm, shape: Shape) -> tuple[Any]:
+    return (form.sized(shape).macs,)
 
 
 def _elements(name: str, shape: Shape) -> tuple[Any]:

@@ -63,6 +63,23 @@ def test_a_network_that_cannot_be_screened_is_forecast_one_by_one(
     slow = Proposals(plan, ())
     assert not slow.is_fast
     assert slow.objectives(slow.columns(settings))[0] == pytest.approx(expected, rel=0.05)
+    assert slow.effort(slow.columns(settings)) == pytest.approx(proposals.effort(proposals.columns(settings)))
+
+
+def test_effort_is_epochs_times_the_work_of_the_network(plan: Plan) -> None:
+    distill = {"technique": "distill", "optional": True, "epochs": {"choice": [1, 4]}}
+    numerics = {"one_of": [{"technique": "ptq"}, {"technique": "qat", "epochs": 2}]}
+    drawn = space({"version": 1, "stages": [SPACE["stages"][1], distill, numerics]})
+    plan = Plan.make(plan.evaluator, drawn, (), device())
+    offered, rng = Proposals(plan, ()), np.random.default_rng(0)
+    knobs = drawn.knobs(plan.evaluator.anatomy.outline)
+    settings = [{name: domain.at(float(rng.random())) for name, domain in knobs.items()} for _ in range(16)]
+    forecasts = [f for setting in settings if (f := plan.forecast_of(setting))]
+    epochs = [sum(getattr(stage, "epochs", 0) for stage in f.recipe.stages) for f in forecasts]
+    assert set(epochs) == {0, 1, 2, 3, 4, 6}
+    work = np.array(epochs) * [f.cost.macs / plan.evaluator.anatomy.macs for f in forecasts]
+    effort = offered.effort(offered.columns(settings))
+    assert effort - effort.min() == pytest.approx(work - work.min())
 
 
 def test_warm_starts_keep_the_constraints_and_much_capacity(plan: Plan, proposals: Proposals) -> None:

@@ -28,7 +28,7 @@ _EARLY = 0.25
 """Share of the samples that is taken to leave early, as long as it is not known."""
 _LOSS = 0.1
 """Share of the accuracy that may be lost where no constraint says so."""
-_OVERHEAD = 0.5
+OVERHEAD = 0.5
 """What export and evaluation, and a training whatever its network, take, in epochs of the unpruned network: on the
 CIFAR-10 network that the benchmarks fine-tune for three epochs, seconds = 12 (0.5 + epochs * its share)."""
 _SETTINGS, _FORECASTS = 10_000, 64
@@ -177,7 +177,7 @@ class Proposals:
             for stage in slot.alternatives:
                 drawn = np.asarray(columns.get(f"{stage.technique}.epochs", stage.fixed_epochs), float)
                 epochs += np.where(_is_on(slot, stage, columns), drawn, 0.0)
-        return np.asarray(_OVERHEAD + epochs * macs / max(1, self._plan.evaluator.anatomy.macs))
+        return np.asarray(OVERHEAD + epochs * macs / max(1, self._plan.evaluator.anatomy.macs))
 
     def _complete(self, x: Columns) -> Columns:
         n = len(next(iter(x.values()))) if x else 1  # a space may leave nothing to choose

@@ -36,7 +36,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from rungs import Run, ranked
 from scipy import stats
 
-from autocompress.controller.proposals import LEVELS
+from autocompress.controller.proposals import LEVELS, OVERHEAD
 from autocompress.known_costs import Columns, Knobs, KnownCostSampler
 
 Array = NDArray[np.float64]
@@ -114,6 +114,11 @@ class Table:
         """Mean logarithm of the share of channels that the stages keep, shape (n,)."""
         kept = [np.log(1 - v[np.asarray(x[name], int)]) for v, name in zip(self.ratios, NETWORK, strict=False)]
         return np.asarray(np.mean(kept, 0))
+
+    def effort(self, x: Columns) -> Array:
+        """As in the product, shape (n,); the latency of the fp32 file stands for multiply-accumulates."""
+        ms = self.path_ms[(*(np.asarray(x[name], int) for name in NETWORK), 0, 1)]
+        return np.asarray(OVERHEAD + self.epochs * ms / self.path_ms[..., 0, 1].flat[0])
 
     def full_s(self) -> float:
         """Mean cost of a recipe from its pruning to its file."""
@@ -284,6 +289,8 @@ class KnownCosts:
     """All thresholds are tried of every file with an exit."""
     capacity: bool = True
     """The channels that a network keeps may explain its accuracy."""
+    effort: bool = True
+    """The improvement per effort counts."""
     fixed: tuple[tuple[str, int], ...] = ()
     """Knobs that are not searched."""
     settings: tuple[tuple[str, Any], ...] = ()
@@ -300,6 +307,7 @@ class KnownCosts:
             log_costs=True,
             conditions={} if self.thresholds else {"threshold": lambda x: x["exit"] > 0},
             features=(lambda x: table.capacity(_with(x, fixed))[:, None]) if self.capacity else None,
+            effort=(lambda x: table.effort(_with(x, fixed))) if self.effort else None,
             seed=seed,
             **settings,
         )
@@ -464,7 +472,8 @@ METHODS: dict[str, Method] = {
     "ehvi, no other formats": KnownCosts(formats=0),
     "ehvi, no sweep of thresholds": KnownCosts(thresholds=False),
     "ehvi, capacity not told": KnownCosts(capacity=False),
-    "ehvi, nothing around it": KnownCosts(warm_starts=False, formats=0, thresholds=False, capacity=False),
+    "ehvi, effort not counted": KnownCosts(effort=False),
+    "ehvi, nothing around it": KnownCosts(warm_starts=False, formats=0, thresholds=False, capacity=False, effort=False),
     "ehvi, 1,000 settings screened": KnownCosts(settings=(("n_candidates", 1000),)),
     "only pruning": KnownCosts(fixed=(("exit", 0), ("bits", 0))),
     "only pruning, int8": KnownCosts(fixed=(("exit", 0), ("bits", 1))),

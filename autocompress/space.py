@@ -72,8 +72,8 @@ class StageSpace:
     @property
     def fixed_epochs(self) -> int:
         """Epochs of training where the space does not draw them; 0 for a stage that does not train."""
-        field = technique(self.technique).model_fields.get("epochs")
-        return int(self.fixed.get("epochs", field.default)) if field else 0
+        known = technique(self.technique).model_fields.get("epochs")
+        return int(self.fixed.get("epochs", known.default)) if known else 0
 
     def draws(self, knob: str, field_name: str) -> bool:
         """Whether a knob is the one of a field, or of one of its entries."""

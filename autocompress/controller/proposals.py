@@ -29,8 +29,8 @@ _EARLY = 0.25
 _LOSS = 0.1
 """Share of the accuracy that may be lost where no constraint says so."""
 OVERHEAD = 0.5
-"""What export and evaluation, and a training whatever its network, take, in epochs of the unpruned network: on the
-CIFAR-10 network that the benchmarks fine-tune for three epochs, seconds = 12 (0.5 + epochs * its share)."""
+"""What export and evaluation, and a training whatever its network, take, in epochs of the unpruned network. A guess;
+results/README.md has what two searches measured."""
 _SETTINGS, _FORECASTS = 10_000, 64
 """Settings per proposal; where they must be forecast one by one."""
 LEVELS = (0.4, 0.1, 0.02)
@@ -98,8 +98,8 @@ class Proposals:
         """Settings to begin with: at a few levels of latency times size, the one that keeps the most channels.
 
         Both are known without training. Of many random settings that keep the constraints, and of variations of the
-        best of them, the one of the largest capacity is taken at each level. Few and wide apart: from the third on
-        the model chooses better, and levels of latency alone find large files.
+        best of them, the one of the largest capacity is taken at each level. Few and wide apart: after them the
+        model chooses better, and levels of latency alone find large files.
         """
         rng = np.random.default_rng(seed)
         outline, space = self._plan.evaluator.anatomy.outline, self._plan.space

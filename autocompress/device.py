@@ -289,7 +289,7 @@ def _find(name_or_path: str | Path) -> Path:
             "device 'host' (this machine) has no profile yet; calibrate it once (about a minute) with "
             f"`autocompress devices calibrate host`, or choose another: {listed}"
         )
-    names, part = [*list_profiles(), HOST], text.lower()
+    names, part = list(dict.fromkeys([*list_profiles(), HOST])), text.lower()
     close = sorted((n for n in names if part and part in n), key=lambda n: not n.startswith(part))
     close = close or difflib.get_close_matches(part, names, n=_SUGGESTIONS, cutoff=0.5)
     more = f" and {len(close) - _SUGGESTIONS} more" if len(close) > _SUGGESTIONS else ""

@@ -153,6 +153,9 @@ def test_the_users_own_profile_is_found_by_name(
         DeviceProfile.load("my-bord")
     with pytest.raises(DeviceError, match=r"did you mean 'raspberry-pi-3b-plus', .* and \d+ more\? `autocompress dev"):
         DeviceProfile.load("Raspberry")
+    _write(folder, data | {"name": "host"}, "host")
+    with pytest.raises(DeviceError, match=r"did you mean 'host'\?"):
+        DeviceProfile.load("hots")
 
 
 def test_an_uncalibrated_host_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,10 +36,8 @@ _LOWEST = {onnx.TensorProto.UINT8: 0, onnx.TensorProto.INT8: -128}
 class Net:
     """Index over a flattened graph whose shapes are inferred."""
 
-    def __init__(self, model: onnx.ModelProto, symbolic: bool) -> None:
+    def __init__(self, model: onnx.ModelProto, weight_names: frozenset[str], symbolic: bool) -> None:
         graph = model.graph
-        weights = next((p.value for p in model.metadata_props if p.key == "weights"), "")
-        weight_names = {name for name in weights.split("\n") if name}
         self.nodes = list(graph.node)
         self.initializers = {w.name: w for w in graph.initializer}
         self.graph_inputs = [
@@ -56,24 +54,14 @@ class Net:
         for value in (*graph.input, *graph.output, *graph.value_info):
             tensor = value.type.tensor_type
             if tensor.HasField("shape"):
-                dims = tuple(d.dim_value if d.HasField("dim_value") else 1 for d in tensor.shape.dim)
-                self._types[value.name] = (tensor.elem_type, dims)
+                self._types[value.name] = (tensor.elem_type, tuple(d.dim_value for d in tensor.shape.dim))
         for weight in graph.initializer:
             self._types[weight.name] = (weight.data_type, tuple(weight.dims))
-        self._fill_unknown()
-        self.static = weight_names | set(self.initializers)
+        self.static = set(weight_names) | set(self.initializers)
         for node in self.nodes:
             fixed = node.op_type in {"Constant"} or (node.op_type == "Shape" and not symbolic)
             if fixed or (node.input and all(name in self.static for name in node.input if name)):
                 self.static.update(name for name in node.output if name)
-
-    def _fill_unknown(self) -> None:
-        """Give outputs of operators that shape inference does not know the shape of their largest input."""
-        for node in self.nodes:
-            known = [self._types[name] for name in node.input if name in self._types]
-            for name in node.output:
-                if name and name not in self._types and known:
-                    self._types[name] = max(known, key=lambda entry: _product(entry[1]))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._types.get(name, (0, ()))[1]

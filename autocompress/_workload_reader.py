@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx
+import onnx.inliner
 
+from autocompress import _workload_shapes
 from autocompress._workload_fusion import PASSABLE, Fusion, Net
 from autocompress.errors import InputError
+from autocompress.input_shapes import Shapes, fix_inputs
 from autocompress.workload import Op, Workload
 
 _SMALL_ELEMENTS = 1024
@@ -112,6 +116,7 @@ class Forms:
 
     ops: tuple[OpForm, ...]
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
+    assumptions: tuple[str, ...] = ()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor; empty where it is not known."""
@@ -120,7 +125,7 @@ class Forms:
     def workload(self) -> Workload:
         """The calls with the sizes that they have in this graph."""
         peak = max((form.alive_bytes(self.shape) for form in self.ops), default=0)
-        return Workload(tuple(form.sized(self.shape) for form in self.ops), peak)
+        return Workload(tuple(form.sized(self.shape) for form in self.ops), peak, self.assumptions)
 
 
 def _bytes(buffers: Sequence[Buffer], shape: Callable[[str], Dims]) -> Any:
@@ -159,13 +164,18 @@ def _product_facts(form: OpForm, a: Dims, b: Dims, out: Dims) -> dict[str, Any]:
     }
 
 
-def read_workload(model_or_path: onnx.ModelProto | str | Path, outputs: Sequence[str] | None, batch: int) -> Workload:
+def read_workload(
+    model_or_path: onnx.ModelProto | str | Path, outputs: Sequence[str] | None, batch: int, shapes: Shapes
+) -> Workload:
     """See `Workload.from_onnx`."""
-    return read_forms(model_or_path, outputs, batch).workload()
+    return read_forms(model_or_path, outputs, batch, shapes).workload()
 
 
 def read_forms(
-    model_or_path: onnx.ModelProto | str | Path, outputs: Sequence[str] | None = None, batch: int = 1
+    model_or_path: onnx.ModelProto | str | Path,
+    outputs: Sequence[str] | None = None,
+    batch: int = 1,
+    shapes: Shapes = MappingProxyType({}),
 ) -> Forms:
     """The kernel calls of a graph; arguments and errors as those of `Workload.from_onnx`."""
     if isinstance(model_or_path, onnx.ModelProto):
@@ -175,28 +185,26 @@ def read_forms(
             model = onnx.load(str(model_or_path), load_external_data=False)
         except Exception as error:  # protobuf raises its own kinds
             raise InputError(f"{model_or_path}: this file cannot be read as ONNX: {error}") from None
-    light, n_ifs = _light_copy(model, batch)
+    light, weights, n_ifs = _light_copy(model, batch, shapes)
     if outputs is not None:
         _restrict(light.graph, outputs)
-    symbolic = any(not d.HasField("dim_value") for i in model.graph.input for d in _dims(i))
-    net = Net(_inferred(light), symbolic)
-    return _Counter(net).forms(n_ifs)
+    symbolic = any(not d.HasField("dim_value") for i in model.graph.input for d in i.type.tensor_type.shape.dim)
+    net = Net(_workload_shapes.infer(light, weights), frozenset(weight.name for weight in weights), symbolic)
+    forms = _Counter(net).forms(n_ifs)
+    return replace(forms, assumptions=_workload_shapes.assumptions(light.graph))
 
 
-def _dims(value: onnx.ValueInfoProto) -> Sequence[onnx.TensorShapeProto.Dimension]:
-    return list(value.type.tensor_type.shape.dim)
-
-
-def _light_copy(model: onnx.ModelProto, batch: int) -> tuple[onnx.ModelProto, int]:
-    """Copy without weights and value_info, nested `If` flattened, symbolic input dimensions fixed."""
+def _light_copy(
+    model: onnx.ModelProto, batch: int, shapes: Shapes
+) -> tuple[onnx.ModelProto, list[onnx.TensorProto], int]:
+    """Copy without value_info, nested `If` flattened, input dimensions fixed, large weights as inputs; and these."""
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
     graph = onnx.GraphProto(name=model.graph.name or "graph")
     n_ifs = _flatten(model.graph, graph)
-    for value in model.graph.input:
-        kept = graph.input.add()
-        kept.CopyFrom(value)
-        for index, dim in enumerate(_dims(kept)):
-            if not dim.HasField("dim_value"):
-                dim.dim_value = batch if index == 0 else 1
+    constants = {weight.name for weight in graph.initializer}
+    graph.input.extend(model.graph.input)
+    fix_inputs([value for value in graph.input if value.name not in constants], shapes, batch)
     taken = {value.name for value in graph.input}
     weights = [w for w in graph.initializer if _elements(w.dims) > _SMALL_ELEMENTS]
     for weight in weights:
@@ -211,8 +219,7 @@ def _light_copy(model: onnx.ModelProto, batch: int) -> tuple[onnx.ModelProto, in
         kept.type.tensor_type.elem_type = output.type.tensor_type.elem_type
     light = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
     light.opset_import.extend(model.opset_import)
-    light.metadata_props.add(key="weights", value="\n".join(w.name for w in weights))
-    return light, n_ifs
+    return light, weights, n_ifs
 
 
 def _flatten(source: onnx.GraphProto, target: onnx.GraphProto) -> int:
@@ -291,16 +298,6 @@ def _restrict(graph: onnx.GraphProto, outputs: Sequence[str]) -> None:
     del graph.output[:]
     for name in outputs:
         graph.output.add().name = name
-
-
-def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    untyped = [o for o in model.graph.output if not o.type.tensor_type.elem_type]
-    for output in untyped:
-        output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    try:
-        return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
-    except Exception:  # a custom operator or an inconsistent file: count what is known
-        return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=False)
 
 
 class _Counter:

@@ -52,6 +52,8 @@ class Cost:
     path_ms: tuple[float, ...]
     """Latency of a sample that leaves at each exit; the last is the whole network."""
     in_domain: bool
+    doubts: tuple[str, ...] = ()
+    """Why it is not in domain, each in one clause."""
     layer_ms: Mapping[str, float] = field(default_factory=dict)
     macs: int = 0
     peak_memory_bytes: int = 0
@@ -119,6 +121,7 @@ class Deployer:
         return Cost(
             path_ms=tuple(estimate.latency_ms for estimate in estimates),
             in_domain=all(estimate.in_domain for estimate in estimates),
+            doubts=tuple(dict.fromkeys(doubt for estimate in estimates for doubt in estimate.reasons)),
             layer_ms=layer_ms,
             macs=whole.macs,
             peak_memory_bytes=whole.peak_memory_bytes(weights_in_flash=self.device.weights_in_flash),

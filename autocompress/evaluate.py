@@ -313,7 +313,7 @@ class Evaluator:
         expected = sum(e.rate * e.latency_ms for e in exits) if exits else cost.path_ms[-1]
         notes = [*candidate.notes, *deployment.notes]
         if not cost.in_domain:
-            notes.append("latency: the profile lacks an operator of this network; its nearest kind was used")
+            notes.append(f"latency: the prediction is rough: {'; '.join(cost.doubts)}")
         evaluation = Evaluation(
             trial=0,
             recipe=recipe,

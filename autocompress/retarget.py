@@ -222,8 +222,8 @@ def _project(
             excluded[e.trial] = reason
             continue
         points[e.trial], intervals[e.trial] = point, interval
-        if missing := {kind for estimate in costs[key] for kind in estimate.missing}:
-            outside[e.trial] = tuple(sorted(missing))
+        if reasons := {reason for estimate in costs[key] for reason in estimate.reasons}:
+            outside[e.trial] = tuple(sorted(reasons))
     built_for = str(study.settings.device.get("int8_arithmetic", "exact"))
     doubts = {e.trial: doubt for e in points.values() if (doubt := _doubt(e, built_for, device))}
     constraints, notes = _constraints(study, points, device)

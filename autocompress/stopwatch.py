@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from autocompress.device import DeviceProfile
 from autocompress.errors import AutocompressError, DeviceError, InputError
 from autocompress.graph.exits import path_feeds, threshold_name
+from autocompress.input_shapes import Shapes, refuse_free
 from autocompress.latency import linear
+from autocompress.latency.bundle import read_model
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.workload import Workload
 
@@ -36,6 +39,8 @@ class FileTiming:
     size_bytes: int
     predicted_latency_ms: float | None
     paths: tuple[PathTiming, ...]
+    prediction_doubts: tuple[str, ...] = ()
+    """Why the prediction is rough, each in one clause."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -52,16 +57,26 @@ class FileTiming:
                 f"wall p50 {p.p50_ms:.4f}, p95 {p.p95_ms:.4f} ms{doubt}"
             )
         if self.predicted_latency_ms is not None:
-            lines.append(f"  predicted    {self.predicted_latency_ms:.4f} ms (profile {self.device}, longest path)")
+            rough = f"; rough: {'; '.join(self.prediction_doubts)}" if self.prediction_doubts else ""
+            where = f"profile {self.device}, longest path{rough}"
+            lines.append(f"  predicted    {self.predicted_latency_ms:.4f} ms ({where})")
         return "\n".join(lines)
 
 
-def time_file(path: Path, device: DeviceProfile, threads: int | None = None) -> FileTiming:
+def time_file(
+    path: Path, device: DeviceProfile, threads: int | None = None, shapes: Shapes = MappingProxyType({})
+) -> FileTiming:
     """Time a file with the thorough protocol; each early exit of our own files is timed on its own.
+
+    Args:
+        path: of any ONNX file.
+        device: profile of this machine.
+        threads: of one inference; those of the profile by default.
+        shapes: of inputs with free dimensions beside the batch, by name.
 
     Raises:
         DeviceError: the profile is not this machine.
-        InputError: the file does not exist or ONNX Runtime refuses it.
+        InputError: the file does not exist, ONNX Runtime refuses it, or the size of an input is not known.
     """
     if not device.is_this_machine:
         raise DeviceError(f"measure runs on this machine: use --device host, got {device.name}")
@@ -69,7 +84,8 @@ def time_file(path: Path, device: DeviceProfile, threads: int | None = None) -> 
         raise InputError(f"{path}: there is no such file")
     threads = threads or device.threads
     try:
-        session = ort.session(path, threads)
+        session = ort.session(read_model(path, shapes)[0] if shapes else path, threads)
+        refuse_free({value.name: value.shape for value in session.get_inputs()})
         feed = ort.example_feed(session)
     except AutocompressError as error:
         raise InputError(f"{path}: {error}") from None
@@ -83,13 +99,17 @@ def time_file(path: Path, device: DeviceProfile, threads: int | None = None) -> 
         PathTiming(name, t.latency_ms, t.p50_ms, t.p95_ms, t.n, t.trusted)
         for name, t in zip(names, timings, strict=True)
     )
-    return FileTiming(str(path), device.name, threads, path.stat().st_size, _predicted(path, device, threads), paths)
+    predicted, doubts = _predicted(path, device, threads, shapes)
+    size_bytes = path.stat().st_size
+    return FileTiming(str(path), device.name, threads, size_bytes, predicted, paths, doubts)
 
 
-def _predicted(path: Path, device: DeviceProfile, threads: int) -> float | None:
+def _predicted(path: Path, device: DeviceProfile, threads: int, shapes: Shapes) -> tuple[float | None, tuple[str, ...]]:
+    """Predicted latency in ms, if any, and why it is rough."""
     if threads != device.threads:
-        return None
+        return None, ()
     try:
-        return linear.predict(device, Workload.from_onnx(path)).latency_ms
+        estimate = linear.predict(device, Workload.from_onnx(path, shapes=shapes))
     except AutocompressError:
-        return None
+        return None, ()
+    return estimate.latency_ms, estimate.reasons

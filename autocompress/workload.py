@@ -1,6 +1,7 @@
 """`Workload`: the operators a deployed ONNX file really executes, after the fusions of ONNX Runtime.
 
-Pure analysis of the graph: no session is built, no weight is read; only the reader imports `onnx`.
+Pure analysis of the graph: no weight is read, and a session is built only where onnx cannot infer the shapes of all
+tensors. Only the reader imports `onnx`.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -123,6 +125,8 @@ class Workload:
     ops: tuple[Op, ...]
     peak_activation_bytes: int = 0
     """Most activation bytes alive at one time (liveness in file order, no in-place reuse)."""
+    assumptions: tuple[str, ...] = ()
+    """What the graph does not tell, and so is not or not rightly counted, each in one clause; mostly nothing."""
 
     @property
     def macs(self) -> int:
@@ -148,6 +152,7 @@ class Workload:
         """Compact text of all that predictions need; the names of the operators are left out."""
         ops = [[getattr(op, name) for name in _COLUMNS] for op in self.ops]
         data = {"version": 1, "columns": _COLUMNS, "ops": ops, "peak_activation_bytes": self.peak_activation_bytes}
+        data |= {"assumptions": self.assumptions} if self.assumptions else {}
         return json.dumps(data, separators=(",", ":"))
 
     @classmethod
@@ -163,7 +168,7 @@ class Workload:
                 raise ValueError("it was written by another version of autocompress")
             rows = [dict(zip(_COLUMNS, row, strict=True)) for row in data["ops"]]
             ops = tuple(Op(**row | {"name": "", "kernel": tuple(row["kernel"])}) for row in rows)
-            return cls(ops, int(data["peak_activation_bytes"]))
+            return cls(ops, int(data["peak_activation_bytes"]), tuple(map(str, data.get("assumptions", ()))))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"damaged: {error!r}") from None
 
@@ -174,21 +179,28 @@ class Workload:
 
     @classmethod
     def from_onnx(
-        cls, model_or_path: onnx.ModelProto | str | Path, outputs: Sequence[str] | None = None, batch: int = 1
+        cls,
+        model_or_path: onnx.ModelProto | str | Path,
+        outputs: Sequence[str] | None = None,
+        batch: int = 1,
+        shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     ) -> Workload:
         """Analyse a deployed file as ONNX Runtime's CPU provider fuses it.
 
         Convolutions absorb BatchNorm, activation and (fp32) residual Add; Q/DQ pairs make an operator int8
         where an integer kernel exists; what depends on constants only is free, except a DequantizeLinear that
-        feeds an fp32 kernel (it runs at every call). Symbolic batch dimensions are set to `batch`.
+        feeds an fp32 kernel (it runs at every call). Where onnx cannot infer a shape, the graph is run once on
+        zeros. A free first dimension is the batch and set to `batch`; `shapes` gives the sizes of inputs, by name,
+        that have other free dimensions.
 
         `outputs` restricts the graph to the ancestors of these tensors: one path through a multi-output graph
         with early exits. In a file with nested `If` the branch with more nodes is followed, so that the
         deepest path is counted, plus one op of kind "if" for each.
 
         Raises:
-            InputError: the file cannot be read or has no output of that name.
+            InputError: the file cannot be read or has no output of that name, the size of an input is not known,
+                or onnx cannot infer a shape and ONNX Runtime cannot run the graph.
         """
         from autocompress._workload_reader import read_workload
 
-        return read_workload(model_or_path, outputs, batch)
+        return read_workload(model_or_path, outputs, batch, shapes)

@@ -428,6 +428,9 @@ def test_measure_refuses(run: Run, study: Path, tmp_path: Path, calibrated: list
     )
     run("measure", tmp_path / "words.onnx").refused("words.onnx: inputs must be numbers", "got tensor(string)")
     assert run("measure", study / "trials/000000/model.onnx", "--threads", 0).code == 2
+    run("measure", study / "trials/000000/model.onnx", "--shape", "input=1x2").refused(
+        "input=1x2 does not fit the input"
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- wrong files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 from plans import law_ms, measurements, use_tiny_plan
 from test_cli import Run, run
@@ -89,6 +90,19 @@ def test_one_number_moves_a_shipped_profile(run: Run, base: Path, models: list[M
     assert "degree of calibration: one" in shown and "raspberry-pi-4" in shown and "public data" in shown
     run("devices", "show", "mine", "--html", tmp_path / "no.html").refused("keeps no calibration points")
     assert not (tmp_path / "no.html").exists()
+
+
+def test_a_base_model_with_free_sizes_needs_them(
+    run: Run, base: Path, models: list[MicroModel], tmp_path: Path
+) -> None:
+    model = onnx.load(base)
+    dim = model.graph.input[0].type.tensor_type.shape.dim[1]
+    width, dim.dim_param = dim.dim_value, "width"
+    onnx.save(model, base)
+    arguments = ("devices", "calibrate", "mine", "--like", "raspberry-pi-4", "--base-model", base, "--latency-ms", 12.3)
+    run(*arguments).refused("'input' has free dimensions beside the batch (width)", "--shape input=1xSIZE")
+    assert run(*arguments, "--shape", f"input=1x{width}").code == 0
+    run("devices", "bundle", "board", "--out", tmp_path / "b", "--base-model", base).refused("free dimensions")
 
 
 def test_a_table_moves_a_shipped_profile(run: Run, models: list[MicroModel], tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ LIGHT = (
 )
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "_lazy", "_process", "networks", "known_costs"),
-    ("_files", "batches", "domains", "runtime_support"),
-    ("recipe", "device", "workload", "_workload_reader", "_workload_fusion"),
+    ("_files", "batches", "domains", "runtime_support", "input_shapes"),
+    ("recipe", "device", "workload", "_workload_reader", "_workload_fusion", "_workload_shapes"),
     ("space", "results"),
     ("constraints", "study", "confusion"),
     ("task", "runtimes", "latency", "quantization", "graph"),

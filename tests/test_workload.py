@@ -306,3 +306,80 @@ def test_int8_windows_are_padded_as_a_whole_or_by_channels() -> None:
     op = Op("conv", "int8", "c", macs=49 * 3 * 16, cin=3, cout=16, kernel=(7, 7), out_hw=1)
     assert op.padded_macs(16) == op.macs
     assert op.padded_macs(4) == op.macs * 4 // 3
+
+
+def _custom_gelu(shape: list[int | str]) -> onnx.ModelProto:
+    """Tokens through a GELU of ONNX Runtime's own, which onnx has no shapes for, and a linear layer."""
+    weight = np.zeros((8, 300), np.float32)
+    nodes = [
+        helper.make_node("Gelu", ["x"], ["g"], domain="com.microsoft"),
+        helper.make_node("MatMul", ["g", "w"], ["y"]),
+    ]
+    model = _model(nodes, shape, ["y"], {"w": weight})
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+def test_a_shape_that_onnx_cannot_infer_is_found_by_one_run() -> None:
+    work = Workload.from_onnx(_custom_gelu(["batch", 5, 8]))
+    assert [(op.kind, op.macs, op.bytes_out) for op in work.ops] == [("gelu", 0, 160), ("linear", 12_000, 6_000)]
+    assert work.assumptions == ()
+
+
+def test_group_normalisation_as_exported_counts_the_pixels_that_there_are() -> None:
+    shape = np.array([0, 4, -1], np.int64)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Shape", ["c"], ["back"]),
+        helper.make_node("Reshape", ["c", "shape"], ["r"]),
+        helper.make_node("InstanceNormalization", ["r", "one", "one"], ["n"]),
+        helper.make_node("Reshape", ["n", "back"], ["b"]),
+        helper.make_node("Conv", ["b", "w"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    weights = {"w": np.zeros((8, 8, 3, 3), np.float32), "shape": shape, "one": np.ones(4, np.float32)}
+    work = Workload.from_onnx(_model(nodes, ["batch", 8, 10, 12], ["y"], weights))
+    assert [op.macs for op in work.ops if op.macs] == [120 * 8 * 8 * 9] * 2
+
+
+def test_a_branch_is_run_as_well() -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Gelu", ["x"], ["g"], domain="com.microsoft"), helper.make_node("Relu", ["g"], ["deep"])],
+        "deep",
+        [],
+        [helper.make_tensor_value_info("deep", TensorProto.FLOAT, None)],
+    )
+    short = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["i"])],
+        "short",
+        [],
+        [helper.make_tensor_value_info("i", TensorProto.FLOAT, None)],
+    )
+    model = _model([helper.make_node("If", ["c"], ["y"], then_branch=short, else_branch=inner)], [1, 7, 9], ["y"])
+    model.graph.initializer.append(numpy_helper.from_array(np.array(False), "c"))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert [(op.kind, op.bytes_out) for op in Workload.from_onnx(model).ops] == [
+        ("gelu", 252),
+        ("elementwise", 252),
+        ("if", 0),
+    ]
+
+
+def test_what_cannot_be_run_is_refused_and_named() -> None:
+    model = _model([helper.make_node("Mystery", ["x"], ["y"], domain="nobody")], [1, 8], ["y"])
+    model.opset_import.append(helper.make_opsetid("nobody", 1))
+    with pytest.raises(InputError, match=r"shape of tensor 'y' \(Mystery\) is not known, so no latency"):
+        Workload.from_onnx(model)
+
+
+def test_sizes_that_depend_on_the_data_are_said() -> None:
+    work = Workload.from_onnx(_model([helper.make_node("NonZero", ["x"], ["y"])], [1, 8], ["y"]))
+    assert work.assumptions == ("the size of 'y' (NonZero) depends on the data",)
+    assert Workload.from_json(work.to_json()) == replace(work, ops=tuple(replace(op, name="") for op in work.ops))
+
+
+def test_free_dimensions_beside_the_batch_need_a_size() -> None:
+    model = _custom_gelu(["batch", "tokens", 8])
+    with pytest.raises(InputError, match=r"\(tokens\), and latency depends .* --shape x=1xSIZEx8"):
+        Workload.from_onnx(model)
+    assert Workload.from_onnx(model, shapes={"x": (1, 5, 8)}).macs == 12_000
+    assert Workload.from_onnx(model, shapes={"x": (2, 7, 8)}).macs == 2 * 7 * 8 * 300

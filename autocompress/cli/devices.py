@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autocompress.cli.options import JsonOption
+from autocompress.cli.options import JsonOption, ShapeOption
 from autocompress.cli.output import print_rich
 from autocompress.errors import InputError
 
 if TYPE_CHECKING:
     from autocompress.device import DeviceProfile
+    from autocompress.input_shapes import Shapes
     from autocompress.latency.degrees import Point
     from autocompress.report.live import Live
 
@@ -82,14 +83,17 @@ def devices_bundle(
     name: Annotated[str, typer.Argument(help="Name that the profile will have.")],
     out: Annotated[Path, typer.Option(help="New folder for the bundle.")],
     base_model: BaseModelOption = None,
+    shape: ShapeOption = None,
 ) -> None:
     """Write a folder that measures a device elsewhere with nothing but Python, numpy and onnxruntime."""
+    from autocompress.input_shapes import parse_shapes
     from autocompress.latency.bundle import write_bundle
 
     _check_name(name)
-    folder = write_bundle(out, base_model)
+    folder = write_bundle(out, base_model, parse_shapes(shape or ()))
     size = sum(file.stat().st_size for file in folder.iterdir())
     again = f" --base-model {base_model}" if base_model else ""
+    again += "".join(f" --shape {text}" for text in shape or ())
     typer.echo(
         f"wrote {folder} ({size / 1e6:.1f} MB)\n"
         f"copy it to the device and run there:  python run.py\n"
@@ -111,6 +115,7 @@ def devices_calibrate(
         str | None, typer.Option(help="Profile of a similar device to start from; its own name refines it.")
     ] = None,
     base_model: BaseModelOption = None,
+    shape: ShapeOption = None,
     latency_ms: Annotated[float | None, typer.Option(help="With --like: measured latency of --base-model.")] = None,
     measured: Annotated[
         Path | None,
@@ -134,12 +139,15 @@ def devices_calibrate(
         raise InputError("--latency-ms and --measured move the profile of a similar device: name it with --like")
     if not given and base_model is not None:
         raise InputError("--base-model goes with --from, --ssh or --like")
+    from autocompress.input_shapes import parse_shapes
+
+    shapes = parse_shapes(shape or ())
     if like is not None:
-        profile = _moved(name, like, base_model, latency_ms, measured)
+        profile = _moved(name, like, base_model, latency_ms, measured, shapes)
     elif from_ is not None:
-        profile = _from_result(name, from_, base_model, accept_unsteady)
+        profile = _from_result(name, from_, base_model, accept_unsteady, shapes)
     elif ssh is not None:
-        profile = _over_ssh(name, ssh, python, threads, seconds, base_model, accept_unsteady)
+        profile = _over_ssh(name, ssh, python, threads, seconds, base_model, accept_unsteady, shapes)
     else:
         profile = _measured_here(name, threads, seconds)
     path = _save(profile, out)
@@ -168,19 +176,28 @@ def _measured_here(name: str, threads: int, seconds: float) -> DeviceProfile:
     return profile.model_copy(update={"name": name})
 
 
-def _from_result(name: str, result: Path, base_model: Path | None, accept_unsteady: bool) -> DeviceProfile:
+def _from_result(
+    name: str, result: Path, base_model: Path | None, accept_unsteady: bool, shapes: Shapes
+) -> DeviceProfile:
     from autocompress.latency.bundle import base_workload, read_result
     from autocompress.latency.calibrate import fit_profile
 
     measurements = read_result(result, accept_unsteady)
-    base = base_workload(measurements, base_model)
+    base = base_workload(measurements, base_model, shapes)
     if base is None and measurements.base_sha256:
         typer.echo("note: the result holds the latency of your own model; add --base-model to use it", err=True)
     return fit_profile(measurements, name, base)
 
 
 def _over_ssh(
-    name: str, ssh: str, python: str, threads: int, seconds: float, base_model: Path | None, accept_unsteady: bool
+    name: str,
+    ssh: str,
+    python: str,
+    threads: int,
+    seconds: float,
+    base_model: Path | None,
+    accept_unsteady: bool,
+    shapes: Shapes,
 ) -> DeviceProfile:
     from autocompress.latency.bundle import write_bundle
     from autocompress.latency.remote import Address, run_over_ssh
@@ -188,12 +205,12 @@ def _over_ssh(
 
     address = Address.parse(ssh)
     with tempfile.TemporaryDirectory(prefix="autocompress-") as folder:
-        bundle = write_bundle(Path(folder) / "bundle", base_model)
+        bundle = write_bundle(Path(folder) / "bundle", base_model, shapes)
         with Live() as live:
             content = run_over_ssh(address, bundle, python, threads, seconds, _teller(live))
         result = Path(folder) / "result.json"
         result.write_bytes(content)
-        return _from_result(name, result, base_model, accept_unsteady)
+        return _from_result(name, result, base_model, accept_unsteady, shapes)
 
 
 def _teller(live: Live) -> Any:
@@ -209,7 +226,7 @@ def _teller(live: Live) -> Any:
 
 
 def _moved(
-    name: str, like: str, base_model: Path | None, latency_ms: float | None, measured: Path | None
+    name: str, like: str, base_model: Path | None, latency_ms: float | None, measured: Path | None, shapes: Shapes
 ) -> DeviceProfile:
     from autocompress.device import DeviceProfile
     from autocompress.latency.bundle import read_model
@@ -220,11 +237,12 @@ def _moved(
         raise InputError("--like needs either --base-model with --latency-ms, or --measured")
     start = DeviceProfile.load(like)
     if measured is not None:
-        return refit(start, _measured_in(measured, like) if measured.is_dir() else read_table(measured), name)
+        points = _measured_in(measured, like) if measured.is_dir() else read_table(measured, shapes)
+        return refit(start, points, name)
     assert base_model is not None and latency_ms is not None
     if not 0 < latency_ms < float("inf"):
         raise InputError(f"--latency-ms must be a positive number of milliseconds, got {latency_ms:g}")
-    return refit(start, [(base_model.name, read_model(base_model)[1], latency_ms)], name)
+    return refit(start, [(base_model.name, read_model(base_model, shapes)[1], latency_ms)], name)
 
 
 def _measured_in(folder: Path, device: str) -> list[Point]:

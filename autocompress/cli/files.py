@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from autocompress.cli.inputs import checked_task, profile_if_known, profile_of_this_machine
-from autocompress.cli.options import DeviceOption, JsonOption, SeedOption, TaskArgument, ThreadsOption
+from autocompress.cli.options import DeviceOption, JsonOption, SeedOption, ShapeOption, TaskArgument, ThreadsOption
 from autocompress.errors import InputError
 
 
@@ -49,14 +49,17 @@ def measure(
     model: Annotated[Path, typer.Argument(help="Any ONNX file.")],
     device: DeviceOption = "host",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; those of the profile by default.")] = None,
+    shape: ShapeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time an ONNX file on this machine, each exit of it on its own, and compare with the prediction."""
+    from autocompress.input_shapes import parse_shapes
     from autocompress.stopwatch import time_file
 
+    shapes = parse_shapes(shape or ())
     if not model.is_file():
         raise InputError(f"{model}: there is no such file")
-    report = time_file(model, profile_if_known(device) or profile_of_this_machine(), threads)
+    report = time_file(model, profile_if_known(device) or profile_of_this_machine(), threads, shapes)
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
 
 

@@ -33,6 +33,10 @@ ThreadsOption = Annotated[
 PortOption = Annotated[
     int | None, typer.Option(help="Of the web page; 8642 by default or any free one, 0 takes any free one.")
 ]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option("--shape", help="Sizes of an input that leaves them free: NAME=1x3x640x640 (repeatable)."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ActivePower = Annotated[
     float | None,

@@ -107,12 +107,14 @@ def build_session(model: bytes | str, threads: int = 1, extra: Mapping[str, str]
 
 
 def example_feed(session: Any, seed: int = 0) -> dict[str, Any]:
-    """Random inputs of the right shapes and types, symbolic dimensions set to 1."""
+    """Inputs of the right shapes and types: random floats, zeros where they may be ids; a free batch is one."""
     rng = np.random.default_rng(seed)
     feed: dict[str, Any] = {}
     for value in session.get_inputs():
         shape = [dim if isinstance(dim, int) and dim > 0 else 1 for dim in value.shape]
-        feed[value.name] = np.asarray(rng.standard_normal(shape)).astype(_NUMPY_TYPES[value.type])
+        dtype = _NUMPY_TYPES[value.type]
+        is_float = np.issubdtype(dtype, np.floating)
+        feed[value.name] = np.asarray(rng.standard_normal(shape)).astype(dtype) if is_float else np.zeros(shape, dtype)
     return feed
 
 

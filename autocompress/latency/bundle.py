@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from autocompress.errors import DeviceError, InputError, MeasurementError
+from autocompress.input_shapes import Shapes, fix_inputs
 from autocompress.latency import _bundle_runner as runner
 from autocompress.latency.measurements import Measurements
 from autocompress.latency.micro_models import PLAN_VERSION, extreme_model, plan, plan_digest
@@ -39,10 +41,13 @@ interrupted. Then, where autocompress is installed:
 """
 
 
-def write_bundle(folder: str | Path, base_model: str | Path | None = None) -> Path:
+def write_bundle(
+    folder: str | Path, base_model: str | Path | None = None, shapes: Shapes = MappingProxyType({})
+) -> Path:
     """Write the plan, the runner and, if given, the user's own model into a new folder; returns it.
 
-    The folder appears whole or not at all. Large weights of the plan are left out and made on the device.
+    The folder appears whole or not at all. Large weights of the plan are left out and made on the device. `shapes`
+    are those of the inputs of the model, by name, that have free dimensions beside the batch.
 
     Raises:
         InputError: the folder exists and is not empty, or the model cannot be read.
@@ -50,7 +55,7 @@ def write_bundle(folder: str | Path, base_model: str | Path | None = None) -> Pa
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: a bundle needs a new or empty folder; choose another one or remove this one.")
-    base = read_model(base_model)[0] if base_model is not None else b""
+    base = read_model(base_model, shapes)[0] if base_model is not None else b""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -112,22 +117,30 @@ def hollow_out(content: bytes) -> tuple[bytes, list[tuple[int, int, str, float]]
     return b"".join([*pieces, content[last:]]), holes
 
 
-def read_model(path: str | Path) -> tuple[bytes, Workload]:
+def read_model(path: str | Path, shapes: Shapes = MappingProxyType({})) -> tuple[bytes, Workload]:
     """Return an ONNX file, with weights that lie in other files inside, and its operators.
 
+    `shapes` fixes inputs, by name; both results have them.
+
     Raises:
-        InputError: the file is missing or no ONNX model.
+        InputError: the file is missing or no ONNX model, or the size of an input is not known.
     """
     try:
         model = onnx.load(path)
+        constants = {weight.name for weight in model.graph.initializer}
+        fix_inputs([value for value in model.graph.input if value.name not in constants], shapes)
         return bytes(model.SerializeToString()), Workload.from_onnx(model)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except Exception as error:  # protobuf, onnx and its checks have no common base class
         raise InputError(f"{path}: not a usable ONNX model: {' '.join(str(error).split())[:200]}") from None
 
 
-def base_workload(measurements: Measurements, base_model: str | Path | None) -> Workload | None:
+def base_workload(
+    measurements: Measurements, base_model: str | Path | None, shapes: Shapes = MappingProxyType({})
+) -> Workload | None:
     """Operators of the user's own model, if it was measured and is given again.
 
     Raises:
@@ -135,7 +148,7 @@ def base_workload(measurements: Measurements, base_model: str | Path | None) -> 
     """
     if base_model is None:
         return None
-    content, work = read_model(base_model)
+    content, work = read_model(base_model, shapes)
     if _sha256(content) != measurements.base_sha256:
         raise DeviceError(f"{base_model}: this is not the model that was measured; give the file that the bundle got.")
     return work

@@ -12,12 +12,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from autocompress.device import Calibration, DeviceProfile, Dtype, OpCost, Provenance
 from autocompress.errors import DeviceError
+from autocompress.input_shapes import Shapes
 from autocompress.latency.bundle import read_model
 from autocompress.latency.linear import predict
 from autocompress.workload import Workload
@@ -187,8 +189,10 @@ def _times(cost: OpCost, factor: float) -> OpCost:
     return OpCost(**{term: getattr(cost, term) * factor for term in OpCost.model_fields})
 
 
-def read_table(path: str | Path) -> list[Point]:
+def read_table(path: str | Path, shapes: Shapes = MappingProxyType({})) -> list[Point]:
     """Read a CSV table with the columns file and latency_ms; files are looked up beside the table.
+
+    `shapes` are those of the inputs of the files, by name, that have free dimensions beside the batch.
 
     Raises:
         DeviceError: a column is missing, a latency is no positive number, or a file is no ONNX model.
@@ -212,7 +216,7 @@ def read_table(path: str | Path) -> list[Point]:
             raise DeviceError(
                 f"{path}, line {number}: latency_ms must be a positive number, got {row['latency_ms']!r}."
             )
-        points.append((row["file"] or "", read_model(table.parent / (row["file"] or ""))[1], ms))
+        points.append((row["file"] or "", read_model(table.parent / (row["file"] or ""), shapes)[1], ms))
     names = [label for label, _, _ in points]
     twice = next((label for label in names if names.count(label) > 1), None)
     if twice is not None:

@@ -63,9 +63,18 @@ class LatencyEstimate:
     low_ms: float
     high_ms: float
     in_domain: bool
-    """False if the profile lacks an operator kind of the net, so that the nearest kind was used."""
+    """False if the profile lacks an operator kind of the net, so that the nearest kind was used, or if what the
+    net computes had to be assumed."""
     missing: tuple[str, ...] = ()
     """The kinds it lacks, as "kind/dtype"."""
+    assumptions: tuple[str, ...] = ()
+    """Those of the workload."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is out of domain, each in one clause; nothing if it is not."""
+        lacks = (f"the profile has no costs of its own for {', '.join(self.missing)}",) if self.missing else ()
+        return (*lacks, *self.assumptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +258,9 @@ def predict(profile: DeviceProfile, workload: Workload) -> LatencyEstimate:
         latency_ms=latency_ms,
         low_ms=latency_ms / (1 + error),
         high_ms=latency_ms * (1 + error),
-        in_domain=not missing,
+        in_domain=not missing and not workload.assumptions,
         missing=tuple(sorted(missing)),
+        assumptions=workload.assumptions,
     )
 
 

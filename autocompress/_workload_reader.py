@@ -58,6 +58,8 @@ _ELEMENTWISE |= {
 _MOVEMENT = {"Transpose", "Concat", "Slice", "Gather", "Split", "Pad", "Expand", "Tile", "Resize", "Shape"}
 _MOVEMENT |= {"DepthToSpace", "SpaceToDepth", "ScatterND", "GatherND", "GatherElements", "ConstantOfShape"}
 _CONVS = {"Conv", "ConvTranspose"}
+_CONV_KINDS = {"conv1x1", "conv", "depthwise", "grouped"}
+_RECURRENT = {"LSTM", "GRU", "RNN"}
 _KEEP_ORDER = {"Conv", "MaxPool", "AveragePool", "Concat"}
 _KEEP_ORDER_KINDS = {"elementwise", "quantize", "dequantize"}
 _KEEP_LAST = {"Slice", "Split", "Pad"}
@@ -83,7 +85,9 @@ class OpForm:
     writes: tuple[Buffer, ...] = ()
     weights: tuple[Buffer, ...] = ()
     product: tuple[str, str, str] | None = None
-    """Data, weights and result of a convolution or matrix product."""
+    """Data, weights and result of a convolution or matrix product; data and both weights of a recurrent layer."""
+    equation: str = ""
+    """Of an Einsum."""
     groups: int = 1
     transposed: bool = False
     alive: tuple[Buffer, ...] = ()
@@ -93,8 +97,7 @@ class OpForm:
         """The kernel call for some shapes; with arrays in them, the fields of the result are arrays."""
         facts: dict[str, Any] = {}
         if self.product is not None:
-            measure = _product_facts if self.kind in {"linear", "attention"} else _conv_facts
-            facts = measure(self, *map(shape, self.product))
+            facts = self._measure()(self, *map(shape, self.product))
         return Op(
             self.kind,
             self.dtype,
@@ -104,6 +107,11 @@ class OpForm:
             bytes_weights=_bytes(self.weights, shape),
             **facts,
         )
+
+    def _measure(self) -> Callable[[OpForm, Dims, Dims, Dims], dict[str, Any]]:
+        if self.kind in {"linear", "attention"}:
+            return _product_facts
+        return _conv_facts if self.kind in _CONV_KINDS else _einsum_facts if self.equation else _recurrent_facts
 
     def alive_bytes(self, shape: Callable[[str], Dims]) -> Any:
         """Bytes of activations in memory while it runs."""
@@ -162,6 +170,24 @@ def _product_facts(form: OpForm, a: Dims, b: Dims, out: Dims) -> dict[str, Any]:
         "groups": groups,
         "out_hw": rows,
     }
+
+
+def _recurrent_facts(form: OpForm, data: Dims, of_input: Dims, of_state: Dims) -> dict[str, Any]:
+    """Every step of every sequence multiplies its input and the last state; data are (steps, batch, features)."""
+    return {"macs": _elements(data[:2]) * (_elements(of_input) + _elements(of_state))}
+
+
+def _einsum_facts(form: OpForm, a: Dims, b: Dims, out: Dims) -> dict[str, Any]:
+    """One multiplication for each combination of all indices."""
+    terms, _, result = form.equation.replace(" ", "").partition("->")
+    sizes: dict[str, Any] = {}
+    for term, dims in zip((*terms.split(","), result), (a, b, out), strict=True):
+        head, ellipsis, tail = term.partition("...")
+        sizes |= zip(head, dims, strict=False)
+        sizes |= zip(reversed(tail), reversed(dims), strict=False)
+        if ellipsis:
+            sizes["..."] = _elements(dims[len(head) : len(dims) - len(tail)])
+    return {"macs": _elements(list(sizes.values()))}
 
 
 def read_workload(
@@ -353,6 +379,13 @@ class _Counter:
             self._conv(index)
         elif op_type in {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}:
             self._matmul(index)
+        elif op_type in _RECURRENT:
+            product = (node.input[0], node.input[1], node.input[2])
+            self._emit(node, _kind(op_type), self._dtype(index), self._activations(node), product)
+        elif op_type == "Einsum" and len(node.input) == 2:
+            equation = next((a.s.decode() for a in node.attribute if a.name == "equation"), "")
+            product = (node.input[0], node.input[1], node.output[0])
+            self._emit(node, _kind(op_type), "float32", self._activations(node), product, equation=equation)
         else:
             self._emit(node, _kind(op_type), self._dtype(index), self._activations(node))
 
@@ -443,6 +476,7 @@ class _Counter:
         product: tuple[str, str, str] | None = None,
         groups: int = 1,
         transposed: bool = False,
+        equation: str = "",
     ) -> None:
         net = self.net
         roots = list(dict.fromkeys(self._resolve(name) for name in reads))
@@ -473,6 +507,7 @@ class _Counter:
             product=product,
             groups=groups,
             transposed=transposed,
+            equation=equation,
         )
         self.ops.append(form)
 

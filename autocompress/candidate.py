@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
+from autocompress.fingerprint import fingerprint
 from autocompress.graph.anatomy import Anatomy
 from autocompress.task import Task
 
@@ -90,6 +92,14 @@ class Candidate:
     removed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Channels removed from each group, by their indices in the original."""
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What stages did that the model does not show, but training or the file depends on, as plain data."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the candidate is: equal ones, whatever recipes they come from, share trained weights and files."""
+        numerics = repr(self.quantization)
+        return fingerprint((self.model, numerics, self.thresholds, dict(self.removed), dict(self.facts)))
 
     @property
     def exits(self) -> tuple[str, ...]:
@@ -140,6 +150,12 @@ class Workshop:
     progress: Callable[[str], None] = lambda message: None
     memo: dict[Any, Any] = field(default_factory=dict)
     """Results that depend on the base model only, such as importances; shared by all candidates."""
+
+    @cached_property
+    def origin(self) -> str:
+        """What every training starts from, by content: the original network, the teacher, data, loss and seed."""
+        task = self.task
+        return fingerprint((task.model, self.teacher, task.data_sha256, task.training_sha256, self.seed))
 
     @property
     def teacher(self) -> nn.Module:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,9 @@ from autocompress import __version__
 from autocompress.candidate import Candidate, Workshop
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError
+from autocompress.fingerprint import architecture
 from autocompress.graph import exits, export, qat, qdq
+from autocompress.graph.inventory import FileLayer, inventory, layer_names
 from autocompress.graph.observe import ActivationRange, observe
 from autocompress.graph.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
 from autocompress.latency import linear
@@ -29,6 +32,9 @@ from autocompress.training import Distillation, Schedule, fit
 from autocompress.workload import Op, Workload
 
 _PARITY_SAMPLES = 256
+_NAMED = 4
+"""Layers that a note names at most."""
+_KEPT_TEMPLATES = 16
 _MIN_AGREEMENT = 0.98  # of predictions, file against the fake-quantised twin it was written from
 
 
@@ -39,7 +45,7 @@ class Deployment:
     proto: onnx.ModelProto
     outputs: tuple[str, ...]
     layers: Mapping[str, str] = field(default_factory=dict)
-    """Layer of each node that has weights."""
+    """What the user's network calls the layer of each node with weights."""
     parity: float | None = None
     """Share of samples on which file and torch model predict the same (see `Deployer.build`)."""
     notes: tuple[str, ...] = ()
@@ -68,7 +74,7 @@ class Deployer:
     def __init__(self, workshop: Workshop, device: DeviceProfile) -> None:
         self.workshop = workshop
         self.device = device
-        self._templates: dict[str, tuple[onnx.ModelProto, export.BatchNormPairs]] = {}
+        self._templates: OrderedDict[str, tuple[onnx.ModelProto, export.BatchNormPairs]] = OrderedDict()
         self._latest: tuple[nn.Module, nn.Module, onnx.ModelProto] | None = None
 
     def build(self, candidate: Candidate, *, final: bool = True) -> Deployment:
@@ -99,7 +105,8 @@ class Deployer:
             return self._trained(candidate, folded, stage)
         spec, ranges = self._plan(proto, candidate)
         graph = export.strip(qdq.write_qdq(proto, spec, ranges))
-        return Deployment(graph, candidate.output_names, layers, self._agreement(graph, folded))
+        parity, notes = self._agreement(graph, folded), self._left_in_float(graph, proto, candidate)
+        return Deployment(graph, candidate.output_names, layers, parity, notes)
 
     def float_graph(self, candidate: Candidate) -> onnx.ModelProto:
         """The exported graph before quantisation; its nodes still know the layers that they come from.
@@ -159,14 +166,17 @@ class Deployer:
 
     def _folded(self, candidate: Candidate) -> tuple[nn.Module, str]:
         """The model with BatchNorm folded, and the key of its architecture but for widths."""
-        key = "|".join((*candidate.exits, *(f"{n}:{type(m).__name__}" for n, m in candidate.model.named_modules())))
+        key = architecture(candidate.model)
         if key not in self._templates:
             example = self.workshop.task.example_input
             pairs = export.batchnorm_pairs(candidate.model, example)
             folded = export.fold_batchnorm(candidate.model, pairs)
             exported = export.export(folded, example, candidate.output_names)
             self._templates[key] = (exported.proto, pairs)
+            while len(self._templates) > _KEPT_TEMPLATES:
+                self._templates.popitem(last=False)
             return folded, key
+        self._templates.move_to_end(key)
         return export.fold_batchnorm(candidate.model, self._templates[key][1]), key
 
     def _float_graph(self, candidate: Candidate, folded: nn.Module, key: str) -> onnx.ModelProto:
@@ -197,11 +207,22 @@ class Deployer:
         stage: Quantize = candidate.quantization
         weights: dict[str, int] = {}
         activations: dict[str, int] = {}
-        for layer in quantizable_layers(proto):
-            stage_of_layer = candidate.stage_of(layer.name, self.workshop.anatomy)
-            bits = stage.bits(candidate.own_name(layer.name), stage_of_layer)
-            weights[layer.name], activations[layer.name] = bits
+        names, anatomy = [layer.name for layer in quantizable_layers(proto)], self.workshop.anatomy
+        modules = dict(candidate.backbone.named_modules())
+        gone = [name for name in anatomy.layers if name not in modules]
+        stage.check_layers([*map(candidate.own_name, names)], [*dict.fromkeys(anatomy.layers.values())], gone)
+        for name in names:
+            weights[name], activations[name] = stage.bits(candidate.own_name(name), candidate.stage_of(name, anatomy))
         return QuantSpec(weights, activations, reduce_range=self.device.int8_arithmetic == "saturating")
+
+    def _left_in_float(self, graph: onnx.ModelProto, proto: onnx.ModelProto, candidate: Candidate) -> tuple[str, ...]:
+        stage: Quantize = candidate.quantization
+        layers = inventory(graph, layer_names(proto))
+
+        def asked(name: str) -> int:
+            return stage.bits(candidate.own_name(name), candidate.stage_of(name, self.workshop.anatomy))[0]
+
+        return _left_in_float(stage, layers, asked)
 
     def _plan(self, proto: onnx.ModelProto, candidate: Candidate) -> tuple[QuantPlan, dict[str, ActivationRange]]:
         stage: Any = candidate.quantization
@@ -246,7 +267,8 @@ class Deployer:
                 f"the quantised file agrees with its training twin on {agreement:.1%} of the samples only, "
                 f"at least {_MIN_AGREEMENT:.0%} are needed"
             )
-        notes = (f"qat: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
+        notes = self._left_in_float(graph, exported.proto, candidate)
+        notes += (f"qat: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
         return Deployment(graph, candidate.output_names, _layer_of_nodes(exported.proto, candidate), agreement, notes)
 
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:
@@ -284,5 +306,16 @@ def paths(deployment: Deployment) -> tuple[Workload, ...]:
 
 def _layer_of_nodes(proto: onnx.ModelProto, candidate: Candidate) -> dict[str, str]:
     """For each node that has weights, what the user's network calls their layer."""
-    layers = {output: layer.name for layer in quantizable_layers(proto) for output in layer.nodes}
-    return {n.name: candidate.own_name(layers[n.output[0]]) for n in proto.graph.node if n.output[0] in layers}
+    return {node: candidate.own_name(name) for node, name in layer_names(proto).items()}
+
+
+def _left_in_float(stage: Quantize, layers: Sequence[FileLayer], asked: Callable[[str], int]) -> tuple[str, ...]:
+    """A note on the layers that should have fewer bits and have not, because nothing here can quantise their kind."""
+    left = [x for x in layers if x.weight_bits >= 32 and asked(x.name) < 32]
+    if not left:
+        return ()
+    share = sum(x.weight_bytes for x in left) / sum(x.weight_bytes for x in layers)
+    named = ", ".join(f"{x.name} ({x.kind})" for x in left[:_NAMED]) + (", ..." if len(left) > _NAMED else "")
+    if len(left) == len(layers):
+        return (f"{stage.technique}: nothing was quantised; weights stay float32 in {named}",)
+    return (f"{stage.technique}: weights stay float32 in {named}: {share:.0%} of the bytes of all weights",)

@@ -10,7 +10,6 @@ sub-networks in every step); Cai et al., Once-for-all, arXiv 1908.09791 (their d
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from autocompress._files import write_json
 from autocompress.candidate import Candidate, ExitHead, MultiExit, Workshop
 from autocompress.errors import CandidateError, InputError
+from autocompress.fingerprint import fingerprint
 from autocompress.graph.channels import ChannelGroup, ChannelPruner, output_layers
 from autocompress.networks import outputs_of
 from autocompress.recipe import Phase, Recipe
@@ -186,7 +186,8 @@ class Elastic:
 
         Raises:
             InputError: there is no recipe, or no training data.
-            CandidateError: the loss became infinite or NaN, or a sub-network is not a slice of the network.
+            CandidateError: the loss became infinite or NaN, a sub-network is not a slice of the network, or a stage
+                other than pruning and early exits changes its structure.
         """
         if not recipes:
             raise InputError("elastic: needs one or more recipes to take sub-networks from")
@@ -194,9 +195,9 @@ class Elastic:
         if not task.trainable:
             raise InputError("elastic: the task brings no training data; use the stand-alone evaluator")
         structures = [recipe.upto(Phase.STRUCTURE) for recipe in recipes]
-        hashes = [task.model_sha256, task.data_sha256, task.training_sha256, *(r.digest() for r in structures)]
+        _refuse_unknown(structures)
         settings = [repr(schedule), repr(distillation), _RANDOM, _POOL, _POOL_STEPS]
-        key = hashlib.sha256(json.dumps([hashes, workshop.seed, settings]).encode()).hexdigest()[:24]
+        key = fingerprint([workshop.origin, [r.digest() for r in structures], settings])
         shared = SharedNetwork(task.model)
         for recipe in {r.digest(): r for r in map(_unpruned, structures)}.values():
             with suppress(CandidateError):
@@ -354,6 +355,12 @@ def _head_key(place: str, head: nn.Module) -> str:
     assert isinstance(head, ExitHead)
     hidden = 0 if isinstance(head.body, nn.Identity) else head.classifier.in_features
     return f"{place} {hidden}".replace(".", "/")
+
+
+def _refuse_unknown(structures: Sequence[Recipe]) -> None:
+    for stage in (stage for recipe in structures for stage in recipe.stages):
+        if stage.technique not in ("prune", "early_exit"):
+            raise CandidateError(f"elastic: whether networks after {stage.technique} can share weights is not known")
 
 
 def _unpruned(recipe: Recipe) -> Recipe:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -21,8 +22,9 @@ from autocompress.candidate import Candidate, Workshop
 from autocompress.deploy import Cost, Deployer, Deployment
 from autocompress.device import DeviceProfile
 from autocompress.elastic import Elastic
-from autocompress.graph.anatomy import Anatomy, count_macs, dissect
+from autocompress.graph.anatomy import Anatomy, dissect
 from autocompress.graph.export import INPUT
+from autocompress.graph.inventory import FileLayer, inventory
 from autocompress.networks import seed_everything
 from autocompress.quantization import Quantize
 from autocompress.recipe import Phase, Recipe
@@ -47,7 +49,7 @@ class Forecast:
 
     recipe: Recipe
     key: str
-    """Recipes with equal keys give the same file: same channels removed, same training, same numerics."""
+    """Recipes with equal keys give the same file: same untrained network, data, training and numerics."""
     cost: Cost
     size_bytes: int
     capacity: float
@@ -120,7 +122,7 @@ class Evaluator:
         self.elastic: Elastic | None = None
         """Shared weights that training starts from instead of the original's, where there are any."""
         self._structures: OrderedDict[str, Candidate] = OrderedDict()
-        self._base_ms: Mapping[str, float] = {}
+        self._base: tuple[dict[str, FileLayer], Mapping[str, float]] | None = None
 
     @property
     def anatomy(self) -> Anatomy:
@@ -150,7 +152,7 @@ class Evaluator:
         thresholds = [0.5] * len(candidate.exits)
         size = len(self.deployer.finish(deployment, thresholds, recipe, self.provenance()))
         numerics = [s for s in recipe.stages if s.phase > Phase.TRAINING]
-        key = _hash(self._trained_key(candidate, recipe), [s.model_dump(mode="json") for s in numerics])
+        key = _hash(self._trained_key(recipe), [s.model_dump(mode="json") for s in numerics])
         shares = [
             1 - len(candidate.removed.get(candidate.path_of(name), ())) / width
             for name, width in self.anatomy.widths.items()
@@ -186,7 +188,7 @@ class Evaluator:
         """Whether the recipe asks for training, and its weights are kept from another one."""
         if not any(stage.phase is Phase.TRAINING for stage in recipe.stages) or self.cache is None:
             return False
-        return self._kept_weights(self.structure(recipe), recipe, self.cache).exists()
+        return self._kept_weights(recipe, self.cache).exists()
 
     def score(self, file: bytes | Path, split: Split, watch: Callable[[Array], None] = lambda outputs: None) -> Score:
         """The metric of a file, computed by running it in its runtime; `watch` sees the outputs of each batch."""
@@ -211,7 +213,7 @@ class Evaluator:
         stages = [s for s in recipe.stages if s.phase is Phase.TRAINING]
         if not stages:
             return candidate
-        path = self._kept_weights(candidate, recipe, self.cache) if self.cache else None
+        path = self._kept_weights(recipe, self.cache) if self.cache else None
         if path and (state := load_weights(path)) is not None:
             model = candidate.copy_model()
             model.load_state_dict(state)
@@ -231,19 +233,14 @@ class Evaluator:
                 candidate = stage.apply(candidate, self.workshop)
         return candidate
 
-    def _kept_weights(self, candidate: Candidate, recipe: Recipe, cache: Path) -> Path:
-        return cache / f"{self._trained_key(candidate, recipe)}.pt"
+    def _kept_weights(self, recipe: Recipe, cache: Path) -> Path:
+        return cache / f"{self._trained_key(recipe)}.pt"
 
-    def _trained_key(self, candidate: Candidate, recipe: Recipe) -> str:
-        exits = recipe.get("early_exit")
+    def _trained_key(self, recipe: Recipe) -> str:
+        """What trained weights come from: the untrained network, by its content, and how it is trained."""
         training = [s.model_dump(mode="json") for s in recipe.stages if s.phase is Phase.TRAINING]
-        heads = [candidate.exits, exits.model_dump(include={"head", "hidden"})] if exits else None
-        removed = {name: list(units) for name, units in candidate.removed.items()}
         start = [self.elastic.key] if self.elastic else []
-        return _hash(
-            *(self.task.model_sha256, self.task.data_sha256, self.task.training_sha256),
-            *(self.workshop.seed, heads, removed, training, *start),
-        )
+        return _hash(self.structure(recipe).fingerprint, self.workshop.origin, training, *start)
 
     def _settings(
         self, candidate: Candidate, deployment: Deployment, cost: Cost, recipe: Recipe
@@ -314,11 +311,12 @@ class Evaluator:
         notes = [*candidate.notes, *deployment.notes]
         if not cost.in_domain:
             notes.append(f"latency: the prediction is rough: {'; '.join(cost.doubts)}")
+        layers = self._layers(file, deployment.layers, cost)
         evaluation = Evaluation(
             trial=0,
             recipe=recipe,
             recipe_digest=recipe.digest(),
-            label=recipe.summary(),
+            label=_label(recipe, layers),
             state="complete",
             validation=score,
             predicted_latency_ms=expected,
@@ -330,32 +328,35 @@ class Evaluator:
             sha256=hashlib.sha256(file).hexdigest(),
             parity=deployment.parity,
             n_params=sum(p.numel() for p in candidate.model.parameters()),
-            macs=count_macs(candidate.backbone, self.task.example_input),
-            layers=self._layers(candidate, cost),
+            macs=cost.macs,
+            layers=layers,
             exits=exits,
             notes=tuple(notes),
         )
         return Outcome(evaluation, file, cost.workloads)
 
-    def _layers(self, candidate: Candidate, cost: Cost) -> tuple[LayerSummary, ...]:
-        if not self._base_ms:
-            self._base_ms = self.deployer.cost(self.deployer.build(Candidate(self.task.model), final=False)).layer_ms
-        stage = candidate.quantization
+    def _layers(self, file: bytes, names: Mapping[str, str], cost: Cost) -> tuple[LayerSummary, ...]:
+        """The layers of a file, beside those of the original network."""
+        if self._base is None:
+            base = self.deployer.build(Candidate(self.task.model), final=False)
+            layers = {layer.name: layer for layer in inventory(base.proto, base.layers)}
+            self._base = layers, self.deployer.cost(base).layer_ms
+        before, before_ms = self._base
+        after = {layer.name: layer for layer in inventory(onnx.load_from_string(file), names)}
         summaries = []
-        for name, before in self.anatomy.channels.items():
-            module: Any = candidate.backbone.get_submodule(name)
-            bits = (32, 32)
-            if isinstance(stage, Quantize):
-                bits = stage.bits(name, self.anatomy.stage_of(name))
+        for name in dict.fromkeys([*before, *after]):
+            old, new = before.get(name), after.get(name)
             summaries.append(
                 LayerSummary(
                     name=name,
-                    kind=type(module).__name__,
-                    channels_before=before,
-                    channels_after=int(module.weight.shape[0]),
-                    weight_bits=bits[0],
-                    activation_bits=bits[1],
-                    latency_ms_before=self._base_ms.get(name, 0.0),
+                    kind=(new or before[name]).kind,
+                    channels_before=old.channels if old else 0,
+                    channels_after=new.channels if new else 0,
+                    weight_bits=new.weight_bits if new else 0,
+                    activation_bits=new.activation_bits if new else 0,
+                    weight_bytes=new.weight_bytes if new else 0,
+                    macs=new.macs if new else 0,
+                    latency_ms_before=before_ms.get(name, 0.0),
                     latency_ms=cost.layer_ms.get(name, 0.0),
                 )
             )
@@ -429,6 +430,13 @@ def sweep(confidence: Array, scores: Array, path_ms: Sequence[float]) -> list[tu
             fastest = point[1]
     chosen = np.unique(np.linspace(0, len(front) - 1, _MAX_SWEEP_POINTS).round().astype(int))
     return [front[i][2] for i in chosen]
+
+
+def _label(recipe: Recipe, layers: Sequence[LayerSummary]) -> str:
+    """The recipe in a few words, with what it asked for and the file has not."""
+    asked = any(isinstance(stage, Quantize) and stage.asked_weight_bits[0] < 32 for stage in recipe.stages)
+    nothing = asked and not any(0 < layer.weight_bits < 32 for layer in layers)
+    return recipe.summary() + (" (nothing quantised)" if nothing else "")
 
 
 def _confidence(logits: Array) -> Array:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
 from autocompress.errors import CandidateError
-from autocompress.recipe import Stage, Table, lookup, table_changes, unknown_keys
+from autocompress.recipe import Stage, Table, lookup, suggestion, table_changes, unknown_keys
 
 if TYPE_CHECKING:
     from autocompress.candidate import Workshop
@@ -37,18 +38,45 @@ class Quantize(Stage):
             return weights, 32
         return weights, lookup(self.activation_bits, layer, stage, 8)
 
+    @property
+    def asked_weight_bits(self) -> list[int]:
+        """All bits of weights that it names, fewest first."""
+        return _widths(self.weight_bits)
+
+    @property
+    def asked_activation_bits(self) -> list[int]:
+        """All bits of activations that it names, fewest first; none where all weights stay floats."""
+        return _widths(self.activation_bits) if self.asked_weight_bits[0] <= 8 else []
+
     def check_names(self, workshop: Workshop) -> None:
-        """Refuse tables with keys that match no layer and no stage.
+        """Refuse tables with keys that match no layer and no stage of the network.
 
         Raises:
             CandidateError: naming the first such key.
         """
         layers = workshop.anatomy.layers
+        self._check([*layers], [*dict.fromkeys(layers.values())], (), "no layer or stage {!r}")
+
+    def check_layers(self, layers: Sequence[str], stages: Sequence[str], gone: Sequence[str]) -> None:
+        """Refuse tables with keys that match nothing in the graph that is written.
+
+        Args:
+            layers: those of the graph that can be quantised.
+            stages: of the network.
+            gone: layers that other stages of the recipe took away.
+
+        Raises:
+            CandidateError: naming the first such key; its setting would have been ignored.
+        """
+        self._check(layers, stages, gone, "{!r} is not among the layers of the exported graph that can be quantised")
+
+    def _check(self, layers: Sequence[str], stages: Sequence[str], gone: Sequence[str], problem: str) -> None:
         for name in ("weight_bits", "activation_bits"):
-            if unknown := unknown_keys(getattr(self, name), layers, [*layers.values(), "exits"]):
+            if unknown := unknown_keys(getattr(self, name), [*layers, *gone], [*stages, "exits"]):
                 raise CandidateError(
-                    f"{self.technique}.{name}: no layer or stage {unknown[0]!r}; stages: "
-                    f"{', '.join(dict.fromkeys(layers.values()))}; layers: {', '.join(layers)}"
+                    f"{self.technique}.{name}: {problem.format(unknown[0])}"
+                    f"{suggestion(unknown[0], [*stages, *layers])}; stages: "
+                    f"{', '.join(stages)}; layers: {', '.join(layers)}"
                 )
 
     def _change(self, name: str, before: Any, after: Any) -> list[str]:
@@ -61,7 +89,14 @@ class Quantize(Stage):
         ]
 
     def summary(self) -> str:
-        """A few words for tables."""
-        bits = self.weight_bits.values() if isinstance(self.weight_bits, dict) else [self.weight_bits]
-        widths = "/".join(str(b) for b in sorted(set(bits)))
-        return f"{self.technique} w{widths}"
+        """A few words for tables: w8a8 computes in integers, w8a32 stores 8 bits and computes in floats."""
+        weights, activations = map(_joined, (self.asked_weight_bits, self.asked_activation_bits))
+        return f"{self.technique} w{weights}" + (f"a{activations}" if activations else "")
+
+
+def _widths(table: int | Mapping[str, int]) -> list[int]:
+    return sorted(set(table.values() or [8])) if isinstance(table, Mapping) else [table]
+
+
+def _joined(widths: list[int]) -> str:
+    return "/".join(map(str, widths))

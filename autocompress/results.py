@@ -39,14 +39,23 @@ class Score(_Data):
 
 
 class LayerSummary(_Data):
-    """What became of one layer of the original model."""
+    """One layer with weights, read from the file that was written; or one of the original network that is gone."""
 
     name: str
     kind: str
+    """In torch's words: Conv2d, Linear, Embedding, LSTM, ..."""
     channels_before: int
+    """0 where the original network has no such layer."""
     channels_after: int
+    """0 where the file has none."""
     weight_bits: int
+    """Of a stored weight; 0 where the layer is gone."""
     activation_bits: int
+    """8 where it computes in integers, else 32; 0 where the layer is gone."""
+    weight_bytes: int = 0
+    """Of the stored weights."""
+    macs: int = 0
+    """Multiply-accumulates for one sample."""
     latency_ms_before: float = 0.0
     """Predicted, in the fp32 original."""
     latency_ms: float = 0.0
@@ -107,6 +116,7 @@ class Evaluation(_Data):
     task is no classification (see the docs)."""
     n_params: int | None = None
     macs: int | None = None
+    """Multiply-accumulates for one sample that takes no early exit: products, convolutions, attention, recurrences."""
     layers: tuple[LayerSummary, ...] = ()
     exits: tuple[ExitSummary, ...] = ()
     notes: tuple[str, ...] = ()

@@ -16,6 +16,8 @@ from autocompress.constraints import Constraint, device_limits, met_by, value_of
 from autocompress.device import DeviceProfile
 from autocompress.errors import DeviceError, InputError, StudyError
 from autocompress.latency import linear
+from autocompress.quantization import Quantize
+from autocompress.recipe import Recipe
 from autocompress.results import Evaluation, LayerSummary, ParetoFront
 from autocompress.study import Study, front_of, read_workload
 from autocompress.workload import Workload
@@ -235,14 +237,19 @@ def _unable(evaluation: Evaluation, device: DeviceProfile) -> str:
     """Why the runtime of a device cannot execute a file, or nothing."""
     if evaluation.exits and not device.support.early_exits:
         return f"{device.runtime} does not execute the If operators of early exits"
-    weights = {x.weight_bits for x in evaluation.layers}
-    activations = {x.activation_bits for x in evaluation.layers if x.weight_bits <= 8}
+    weights, activations = _asked(evaluation.recipe)
     allowed = {"weights": (weights, device.weight_bits), "activations": (activations, device.support.activation_bits)}
     for kind, (used, executed) in allowed.items():
         if not used <= executed:
             bits = " and ".join(map(str, sorted(executed)))
             return f"{device.name} ({device.runtime}) executes {kind} of {bits} bits only"
     return ""
+
+
+def _asked(recipe: Recipe) -> tuple[set[int], set[int]]:
+    """Bits of weights and of activations beside integer weights that a recipe asks a runtime to execute."""
+    stage = next((stage for stage in recipe.stages if isinstance(stage, Quantize)), None)
+    return (set(stage.asked_weight_bits), set(stage.asked_activation_bits)) if stage else ({32}, set())
 
 
 def _on_device(

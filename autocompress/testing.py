@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from autocompress.candidate import Candidate, Workshop
+from autocompress.fingerprint import architecture
 from autocompress.networks import outputs_of, seed_everything
 from autocompress.recipe import Phase, Recipe, Stage
 
@@ -120,6 +121,34 @@ def repeats(case: Case) -> None:
     _require(first.notes == second.notes and first.removed == second.removed, "a second run reports something else")
 
 
+def is_known_by_its_content(case: Case) -> None:
+    """Check that a structure stage gives a candidate of its own fingerprint, and the same one every time.
+
+    Candidates of one fingerprint share trained weights and files. What neither the modules nor their attributes show
+    belongs into `Candidate.facts`.
+    """
+    if case.stage.phase is not Phase.STRUCTURE:
+        return
+    result = case.run()
+    _require(result.fingerprint == case.run().fingerprint, "a second run gives another fingerprint")
+    for other in (case.start, *([case.run(case.identity)] if case.identity else [])):
+        differs = not _equal(case.outputs(other), case.outputs(result))
+        _require(
+            not differs or result.fingerprint != other.fingerprint,
+            "a network that computes something else has the same fingerprint: name what makes it differ in `facts`",
+        )
+
+
+def keeps_to_its_phase(case: Case) -> None:
+    """Check that only structure stages change modules and shapes: the costs of others are predicted without them."""
+    if case.stage.phase is Phase.STRUCTURE:
+        return
+    before, after = case.start, case.run()
+    shapes = [{name: t.shape for name, t in _state(c.model).items()} for c in (before, after)]
+    same = shapes[0] == shapes[1] and architecture(before.model) == architecture(after.model)
+    _require(same, f"a stage of the phase {case.stage.phase.name.lower()} changes modules or shapes")
+
+
 def does_nothing_at_zero_strength(case: Case) -> None:
     """Check that the network's own output stays as it is with the identity settings."""
     if case.identity is None:
@@ -174,6 +203,8 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     leaves_its_input_alone,
     keeps_the_output,
     repeats,
+    is_known_by_its_content,
+    keeps_to_its_phase,
     does_nothing_at_zero_strength,
     reports,
     has_valid_fields,

@@ -271,8 +271,8 @@ def test_compare_and_diff(study: Path, tmp_path: Path, run: Run) -> None:
     run("compare", study, tmp_path / "none").refused("none: not a study folder")
 
     text = run("diff", f"{study}:0", f"{copy}:2").out
-    assert text.startswith(f"{study}:0 -> {copy}:2\n") and "ptq w8 added" in text and "size " in text
-    assert json.loads(run("diff", f"{study}:0", f"{study}:2", "--json").out)["changes"] == ["ptq w8 added"]
+    assert text.startswith(f"{study}:0 -> {copy}:2\n") and "ptq w8a8 added" in text and "size " in text
+    assert json.loads(run("diff", f"{study}:0", f"{study}:2", "--json").out)["changes"] == ["ptq w8a8 added"]
     run("diff", f"{study}:0", f"{study}:99").refused("there is no trial 99")
     run("diff", study, f"{study}:0").refused("name one trial of the study")
 

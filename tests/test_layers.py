@@ -32,7 +32,7 @@ LIGHT = (
     *("techniques.ptq", "techniques.qat", "quantization", "runtime_support"),
 )
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "_lazy", "_process", "networks", "known_costs"),
+    ("errors", "_lazy", "_process", "networks", "fingerprint", "known_costs"),
     ("_files", "batches", "domains", "runtime_support", "input_shapes"),
     ("recipe", "device", "workload", "_workload_reader", "_workload_fusion", "_workload_shapes"),
     ("space", "results"),

@@ -80,7 +80,7 @@ def test_diff_names_every_difference() -> None:
     assert a.diff(b).splitlines() == [
         "every group keeps 75 % of its channels instead of 50 %",
         "distill 3 ep added",
-        "ptq w8 removed",
+        "ptq w8a8 removed",
     ]
     assert a.diff(a) == "no difference"
 
@@ -111,7 +111,7 @@ def test_diff_names_every_difference() -> None:
             {"technique": "ptq", "weight_bits": 16, "observer": "mse"},
             ["weights: 16 bits instead of 8", "ptq: observer minmax -> mse"],
         ),
-        ({"technique": "ptq"}, {"technique": "qat", "epochs": 2}, ["qat w8 2 ep instead of ptq w8"]),
+        ({"technique": "ptq"}, {"technique": "qat", "epochs": 2}, ["qat w8a8 2 ep instead of ptq w8a8"]),
         ({"technique": "distill"}, {"technique": "distill", "temperature": 2}, ["distill: temperature 4 -> 2"]),
         (
             {"technique": "early_exit", "places": ["stage1"]},
@@ -139,7 +139,7 @@ def test_diff_of_added_exits_and_thresholds() -> None:
 
 def test_summary_reads_well() -> None:
     assert Recipe().summary() == "unchanged"
-    expected = "2 early exits + prune 25%-50% + distill 5 ep + ptq w4/8 + at 0.9/0.8"
+    expected = "2 early exits + prune 25%-50% + distill 5 ep + ptq w4/8a8 + at 0.9/0.8"
     assert Recipe.parse(FULL).summary() == expected
     assert parse({"technique": "distill", "weight": 0}).summary() == "fine-tune 3 ep"
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from autocompress.graph.channels import probe_groups
 from autocompress.networks import evaluating
@@ -30,6 +32,7 @@ class Visit:
 
     shape: tuple[int, ...]
     macs: int
+    """Done in the whole network when the module has run for the first time."""
     order: int
     calls: int = 1
 
@@ -106,7 +109,7 @@ def dissect(task: Task) -> Anatomy:
         widths={g.name: g.n_units for g in groups},
         unprunable=unprunable,
         places=places,
-        macs=sum(visit.macs for visit in visits.values()),
+        macs=count_macs(task.model, task.example_input),
         n_params=sum(p.numel() for p in task.model.parameters()),
     )
 
@@ -117,26 +120,22 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, Visit]:
     Shapes have no batch dimension. MACs are those of the sample, also where its windows or tokens make up a batch.
     """
     visits: dict[str, Visit] = {}
+    counter = _mac_counter()
 
-    def record(name: str, module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+    def record(name: str, output: object) -> None:
         if not isinstance(output, Tensor):
             return
-        macs = _macs(module, inputs, output)
         if name in visits:
             visits[name].calls += 1
-            visits[name].macs += macs
         else:
-            visits[name] = Visit(tuple(output.shape[1:]), macs, len(visits))
+            visits[name] = Visit(tuple(output.shape[1:]), int(counter.get_total_flops()) // 2, len(visits))
 
     hooks = [
-        module.register_forward_hook(
-            lambda m, args, named, output, name=name: record(name, m, (*args, *named.values()), output),
-            with_kwargs=True,
-        )
+        module.register_forward_hook(lambda module, inputs, output, name=name: record(name, output))
         for name, module in model.named_modules()
     ]
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model), _in_known_operators(), counter:
             model(example)
     finally:
         for hook in hooks:
@@ -145,15 +144,40 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, Visit]:
 
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates of all convolutions and linear layers for one sample."""
-    return sum(visit.macs for visit in trace(model, example[:1]).values())
+    """Multiply-accumulates of one sample: those of `Workload.macs`, counted without an export.
+
+    Convolutions, products of matrices, attention and recurrent layers, as modules or as functions.
+    """
+    counter = _mac_counter()
+    with torch.no_grad(), evaluating(model), _in_known_operators(), counter:
+        model(example[:1])
+    flops: int = counter.get_total_flops()
+    return flops // 2
 
 
-def _macs(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> int:
-    if not isinstance(module, (nn.Linear, _ConvNd)):
-        return 0
-    spread = inputs[0] if isinstance(module, _ConvTransposeNd) else output
-    return math.prod(spread.shape) * math.prod(module.weight.shape[1:])
+def _mac_counter() -> FlopCounterMode:
+    """Counts two floating-point operations for each multiply-accumulate."""
+
+    def recurrent(data: Any, of_input: Any, of_state: Any, *_: Any, **__: Any) -> int:
+        return 2 * int(math.prod(data[:2]) * (math.prod(of_input) + math.prod(of_state)))
+
+    def attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop(q, k, v))
+
+    ops = torch.ops.aten
+    own = {ops.mkldnn_rnn_layer: recurrent, ops._scaled_dot_product_flash_attention_for_cpu: attention}
+    return FlopCounterMode(display=False, custom_mapping=own)
+
+
+@contextmanager
+def _in_known_operators() -> Iterator[None]:
+    """Without the one operator in which torch computes a whole layer of a transformer."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _stages(visits: Mapping[str, Visit]) -> dict[str, str]:
@@ -181,8 +205,8 @@ def _stages(visits: Mapping[str, Visit]) -> dict[str, str]:
 
 def _places(model: nn.Module, visits: Mapping[str, Visit]) -> tuple[Place, ...]:
     modules = dict(model.named_modules())
-    leaves = {n: v for n, v in visits.items() if v.macs}
-    total = sum(v.macs for v in leaves.values()) or 1
+    leaves = {n: v for n, v in visits.items() if isinstance(modules[n], (nn.Linear, _ConvNd))}
+    total = max((v.macs for v in visits.values()), default=0) or 1
     found: dict[float, Place] = {}
     for names in (list(_blocks(model)), [n for n in visits if n]):
         for name in names:
@@ -190,8 +214,8 @@ def _places(model: nn.Module, visits: Mapping[str, Visit]) -> tuple[Place, ...]:
             if visit is None or visit.calls != 1 or len(visit.shape) not in (2, 3):
                 continue
             before = {n: v for n, v in leaves.items() if v.order <= visit.order}
-            fraction = sum(v.macs for v in before.values()) / total
-            if _EARLIEST <= fraction <= _LATEST:
+            fraction = visit.macs / total
+            if before and _EARLIEST <= fraction <= _LATEST:
                 last = modules[max(before, key=lambda n: before[n].order)]
                 layout = _layout(last, visit.shape)
                 channels = visit.shape[-1] if layout == "nlc" else visit.shape[0]

@@ -228,11 +228,10 @@ def _weight_axis(node: onnx.NodeProto, graph: Graph) -> int | None:
     return None
 
 
-def _base_name(node: onnx.NodeProto) -> str:
+def module_name(node: onnx.NodeProto, weight: str) -> str:
     """Return the module path of a layer; the parameter's where a module calls several weights by itself."""
     path = scopes(node)
     module = path[-2] if len(path) > 1 else ""
-    weight = node.input[1]
     parameter = weight if module == "" or weight.startswith(f"{module}.") else ""
     if parameter and not (module == "" and weight.startswith("val_")):
         return parameter.removesuffix(".weight")
@@ -248,7 +247,7 @@ def _layer_nodes(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
             continue
         weight = node.input[1]
         if weight not in names:
-            names[weight] = _unique(_base_name(node), node, by_name, graph)
+            names[weight] = _unique(module_name(node, weight), node, by_name, graph)
         by_name.setdefault(names[weight], []).append(node)
     return by_name
 

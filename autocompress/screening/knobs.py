@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.graph.channels import ChannelGroup, ChannelPruner, channels_to_keep, output_layers
-from autocompress.recipe import Stage, lookup
+from autocompress.recipe import Phase, Stage, lookup, technique
 from autocompress.space import SearchSpace, StageSpace
 from autocompress.techniques.early_exit import EarlyExit
 from autocompress.techniques.prune import Prune
+from autocompress.techniques.ptq import Ptq
+from autocompress.techniques.qat import Qat
 
 Ints = NDArray[np.int64]
 
@@ -24,6 +27,10 @@ FORMATS = ((32, 32), (16, 32), (8, 32), (4, 32), (8, 8), (4, 8))
 """Bits of weights and activations of a layer; a code is an index into this."""
 COMPUTES_INT8 = np.array([activations == 8 for _, activations in FORMATS])
 """Whether a layer of each code computes in int8."""
+
+_QUANTISERS = (Ptq, Qat)
+_WITHOUT_COST = (Phase.TRAINING, Phase.RUNTIME)
+"""Phases whose stages change neither shapes nor number formats."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,14 @@ class Knobs:
     """Turns columns of knob values into channels per group and bits per layer.
 
     Raises:
-        CandidateError: the network cannot be pruned.
+        CandidateError: the network cannot be pruned, or the space has a stage whose costs only a built network shows.
     """
 
     def __init__(self, evaluator: Evaluator, space: SearchSpace) -> None:
         self.anatomy = evaluator.anatomy
         self.outline = evaluator.anatomy.outline
         self.space = space
+        _refuse_unknown(space)
         layers = self.anatomy.layers
         stages = dict.fromkeys([*layers.values(), "exits"])
         self.parts: list[tuple[str, str]] = [*layers.items(), *(("", stage) for stage in stages)]
@@ -75,12 +83,15 @@ class Knobs:
                     on = np.array([slot.chosen(str(v)) is alternative for v in values])[where]
                 if not on.any():
                     continue
-                if alternative.technique == "prune":
+                kind = technique(alternative.technique)
+                if kind is Prune:
                     widths[on] = self._widths(alternative, columns, n)[on]
-                elif alternative.technique in ("ptq", "qat"):
+                elif kind in _QUANTISERS:
                     codes[on] = self._codes(alternative, columns, n)[on]
-                elif alternative.technique == "early_exit":
+                elif kind is EarlyExit:
                     self._exits(alternative, columns, on, exits, stages)
+                else:
+                    assert kind.phase in _WITHOUT_COST
         if "" in exits:
             stages[""] = None
         return Rows(widths, codes, exits, stages)
@@ -145,3 +156,11 @@ class Knobs:
                 known[values] = key
                 stages.setdefault(key, stage)
             exits[i] = known[values]
+
+
+def _refuse_unknown(space: SearchSpace) -> None:
+    """Refuse stages whose costs cannot be read off their settings."""
+    for name in (alternative.technique for slot in space.slots for alternative in slot.alternatives):
+        kind = technique(name)
+        if kind not in (Prune, EarlyExit, *_QUANTISERS) and kind.phase not in _WITHOUT_COST:
+            raise CandidateError(f"screening: what {name} does to the costs is not known before the network is built")

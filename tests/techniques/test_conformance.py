@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from typing import ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from autocompress import testing
 from autocompress.candidate import Candidate, Workshop
@@ -45,11 +47,19 @@ def test_technique_conforms(name: str, check: Callable[[Case], None], workshop_o
     check(case(name, workshop_of("resnet")))
 
 
+FACTORS: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
+
+
+def multiplied(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return FACTORS.get(module, 1.0) * output
+
+
 class Broken(Stage):
     """Breaks a rule."""
 
     technique: Literal["test_conformance"] = "test_conformance"
     how: str = "none"
+    factor: float = 1.0
     phase: ClassVar[Phase] = Phase.STRUCTURE
     references: ClassVar[tuple[str, ...]] = ("Nobody et al., 2020",)
 
@@ -65,6 +75,9 @@ class Broken(Stage):
             next(model.parameters()).data.fill_(float("nan"))
         elif self.how in ("silent", "change"):
             next(model.parameters()).data.add_(1)
+        elif self.how == "hidden":
+            model.register_forward_hook(multiplied)
+            FACTORS[model] = self.factor
         return candidate.evolve("" if self.how == "silent" else "done", model=model)
 
 
@@ -91,6 +104,12 @@ def test_identity_check_refuses_a_change(workshop_of: Callable[[str], Workshop])
     testing.does_nothing_at_zero_strength(Case(Broken(), workshop, identity=Broken()))
     with pytest.raises(AssertionError, match="change the output"):
         testing.does_nothing_at_zero_strength(Case(Broken(), workshop, identity=Broken(how="change")))
+
+
+def test_fingerprint_check_refuses_what_no_module_shows(workshop_of: Callable[[str], Workshop]) -> None:
+    case = Case(Broken(how="hidden", factor=3.0), workshop_of("resnet"), identity=Broken(how="hidden"))
+    with pytest.raises(AssertionError, match="same fingerprint: name what makes it differ in `facts`"):
+        testing.is_known_by_its_content(case)
 
 
 class Undocumented(Stage):

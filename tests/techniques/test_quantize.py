@@ -47,7 +47,8 @@ def test_unknown_layers_are_refused_by_name(cls: type[Quantize], field: str, wor
     with pytest.raises(CandidateError) as caught:
         stage.apply(Candidate(workshop_of("resnet").task.model), workshop_of("resnet"))
     expected = (
-        f"{stage.technique}.{field}: no layer or stage 'blocks.9.*'; stages: stage1, stage2, stage3; layers: stem.0,"
+        f"{stage.technique}.{field}: no layer or stage 'blocks.9.*' (did you mean 'blocks.2.conv2'?); "
+        "stages: stage1, stage2, stage3; layers: stem.0,"
     )
     assert str(caught.value).startswith(expected)
 
@@ -67,8 +68,21 @@ def test_only_formats_that_exist_are_accepted(settings: dict[str, object], ok: b
 
 
 def test_summaries_and_digests() -> None:
-    assert Ptq(weight_bits={"a": 8, "b": 4, "c": 4}).summary() == "ptq w4/8"
-    assert Qat(weight_bits=4, epochs=2).summary() == "qat w4 2 ep"
+    assert Ptq(weight_bits={"a": 8, "b": 4, "c": 4}).summary() == "ptq w4/8a8"
+    assert Qat(weight_bits=4, epochs=2).summary() == "qat w4a8 2 ep"
     a = Recipe(stages=(Ptq(weight_bits={"a": 8, "b": 4}),))
     b = Recipe(stages=(Ptq(weight_bits={"b": 4, "a": 8}),))
     assert a.digest() == b.digest() != Recipe(stages=(Qat(weight_bits={"a": 8, "b": 4}),)).digest()
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        ({}, "ptq w8a8"),
+        ({"activation_bits": 32}, "ptq w8a32"),
+        ({"weight_bits": 16, "activation_bits": 32}, "ptq w16"),
+        ({"weight_bits": {"fc": 4, "default": 16}, "activation_bits": {"fc": 32, "default": 8}}, "ptq w4/16a8/32"),
+    ],
+)
+def test_what_computes_otherwise_has_another_label(settings: dict[str, object], label: str) -> None:
+    assert Ptq.model_validate(settings).summary() == label

@@ -11,7 +11,7 @@ from typing import Any
 from autocompress.constraints import Constraint
 from autocompress.controller.plan import Plan
 from autocompress.device import DeviceProfile
-from autocompress.errors import CandidateError, ConstraintError, TaskError
+from autocompress.errors import AutocompressError, ConstraintError, TaskError, failing_as
 from autocompress.evaluate import Evaluator
 from autocompress.payoff import Knob, Payoff
 from autocompress.recipe import Recipe
@@ -110,13 +110,15 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
     anatomy, outline = evaluator.anatomy, evaluator.anatomy.outline
     try:
         base = evaluator.evaluate(Recipe())[0].evaluation
-    except CandidateError as error:
+    except AutocompressError as error:
         raise TaskError(f"the model itself cannot be deployed: {error}") from error
     infeasible = _infeasible(plan, base)
     payoff = Payoff(evaluator)
     epoch_s = None
     if task.trainable:
-        epoch_s = seconds_per_epoch(copy.deepcopy(task.model).to(task.train_device), evaluator.workshop, Distillation())
+        with failing_as(TaskError, "training for the estimate of its time"):
+            model = copy.deepcopy(task.model).to(task.train_device)
+            epoch_s = seconds_per_epoch(model, evaluator.workshop, Distillation())
     epochs = sum(max(map(_epochs, slot.alternatives)) for slot in plan.space.slots)
     assert base.validation is not None and base.predicted_latency_ms is not None and base.size_bytes is not None
     return DryRun(

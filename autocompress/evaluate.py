@@ -22,12 +22,13 @@ from autocompress.candidate import Candidate, Workshop
 from autocompress.deploy import Cost, Deployer, Deployment
 from autocompress.device import DeviceProfile
 from autocompress.elastic import Elastic
+from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.graph.anatomy import Anatomy, dissect
 from autocompress.graph.export import INPUT
 from autocompress.graph.inventory import FileLayer, inventory
 from autocompress.networks import seed_everything
 from autocompress.quantization import Quantize
-from autocompress.recipe import Phase, Recipe
+from autocompress.recipe import Phase, Recipe, Stage
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.task import Task
@@ -41,6 +42,8 @@ NEVER = 1.1
 _MAX_SWEEP_POINTS = 5
 _CACHE_BYTES = 2 * 2**30
 _KEPT_STRUCTURES = 4
+_DOING = {"numerics": "writing the file", "evaluation": "running the file"}
+"""What a candidate is said to have failed at, where the phase is not called so."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,21 @@ class Outcome:
 
 @dataclass
 class Clock:
-    """Wall seconds by phase."""
+    """Wall seconds by phase, and the net below each: whatever is raised in it is a failure of the candidate."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Count the time spent inside."""
+        """Count the time spent inside.
+
+        Raises:
+            CandidateError: anything was raised inside.
+        """
         started = time.monotonic()
         try:
-            yield
+            with failing_as(CandidateError, _DOING.get(phase, phase)):
+                yield
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - started
 
@@ -116,7 +124,8 @@ class Evaluator:
     ) -> None:
         self.task = task
         self.device = device
-        self.workshop = Workshop(task, anatomy or dissect(task), seed, progress)
+        with failing_as(TaskError, "looking at the network"):
+            self.workshop = Workshop(task, anatomy or dissect(task), seed, progress)
         self.deployer = Deployer(self.workshop, device)
         self.cache = cache
         self.elastic: Elastic | None = None
@@ -130,12 +139,16 @@ class Evaluator:
         return self.workshop.anatomy
 
     def structure(self, recipe: Recipe) -> Candidate:
-        """Carry out the STRUCTURE stages."""
+        """Carry out the STRUCTURE stages.
+
+        Raises:
+            CandidateError: the recipe cannot be applied to this network.
+        """
         key = recipe.digest(Phase.STRUCTURE)
         if key not in self._structures:
             candidate = Candidate(self.task.model)
             for stage in recipe.upto(Phase.STRUCTURE).stages:
-                candidate = stage.apply(candidate, self.workshop)
+                candidate = self._carry_out(stage, candidate)
             self._structures[key] = candidate
             while len(self._structures) > _KEPT_STRUCTURES:
                 self._structures.popitem(last=False)
@@ -147,6 +160,10 @@ class Evaluator:
         Raises:
             CandidateError: the recipe cannot be applied to this network.
         """
+        with failing_as(CandidateError, "predicting the costs"):
+            return self._forecast(recipe)
+
+    def _forecast(self, recipe: Recipe) -> Forecast:
         candidate = self._numerics(self.structure(recipe), recipe)
         deployment = self.deployer.build(candidate, final=False)
         thresholds = [0.5] * len(candidate.exits)
@@ -181,7 +198,7 @@ class Evaluator:
         with clock("evaluation"):
             settings = self._settings(candidate, deployment, cost, recipe)
             scored = [self._run(candidate, deployment, cost, setting) for setting in settings]
-        outcomes = [self._outcome(candidate, deployment, cost, *one) for one in scored]
+            outcomes = [self._outcome(candidate, deployment, cost, *one) for one in scored]
         return [outcomes[0].evolve(seconds=clock.seconds), *outcomes[1:]]
 
     def is_trained(self, recipe: Recipe) -> bool:
@@ -191,7 +208,11 @@ class Evaluator:
         return self._kept_weights(recipe, self.cache).exists()
 
     def score(self, file: bytes | Path, split: Split, watch: Callable[[Array], None] = lambda outputs: None) -> Score:
-        """The metric of a file, computed by running it in its runtime; `watch` sees the outputs of each batch."""
+        """The metric of a file, computed by running it in its runtime; `watch` sees the outputs of each batch.
+
+        Raises:
+            CandidateError: the file does not run, or the metric raised something.
+        """
         predict = Predictor(ort.session(file, threads=_all_threads()))
 
         def watched(inputs: Array) -> Array:
@@ -199,7 +220,8 @@ class Evaluator:
             watch(outputs)
             return outputs
 
-        return self.task.score(watched, split)
+        with failing_as(CandidateError, f"scoring the file on the {split} split"):
+            return self.task.score(watched, split)
 
     def baselines(self) -> dict[str, Recipe]:
         """What every study is compared with."""
@@ -222,7 +244,7 @@ class Evaluator:
         if self.elastic:
             candidate = self.elastic.start(candidate)
         for stage in stages:
-            candidate = stage.apply(candidate, self.workshop)
+            candidate = self._carry_out(stage, candidate)
         if path:
             _keep_state(path, candidate.model.state_dict())
         return candidate
@@ -230,8 +252,12 @@ class Evaluator:
     def _numerics(self, candidate: Candidate, recipe: Recipe) -> Candidate:
         for stage in recipe.stages:
             if stage.phase > Phase.TRAINING:
-                candidate = stage.apply(candidate, self.workshop)
+                candidate = self._carry_out(stage, candidate)
         return candidate
+
+    def _carry_out(self, stage: Stage, candidate: Candidate) -> Candidate:
+        with failing_as(CandidateError, f"the stage {stage.technique}"):
+            return stage.apply(candidate, self.workshop)
 
     def _kept_weights(self, recipe: Recipe, cache: Path) -> Path:
         return cache / f"{self._trained_key(recipe)}.pt"

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.batches import length, read_batches
-from autocompress.errors import AutocompressError, CandidateError, TaskError, first_line, where
-from autocompress.networks import evaluating, outputs_of, seed_everything
+from autocompress.errors import CandidateError, TaskError, failing_as
+from autocompress.networks import evaluating, seed_everything
 from autocompress.results import Score, Split
 
 Array = NDArray[Any]
@@ -227,12 +227,8 @@ class Task:
         function = self.evaluate if split == "validation" else self.evaluate_test
         if function is not None:
             name = "evaluate" if split == "validation" else "evaluate_test"
-            try:
+            with failing_as(CandidateError, name):
                 value = float(function(predict))
-            except AutocompressError:  # of predict
-                raise
-            except Exception as error:  # the user's own code can raise anything
-                raise CandidateError(f"{name} raised {where(error)}") from error
             if not np.isfinite(value):
                 raise CandidateError(f"{name} must return a finite number, got {value}")
             return Score(value=value, low=value, high=value, n_samples=0, split=split)
@@ -259,15 +255,8 @@ class Task:
         Raises:
             TaskError: the model does not run on it, or does not return one tensor.
         """
-        try:
-            with torch.no_grad(), evaluating(self.model):
-                output = self.model(self.example_input)
-        except Exception as error:  # the user's own code: any error of it is an input error
-            shape = tuple(self.example_input.shape)
-            raise TaskError(f"the model does not run on example_input {shape}: {first_line(error)}") from error
-        if not isinstance(output, Tensor):
-            raise TaskError(f"the model must return one tensor, got {type(output).__name__}; wrap it in a module")
-        return tuple(output.shape)
+        name = f"example_input {tuple(self.example_input.shape)}"
+        return tuple(_one_tensor("the model", self.model, name, self.example_input).shape)
 
     def validate(self) -> None:
         """Check model, data and labels before any work is done.
@@ -275,9 +264,10 @@ class Task:
         Raises:
             TaskError: the first thing that is wrong.
         """
-        if self.kind == "classification" and len(self.output_shape) != 2 and self.evaluate is None:
+        shape = self.output_shape
+        if self.kind == "classification" and len(shape) != 2 and self.evaluate is None:
             raise TaskError(
-                f"a classification returns logits (N, classes), got {self.output_shape}; "
+                f"a classification returns logits (N, classes), got {shape}; "
                 "use Task(..., kind='other') with a metric and a loss of your own"
             )
         if self.kind == "classification" and self.n_outputs < 2:
@@ -287,14 +277,10 @@ class Task:
             )
         if self.classes and len(self.classes) != self.n_outputs:
             raise TaskError(f"classes must name the model's {self.n_outputs} outputs, got {len(self.classes)} names")
-        try:
+        with failing_as(TaskError, "the model cannot be copied: copying"):
             copy.deepcopy(self.model)
-        except Exception as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"the model cannot be copied: {first_line(error)}") from error
-        try:
+        with failing_as(TaskError, f"train_device {self.train_device!r} cannot be used: torch"):
             torch.empty(0, device=self.train_device)
-        except Exception as error:  # torch raises what it likes
-            raise TaskError(f"train_device {self.train_device!r} cannot be used: {first_line(error)}") from None
         if self.trainable:
             inputs, targets = next(self.train_batches())
             self._check_shape(inputs, "train")
@@ -351,32 +337,29 @@ class Task:
             )
 
     def _check_loss(self, inputs: Tensor, targets: Tensor) -> None:
-        try:
-            with torch.no_grad(), evaluating(self.model), warnings.catch_warnings():
-                warnings.filterwarnings("error", message="Using a target size")  # (N,) against (N, 1) is no error
-                loss = self.loss(self.model(inputs[:2]), targets[:2])
-        except Exception as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"the loss of a training batch raised {where(error)}") from error
+        with (
+            failing_as(TaskError, "the loss of a training batch"),
+            torch.no_grad(),
+            evaluating(self.model),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("error", message="Using a target size")  # (N,) against (N, 1) is no error
+            loss = self.loss(self.model(inputs[:2]), targets[:2])
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise TaskError(f"the loss must be one number, got {tuple(getattr(loss, 'shape', ())) or type(loss)}")
 
     def _check_teacher(self, inputs: Tensor) -> None:
         if self.teacher is None:
             return
-        try:
-            got = tuple(outputs_of(self.teacher, inputs[:2])[-1].shape[1:])
-        except Exception as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"the teacher does not run on a training batch: {first_line(error)}") from error
+        got = tuple(_one_tensor("the teacher", self.teacher, "a training batch", inputs[:2]).shape[1:])
         if got != self.output_shape[1:]:
             raise TaskError(
                 f"the teacher must return what the model returns, {self.output_shape[1:]} per sample, got {got}"
             )
 
     def _per_sample(self, outputs: Array, targets: Array, split: str) -> Array:
-        try:
+        with failing_as(TaskError, f"{split} data: the metric {self.metric.name}"):
             scores = np.asarray(self.metric.per_sample(outputs, targets), dtype=np.float64)
-        except Exception as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"{split} data: the metric {self.metric.name} raised {where(error)}") from error
         if scores.shape != (len(outputs),) or not np.isfinite(scores).all():
             what = f"the shape {scores.shape}" if scores.shape != (len(outputs),) else "NaN or infinity"
             raise TaskError(
@@ -389,6 +372,27 @@ class Task:
         expected, got = tuple(self.example_input.shape[1:]), tuple(inputs.shape[1:])
         if expected != got:
             raise TaskError(f"{split} data: samples must have the shape of example_input {expected}, got {got}")
+
+
+def _one_tensor(who: str, model: nn.Module, what: str, inputs: Tensor) -> Tensor:
+    """The output of a model, which must be one tensor.
+
+    Raises:
+        TaskError: the model raised something, or returns something else.
+    """
+    with failing_as(TaskError, f"{who} does not run on {what}: it"), torch.no_grad(), evaluating(model):
+        output = model(inputs)
+    if not isinstance(output, Tensor):
+        raise TaskError(f"{who} must return one tensor, got {_described(output)}; wrap it in a module that does")
+    return output
+
+
+def _described(output: object) -> str:
+    """What a model returned instead of a tensor: its type, and what is in it."""
+    name = type(output).__name__
+    if isinstance(output, Mapping):
+        return f"{name} with {', '.join(map(repr, list(output)[:4]))}"
+    return f"{name} of {len(output)}" if isinstance(output, Sequence) else name
 
 
 def _loss_facts(loss: Loss) -> object:

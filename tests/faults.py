@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,11 +35,15 @@ def bug() -> None:
     raise ZeroDivisionError("a bug in the user's loss")
 
 
+def leave() -> None:
+    sys.exit(3)
+
+
 def nan() -> float:
     return float("nan")
 
 
-FAULTS: dict[str, Callable[[], float | None]] = {f.__name__: f for f in (die, hang, memory, bug, nan)}
+FAULTS: dict[str, Callable[[], float | None]] = {f.__name__: f for f in (die, hang, memory, bug, leave, nan)}
 
 
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:

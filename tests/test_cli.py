@@ -633,13 +633,17 @@ def test_apply_refuses(project: Path, tmp_path: Path, run: Run) -> None:
     assert not out.exists()
 
 
-def test_a_bug_is_not_hidden(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_one_sentence_that_says_where_its_traceback_is(
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def broken(path: Path) -> None:
-        raise RuntimeError("a bug of ours")
+        raise RuntimeError("ours to mend")
 
     monkeypatch.setattr("autocompress.study.Study.open", broken)
-    with pytest.raises(RuntimeError, match="a bug of ours"):
-        run("show", project / "study")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run("show", project / "study").refused("a bug of autocompress: RuntimeError: ours to mend", code=1)
+    [log] = tmp_path.glob("autocompress-*.log")
+    assert log.read_text().startswith("Traceback") and "in broken" in log.read_text()
 
 
 def test_the_exported_file_runs_by_itself(study: Path, tmp_path: Path, run: Run) -> None:

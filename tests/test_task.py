@@ -75,10 +75,10 @@ NAN = Metric("nan", lambda outputs, targets: np.full(len(outputs), np.nan))
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": "resnet"}, "model must be a torch.nn.Module, got str"),
     ({"model": nn.Linear(24, 4, device="meta")}, "model must be on the CPU, got meta: give model.cpu()"),
-    ({"model": Broken("raise")}, "the model does not run on example_input (1, 24): no such shape"),
-    ({"model": Broken("dict")}, "the model must return one tensor, got dict; wrap it in a module"),
+    ({"model": Broken("raise")}, "the model does not run on example_input (1, 24): it raised ValueError: no such"),
+    ({"model": Broken("dict")}, "the model must return one tensor, got dict with 'out'; wrap it in a module"),
     ({"model": Broken("rank")}, "a classification returns logits (N, classes), got (1, 1, 4)"),
-    ({"model": Broken("copy")}, "the model cannot be copied: Only Tensors created explicitly"),
+    ({"model": Broken("copy")}, "the model cannot be copied: copying raised RuntimeError: Only Tensors"),
     ({"example_input": torch.zeros(24)}, "example_input must be a tensor with a batch dimension"),
     ({"example_input": "x"}, "such as torch.zeros(1, 3, 224, 224), got str"),
     ({"example_input": torch.zeros(1, 24).long()}, "one or more samples of torch.float32, got 1 of torch.int64"),

@@ -11,7 +11,7 @@ from autocompress.cli.devices import app as devices
 from autocompress.cli.files import apply, measure, schema
 from autocompress.cli.studies import ablate, compare, diff, export, retarget, show, watch
 from autocompress.cli.tasks import check, search
-from autocompress.errors import AutocompressError, InputError
+from autocompress.errors import AutocompressError, InputError, keep_traceback, where
 
 _INTERRUPTED = 130
 
@@ -43,8 +43,11 @@ def main() -> None:
     except AutocompressError as error:
         _fail(error, 1)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}; nothing that was finished is lost", 1)
+        file = f"{error.filename}: " if error.filename else ""
+        _fail(f"{file}{error.strerror or error}; nothing that was finished is lost", 1)
+    except Exception as error:
+        log = keep_traceback(error)
+        _fail(f"a bug of autocompress: {where(error)}; nothing that was finished is lost; please report {log}", 1)
 
 
 def _fail(error: object, code: int) -> None:

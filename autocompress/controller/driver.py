@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import pickle
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from autocompress.controller.sharing import check_evaluator, check_trainable, sh
 from autocompress.controller.storage import database_errors
 from autocompress.controller.store import Store, check_folder
 from autocompress.device import DeviceProfile
-from autocompress.errors import InputError
+from autocompress.errors import AutocompressError, InputError, InternalError, keep_traceback, where
 from autocompress.evaluate import Evaluator
 from autocompress.space import SearchSpace
 from autocompress.study import EvaluatorName, Study, is_final
@@ -76,6 +76,7 @@ def search(
     Raises:
         InputError: something given is wrong; nothing was evaluated.
         StudyError: `out` belongs to another study, or another search works on it.
+        InternalError: a bug of autocompress; the study is as it was when the last candidate was finished.
     """
     check_choices(sampler, evaluator, Path(out))
     check_trainable(evaluator, task)
@@ -88,7 +89,7 @@ def search(
     plan = Plan.make(judge, space, constraints, device)
     for note in plan.space.notes:
         reporter.note(note)
-    with exclusive(out):
+    with exclusive(out), _bugs_leave_it_intact(out):
         settings = plan.settings(_text(reference) or task.name, sampler, seed, evaluator)
         earlier = Earlier.open(start_from, out, settings) if start_from else None
         store = Store(out, settings, storage)
@@ -114,6 +115,21 @@ def check_choices(sampler: str, evaluator: str, out: Path) -> None:
     check_name(sampler)
     check_evaluator(evaluator)
     check_folder(out)
+
+
+@contextmanager
+def _bugs_leave_it_intact(out: Path) -> Iterator[None]:
+    """A bug ends the search with one sentence, and with its traceback in the folder of the study."""
+    try:
+        yield
+    except (AutocompressError, OSError):  # a full disk names its file and is no bug
+        raise
+    except Exception as error:
+        log = keep_traceback(error, out / "bug.log")
+        raise InternalError(
+            f"a bug of autocompress stopped the search: {where(error)}; the study is intact and nothing that was "
+            f"finished is lost: run the same command again to go on; please report {log}"
+        ) from error
 
 
 def _text(reference: Source) -> str:

@@ -21,7 +21,7 @@ from autocompress.controller.samplers import sampler_of
 from autocompress.controller.sharing import ElasticAccuracy
 from autocompress.controller.store import Store
 from autocompress.domains import Value
-from autocompress.errors import CandidateError, StudyError
+from autocompress.errors import AutocompressError, StudyError
 from autocompress.evaluate import Forecast
 from autocompress.known_costs import KnownCostSampler
 from autocompress.recipe import Recipe
@@ -35,6 +35,8 @@ _FORMATS = 2
 """Other number formats that are tried of a network once it is trained."""
 _ATTEMPTS = 3
 """How often a trial may kill its worker before it counts as failed."""
+_MAX_FAILED = 20
+"""So many failures in a row mean that the next one would fail too, such as data that are gone."""
 
 
 @dataclass
@@ -86,6 +88,8 @@ class Loop:
         self.trained: deque[Evaluation] = deque()
         """Candidates whose networks are still to be tried in other number formats."""
         self.n_evaluated = 0
+        self.n_failed = 0
+        """In a row, up to now."""
         self.accounted = time.monotonic()
 
     def run(self) -> bool:
@@ -150,14 +154,20 @@ class Loop:
                 break
             for reply in executor.collect(0.0 if propose else math.inf):
                 self._take(reply, executor)
-        if self._may_propose():
+        if self.n_failed >= _MAX_FAILED:
+            self.reporter.note(
+                f"stopped before the budget was used: the last {self.n_failed} candidates failed, see their reasons; "
+                "run the same command again to go on"
+            )
+        elif self._may_propose():
             self.reporter.note(
                 f"stopped before the budget was used: {in_vain} proposals in a row were rejected or known already"
             )
 
     def _may_propose(self) -> bool:
         planned = self.n_evaluated + sum(trial.source is None for trial in self.running.values())
-        return self._used() < 1 and (self.budget.trials is None or planned < self.budget.trials)
+        within = self._used() < 1 and (self.budget.trials is None or planned < self.budget.trials)
+        return within and self.n_failed < _MAX_FAILED
 
     def _used(self) -> float:
         return self.budget.used(self.n_evaluated, self.store.elapsed_s())
@@ -176,7 +186,7 @@ class Loop:
             self.reporter.status(f"baseline {name}")
             try:
                 outcome = self.evaluator.evaluate(recipe)[0]
-            except CandidateError as error:
+            except AutocompressError as error:
                 if name == "fp32":
                     raise StudyError(f"the model itself cannot be deployed: {error}") from error
                 self.reporter.note(f"baseline {name} failed: {error}")
@@ -196,7 +206,7 @@ class Loop:
         self.reporter.status(f"trial {trial.number}: {recipe.summary()}")
         try:
             forecast = self.evaluator.forecast(recipe)
-        except CandidateError as error:
+        except AutocompressError as error:
             self._fail(trial.number, recipe, str(error), None)
             return True
         if reason := self.plan.rejected(forecast, self.constraints):
@@ -246,6 +256,7 @@ class Loop:
             self._account()
             kept = self.store.keep(reply.trial, stamped, self.constraints, running.forecast.key)
             evaluation = kept[0]
+            self.n_failed = 0
             if running.source is None:
                 self.n_evaluated += 1
                 self.trained.append(evaluation)
@@ -258,6 +269,7 @@ class Loop:
     def _fail(self, number: int, recipe: Recipe, reason: str, forecast: Forecast | None) -> Evaluation:
         """Record a candidate that failed; it counts as evaluated, unless it shares the network of another one."""
         self._account()
+        self.n_failed += 1
         self.n_evaluated += self.store.derived_from(number) is None
         return self._refuse(number, recipe, "failed", reason, forecast)
 

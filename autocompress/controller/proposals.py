@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from autocompress.constraints import Constraint
 from autocompress.domains import Choice, Domain, Value
-from autocompress.errors import CandidateError
+from autocompress.errors import CandidateError, failing_as
 from autocompress.known_costs import Columns, KnownCostSampler
 from autocompress.results import Evaluation, energy_mj
 from autocompress.screening import Costs, Screen
@@ -55,8 +55,9 @@ class Proposals:
         self._forecasts: dict[tuple[Value, ...], tuple[float, ...]] = {}
         self._screen: Screen | None = None
         try:
-            self._screen = Screen(plan.evaluator, plan.space)
-            self.costs(self.columns([{name: d.corners()[0] for name, d in self._knobs.items()}]))
+            with failing_as(CandidateError, "screening"):
+                self._screen = Screen(plan.evaluator, plan.space)
+                self.costs(self.columns([{name: d.corners()[0] for name, d in self._knobs.items()}]))
         except CandidateError:
             self._screen = None
 

@@ -14,7 +14,7 @@ from scipy.interpolate import RBFInterpolator
 from autocompress._files import write_json
 from autocompress.controller.plan import Budget, Fixed, Plan
 from autocompress.elastic import Elastic
-from autocompress.errors import CandidateError, InputError
+from autocompress.errors import CandidateError, InputError, failing_as
 from autocompress.recipe import Recipe, suggestion
 from autocompress.study import EvaluatorName
 from autocompress.task import Task
@@ -62,12 +62,13 @@ def share_weights(plan: Plan, budget: Budget, seed: int) -> None:
             "network; use standalone"
         )
     try:
-        evaluator.elastic = Elastic.train(
-            evaluator.workshop,
-            structures(plan, seed),
-            folder=evaluator.cache,
-            max_seconds=_SHARE * 3600 * budget.hours if budget.hours else math.inf,
-        )
+        with failing_as(CandidateError, "elastic training"):
+            evaluator.elastic = Elastic.train(
+                evaluator.workshop,
+                structures(plan, seed),
+                folder=evaluator.cache,
+                max_seconds=_SHARE * 3600 * budget.hours if budget.hours else math.inf,
+            )
     except CandidateError as error:
         raise InputError(f"{error}; use the evaluator standalone for this network") from error
 

@@ -17,10 +17,12 @@ from small import EXITS, NUMERICS, SPACE, device, small_task, space, write_space
 from torch import Tensor, nn
 
 from autocompress import training
+from autocompress.candidate import Candidate
 from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.controller.journal import SafeJournalBackend, exclusive
-from autocompress.errors import CandidateError, ConstraintError, InputError, StudyError
+from autocompress.deploy import Deployer, Deployment
+from autocompress.errors import CandidateError, ConstraintError, InputError, InternalError, StudyError
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.recipe import Phase, Recipe
 from autocompress.results import Evaluation
@@ -340,8 +342,9 @@ def test_a_bug_stops_the_search_and_leaves_a_study_to_go_on_with(
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", has_a_bug)
-        with pytest.raises(RuntimeError, match="a bug"):
+        with pytest.raises(InternalError, match=r"RuntimeError: a bug .*the study is intact.*bug\.log"):
             run(task, tmp_path / "study", 3, sampler="tpe")
+    assert "in has_a_bug" in (tmp_path / "study" / "bug.log").read_text()
     interrupted = Study.open(tmp_path / "study")
     assert not interrupted.final and len(interrupted.candidates) == 1
     assert found(run(task, tmp_path / "study", 3, sampler="tpe")) == found(whole)
@@ -388,18 +391,35 @@ def test_objectives_that_are_not_finite_are_a_recorded_failure(
 
 
 def test_out_of_memory_is_a_recorded_failure(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate, calls = Evaluator.evaluate, []
+    build, calls = Deployer.build, []
 
-    def once(self: Evaluator, recipe: Recipe) -> list[Outcome]:
-        calls.append(recipe)
-        if len(calls) == 4:
+    def once(self: Deployer, candidate: Candidate, *, final: bool = True) -> Deployment:
+        calls.append(final)
+        if calls.count(True) == 4 and final:
             torch.empty(2**60)
-        return evaluate(self, recipe)
+        return build(self, candidate, final=final)
 
-    monkeypatch.setattr(Evaluator, "evaluate", once)
+    monkeypatch.setattr(Deployer, "build", once)
     study = run(task, tmp_path / "study", 2)
     assert [e.state for e in study.candidates] == ["failed", "complete"]
-    assert study.candidates[0].reason.startswith("out of memory; use a smaller batch size")
+    assert study.candidates[0].reason.startswith("writing the file ran out of memory; use a smaller batch size")
+
+
+def test_a_search_whose_candidates_all_fail_ends_with_its_baselines(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: Evaluator, candidate: Candidate, recipe: Recipe) -> Candidate:
+        if recipe.get("distill"):
+            raise ValueError("the data are gone")
+        return candidate
+
+    shown = Watcher()
+    monkeypatch.setattr(Evaluator, "_train", gone)
+    study = run(task, tmp_path / "study", 100, reporter=shown)
+    failure = "training raised ValueError: the data are gone (test_driver.py, line "
+    assert all(e.reason.startswith(failure) for e in study.candidates if e.state == "failed" and not e.is_repeat)
+    assert len(own(study)) == 20 and study.final and len(study.baselines) == 3
+    assert "the last 20 candidates failed" in shown.notes[-1]
 
 
 def test_a_clock_that_jumps_does_not_use_up_the_budget(

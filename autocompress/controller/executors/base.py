@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import pickle
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-import torch
-
 from autocompress._process import prepare_training
 from autocompress.device import DeviceProfile
 from autocompress.elastic import Elastic, KeptElastic
-from autocompress.errors import CandidateError, InputError, TaskError
+from autocompress.errors import AutocompressError, InputError, TaskError, told
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.recipe import Recipe, suggestion
 from autocompress.task import Task
@@ -99,7 +98,7 @@ class Executor(Protocol):
         """Wait for replies, at most `timeout_s` (may be infinite); empty when there are none.
 
         Raises:
-            Exception: what is not the candidate's fault, such as a bug or data that cannot be read any more.
+            Exception: what is no failure of a candidate: a bug, or workers that cannot load the task.
         """
 
     def close(self) -> None:
@@ -153,12 +152,17 @@ class Blueprint:
 
 
 def attempt(evaluator: Evaluator, job: Job) -> Reply:
-    """Evaluate a job; failures of the candidate become a reply, anything else is raised."""
+    """Evaluate a job; a failure of the candidate becomes a reply, a bug is raised."""
     try:
         return Reply(job.trial, tuple(evaluator.evaluate(job.recipe)))
-    except CandidateError as error:
+    except AutocompressError as error:
         return Reply(job.trial, failure=str(error))
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        return Reply(job.trial, failure="out of memory; use a smaller batch size, or fewer workers")
+
+
+def to_send(error: Exception, who: str) -> Exception:
+    """What a worker tells the driver of an error that is no candidate's: ours as it is, a bug with its traceback."""
+    if isinstance(error, AutocompressError):
+        return error
+    bug = RuntimeError(f"{who} {told(error)}")
+    bug.add_note("".join(traceback.format_exception(error)))
+    return bug

@@ -13,16 +13,15 @@ import pickle
 import signal
 import threading
 import time
-import traceback
 from collections import deque
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from autocompress._process import let_threads_sleep
-from autocompress.controller.executors.base import Blueprint, Job, Reply, attempt
+from autocompress.controller.executors.base import Blueprint, Job, Reply, attempt, to_send
 from autocompress.controller.reporter import Reporter
-from autocompress.errors import AutocompressError, StudyError
+from autocompress.errors import StudyError
 
 _START_ATTEMPTS = 3
 _LAST_WORDS_S = 5.0
@@ -172,9 +171,8 @@ def _work(connection: Connection, blueprint: bytes) -> None:
         while True:
             send("reply", attempt(evaluator, connection.recv()))
     except Exception as error:  # whatever it is, the driver ends the search with it
-        ours = error if isinstance(error, AutocompressError) else None
         with suppress(OSError):  # the driver is gone
-            send("error", ours or RuntimeError(f"a worker process raised\n{traceback.format_exc()}"))
+            send("error", to_send(error, "a worker process"))
 
 
 def _end_with_the_driver() -> None:

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,9 +33,9 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from autocompress.controller.executors.base import Blueprint, Job, Reply, Workers, attempt
+from autocompress.controller.executors.base import Blueprint, Job, Reply, Workers, attempt, to_send
 from autocompress.controller.reporter import Reporter
-from autocompress.errors import AutocompressError, InputError, StudyError
+from autocompress.errors import InputError, StudyError
 from autocompress.recipe import Recipe
 
 _POLL_S = 0.2
@@ -228,10 +227,8 @@ class _Trial(tune.Trainable):  # type: ignore[misc]
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             self._send("reply", reply)
-        except AutocompressError as error:
-            self._send("error", error)
-        except Exception:  # whatever it is, the driver ends the search with it
-            self._send("error", RuntimeError(f"a Ray worker raised\n{traceback.format_exc()}"))
+        except Exception as error:  # whatever it is, the driver ends the search with it
+            self._send("error", to_send(error, "a Ray worker"))
         return {"done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -2,7 +2,8 @@
 
 Placement follows what ONNX Runtime's CPU provider fuses to int8 kernels: the input of every layer, the output
 of a convolution after its ReLU or Clip, both inputs and the output of a residual Add and of a Concat, and
-pooling and reshaping between two int8 tensors. Everything else stays fp32.
+pooling and reshaping between two int8 tensors. Everything else stays fp32: so do the layers that make an output of
+the network, through whatever moves their results about, and what no integer kernel reads.
 
 A node is identified by the name of its first output: node names are optional in ONNX, output names are not.
 """
@@ -26,6 +27,9 @@ _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 _FUSED = frozenset({"Relu", "Clip"})
 _JOINS = frozenset({"Add", "Concat"})
 _RESHAPES = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+_HEADS = _RESHAPES | {"Concat", "Slice", "Split", "Identity", "DepthToSpace", "SpaceToDepth", "Pad", "Expand", "Gather"}
+_HEADS |= {"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh", "Exp", "Softplus", "Relu", "Clip"}
+"""What stands between the last layers of a network and its outputs: values are moved about, and scaled one by one."""
 _AVERAGES = frozenset({"GlobalAveragePool", "AveragePool"})
 _KEEP_RANK = frozenset({"Relu", "Clip", "Add", "MaxPool", "AveragePool", "Concat", "BatchNormalization"})
 
@@ -127,10 +131,20 @@ class Graph:
                 self.consumers.setdefault(name, []).append(node)
         # Tensors that a sub-graph reads cannot be redirected, so they never count as private.
         self.captured = {name for node in self.nodes for name in _captured(node)}
+        self._makes_output: dict[str, bool] = {}
 
     def private(self, tensor: str) -> bool:
         """Whether no one outside this graph's own nodes reads `tensor`."""
         return tensor not in self.outputs and tensor not in self.captured
+
+    def makes_output(self, tensor: str) -> bool:
+        """Whether an output of the graph holds the values of `tensor`, moved about or through an activation at most."""
+        if tensor not in self._makes_output:
+            self._makes_output[tensor] = not self.private(tensor) or any(
+                node.op_type in _HEADS and any(map(self.makes_output, node.output))
+                for node in self.consumers.get(tensor, ())
+            )
+        return self._makes_output[tensor]
 
     def after_activation(self, tensor: str) -> str:
         """Return the tensor after the ReLU or Clip that the runtime fuses into the maker of `tensor`."""
@@ -337,9 +351,9 @@ def _has_int8_kernel(node: onnx.NodeProto, graph: Graph) -> bool:
         feeds_layer = any(_weight_axis(reader, graph) is not None for reader in readers)
         return graph.private(node.output[0]) or not feeds_layer
     if node.op_type == "Conv":
-        # QLinearConv writes uint8 only: a convolution that makes the logits stays in fp32.
+        # QLinearConv writes uint8 only: a convolution that makes an output stays in fp32.
         end = graph.after_activation(node.output[0])
-        return graph.private(end) and bool(graph.consumers.get(end))
+        return not graph.makes_output(end) and bool(graph.consumers.get(end))
     return True
 
 
@@ -363,6 +377,30 @@ class _Placement:
         self._carry_back()
         for node in graph.nodes:
             self._carry_forward(node)
+        self._drop_unread_joins(int8_nodes)
+
+    def _drop_unread_joins(self, layers: set[str]) -> None:
+        """Leave an Add or Concat in fp32 that no integer kernel reads: it would only round, to one common scale."""
+        wanted: set[str] = set()
+        for node in reversed(self.graph.nodes):
+            output = node.output[0]
+            if output in layers:
+                wanted.add(node.input[0])
+            elif output in self.int8:
+                end = self.graph.after_activation(output)
+                if not wanted.isdisjoint((output, end)):
+                    wanted.update(node.input)
+                elif node.op_type in _JOINS:
+                    self._drop(output, end)
+        for node in self.graph.nodes:  # what only passes such a join on
+            output = node.output[0]
+            if output in self.int8 - layers and node.op_type not in _JOINS and node.input[0] not in self.source:
+                self._drop(output, output)
+
+    def _drop(self, node: str, tensor: str) -> None:
+        self.int8.discard(node)
+        self.pools.discard(node)
+        self.source.pop(tensor, None)
 
     def _carry_back(self) -> None:
         for node in reversed(self.graph.nodes):

@@ -168,10 +168,10 @@ class Deployer:
         """The model with BatchNorm folded, and the key of its architecture but for widths."""
         key = architecture(candidate.model)
         if key not in self._templates:
-            example = self.workshop.task.example_input
-            pairs = export.batchnorm_pairs(candidate.model, example)
+            samples = self._probe()
+            pairs = export.batchnorm_pairs(candidate.model, samples)
             folded = export.fold_batchnorm(candidate.model, pairs)
-            exported = export.export(folded, example, candidate.output_names)
+            exported = export.export(folded, samples, candidate.output_names)
             self._templates[key] = (exported.proto, pairs)
             while len(self._templates) > _KEPT_TEMPLATES:
                 self._templates.popitem(last=False)
@@ -185,7 +185,7 @@ class Deployer:
         proto = export.rebind(template, folded)
         if export.disagreement(proto, folded, samples) <= export.TOLERANCE:
             return proto
-        proto = export.export(folded, self.workshop.task.example_input, candidate.output_names).proto
+        proto = export.export(folded, samples, candidate.output_names).proto
         error = export.disagreement(proto, folded, samples)
         if error > export.TOLERANCE:
             raise CandidateError(
@@ -195,9 +195,9 @@ class Deployer:
         return proto
 
     def _probe(self) -> torch.Tensor:
-        """Two samples to compare torch and file on; twice the same one where there are no larger batches."""
-        batch = self._first_batch()
-        return torch.from_numpy(np.resize(batch, (2, *batch.shape[1:])))
+        """Two samples to export with and to compare torch and file on; twice the same one where there is one only."""
+        samples = np.concatenate(self.workshop.task.calibration_batches(2, self.workshop.seed))
+        return torch.from_numpy(np.resize(samples, (2, *samples.shape[1:])))
 
     def _first_batch(self) -> NDArray[Any]:
         """Two samples of the training data, or one where it comes in batches of one."""
@@ -238,7 +238,7 @@ class Deployer:
 
     def _trained(self, candidate: Candidate, folded: nn.Module, stage: Any) -> Deployment:
         """Quantisation-aware training on the twin of the exported graph."""
-        exported = export.export(folded, self.workshop.task.example_input, candidate.output_names)
+        exported = export.export(folded, self._probe(), candidate.output_names)
         if not exported.dynamic_batch and len(self._first_batch()) > 1:
             raise CandidateError(
                 "quantisation-aware training trains the exported graph, and that of this network takes one sample at a "

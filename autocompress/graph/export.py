@@ -14,16 +14,17 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import fusion
 
-from autocompress.errors import CandidateError
+from autocompress.errors import CandidateError, first_line, user_line
 from autocompress.graph.quantizable import quantizable_layers
 from autocompress.networks import evaluating, outputs_of
 from autocompress.runtimes import onnxruntime as ort
@@ -44,8 +45,13 @@ class Exported:
     dynamic_batch: bool
 
 
-def export(model: nn.Module, example: Tensor, output_names: Sequence[str]) -> Exported:
+def export(model: nn.Module, samples: Tensor, output_names: Sequence[str]) -> Exported:
     """Export with a free batch dimension, or a fixed batch of one where the network does not allow it.
+
+    Args:
+        model: in float32.
+        samples: real inputs, shape (N, ...), best two: a network that looks up embeddings takes no others.
+        output_names: one for each output.
 
     The exporter merges equal tensors and drops zero biases, which a graph that is to be trained or rebound must
     keep: a copy with random parameters is exported and the real ones are put back. Where parameters were folded
@@ -54,12 +60,10 @@ def export(model: nn.Module, example: Tensor, output_names: Sequence[str]) -> Ex
     Raises:
         CandidateError: the network cannot be exported at all.
     """
-    exported = _export(_randomised(model), example, output_names)
+    exported = _export(_randomised(model), samples, output_names)
     proto = rebind(exported.proto, model)
-    generator = torch.Generator().manual_seed(0)
-    samples = torch.randn((2, *example.shape[1:]), generator=generator)
-    if disagreement(proto, model, samples) > TOLERANCE:
-        return _export(model, example, output_names)
+    if disagreement(proto, model, _two(samples)) > TOLERANCE:
+        return _export(model, samples, output_names)
     with torch.no_grad():
         real = model.state_dict()
         for name, tensor in exported.program.state_dict.items():
@@ -77,10 +81,10 @@ def _randomised(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _export(model: nn.Module, example: Tensor, output_names: Sequence[str]) -> Exported:
+def _export(model: nn.Module, samples: Tensor, output_names: Sequence[str]) -> Exported:
     errors = []
     for dynamic in (True, False):
-        batch = _doubled(example) if dynamic else example[:1]
+        batch = _doubled(samples) if dynamic else samples[:1]
         shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
         try:
             with _silence(), evaluating(model):
@@ -102,20 +106,28 @@ def _export(model: nn.Module, example: Tensor, output_names: Sequence[str]) -> E
             return Exported(proto, program.exported_program, dynamic)
         except Exception as error:  # the exporter raises anything on code it cannot follow
             errors.append(error)
-    first = str(errors[0]).strip().splitlines() or [type(errors[0]).__name__]
-    raise CandidateError(f"the model cannot be exported to ONNX: {first[0][:300]}") from errors[0]
+    raise CandidateError(f"the model cannot be exported to ONNX: {_reason(errors[-1])}") from errors[-1]
 
 
-def batchnorm_pairs(model: nn.Module, example: Tensor) -> BatchNormPairs:
+def _reason(error: BaseException) -> str:
+    """What torch found, and where in the user's code: the innermost cause, below torch's advice to its developers."""
+    place = user_line(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {first_line(error)}{place}"
+
+
+def batchnorm_pairs(model: nn.Module, samples: Tensor) -> BatchNormPairs:
     """Names of (convolution or linear layer, BatchNorm) that can be merged without a change of what the model computes.
 
     All that feed each other and nothing else, if they hold together; else those that hold one after the other.
+
+    `samples` are real inputs, shape (N, ...), as for `export`.
     """
-    pairs = _traced_pairs(model, example)
+    pairs = _traced_pairs(model, samples)
     if not pairs:
         return ()
-    uneven = _with_uneven_norms(model)
-    samples = torch.rand((2, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
+    uneven, samples = _with_uneven_norms(model), _two(samples)
     if _holds(uneven, pairs, samples):
         return pairs
     kept: BatchNormPairs = ()
@@ -125,14 +137,14 @@ def batchnorm_pairs(model: nn.Module, example: Tensor) -> BatchNormPairs:
     return kept
 
 
-def _traced_pairs(model: nn.Module, example: Tensor) -> BatchNormPairs:
+def _traced_pairs(model: nn.Module, samples: Tensor) -> BatchNormPairs:
     """Candidates, read off the graph that torch.export traces, so that functional code is followed too.
 
     The graph has one name for all calls of a module and no axes: not all of them can be folded.
     """
     try:
         with _silence(), evaluating(model):
-            program = torch.export.export(model, (_doubled(example),), strict=False)
+            program = torch.export.export(model, (_doubled(samples),), strict=False)
     except Exception:  # not exportable: `export` will say why; nothing is folded
         return ()
     owners = {
@@ -145,7 +157,7 @@ def _traced_pairs(model: nn.Module, example: Tensor) -> BatchNormPairs:
         if "batch_norm" not in str(node.target) or node.op != "call_function":
             continue
         source = node.args[0]
-        foldable = any(kind in str(source.target) for kind in ("aten.conv1d", "aten.conv2d", "aten.linear"))
+        foldable = str(source.target).startswith(("aten.conv", "aten.linear"))
         weight = owners.get(source.args[1].name) if foldable and len(source.users) == 1 else None
         norm = next((owners[a.name] for a in node.args[1:] if getattr(a, "name", None) in owners), None)
         if weight is not None and norm is not None:
@@ -175,14 +187,23 @@ def _holds(model: nn.Module, pairs: BatchNormPairs, samples: Tensor) -> bool:
 
 
 def fold_batchnorm(model: nn.Module, pairs: BatchNormPairs) -> nn.Module:
-    """A copy of the model, in evaluation mode, with every pair merged into its convolution or linear layer."""
+    """A copy of the model, in evaluation mode, with every pair merged into its convolution or linear layer.
+
+    What a BatchNorm holds besides its statistics stays in its place: the activation of timm's norm-act blocks.
+    """
     model = copy.deepcopy(model).eval()
     for layer_name, norm_name in pairs:
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
-        fuse: Any = fusion.fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fusion.fuse_conv_bn_eval
-        model.set_submodule(layer_name, fuse(layer, norm))
-        model.set_submodule(norm_name, nn.Identity())
+        model.set_submodule(layer_name, _fused(layer, norm))
+        model.set_submodule(norm_name, nn.Sequential(*norm.children()))
     return model
+
+
+def _fused(layer: nn.Module, norm: Any) -> nn.Module:
+    if isinstance(layer, nn.Linear):
+        return fusion.fuse_linear_bn_eval(layer, norm)
+    fuse: Any = fusion.fuse_conv_bn_eval
+    return cast(nn.Module, fuse(layer, norm, transpose=isinstance(layer, _ConvTransposeNd)))
 
 
 def rebind(template: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
@@ -273,9 +294,22 @@ def strip(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def _doubled(example: Tensor) -> Tensor:
-    """Two samples: a batch of one is taken for a constant."""
-    return example[:1].repeat(2, *(1 for _ in example.shape[1:]))
+def _doubled(samples: Tensor) -> Tensor:
+    """Two samples of the first: a batch of one is taken for a constant."""
+    return samples[:1].repeat(2, *(1 for _ in samples.shape[1:]))
+
+
+def _two(samples: Tensor) -> Tensor:
+    """Two samples to compare networks on; noise instead of samples that hold one number only, which tell nothing."""
+    if samples.min() < samples.max():
+        return samples[:2] if len(samples) > 1 else _doubled(samples)
+    return torch.rand((2, *samples.shape[1:]), generator=torch.Generator().manual_seed(0))
+
+
+@contextlib.contextmanager
+def _nowhere() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 @contextlib.contextmanager
@@ -284,7 +318,7 @@ def _silence() -> Iterator[None]:
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), _nowhere():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -189,8 +189,101 @@ def test_a_network_that_cannot_be_exported_is_one_clear_error(capfd: pytest.Capt
     with pytest.raises(CandidateError) as caught:
         export(model, torch.zeros(1, 8), ["logits"])
     assert str(caught.value).startswith("the model cannot be exported to ONNX: ") and "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400 and capfd.readouterr().out == ""
+    assert len(str(caught.value)) < 400 and capfd.readouterr() == ("", "")
     assert batchnorm_pairs(model, torch.zeros(1, 8)) == ()
+
+
+class Choosing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+class Bessel(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+class Raising(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            raise ZeroDivisionError("not while exporting")
+        return x
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Choosing(), "data-dependent"),
+        (Bessel(), "No ONNX function found for <OpOverload(op='prims.bessel_j0'"),
+        (Raising(), "ZeroDivisionError: not while exporting"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_export_that_fails_shows_torchs_reason_and_the_users_line(model: nn.Module, reason: str) -> None:
+    with pytest.raises(CandidateError) as caught:
+        export(model.eval(), torch.rand(2, 8), ["logits"])
+    text = str(caught.value)
+    assert reason in text and not any(noise in text for noise in ("\x1b", "Next steps", "step 1/3", "\n"))
+    assert isinstance(model, Bessel) or "(test_export.py, line " in text
+
+
+class NormAct(nn.BatchNorm2d):
+    """As timm has them: the activation is a part of the norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.drop, self.act = nn.Identity(), nn.Hardswish()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+FOLDABLE = {
+    "norm-act": lambda: (nn.Sequential(nn.Conv2d(3, 8, 3), NormAct(8), nn.Conv2d(8, 4, 1), NormAct(4)), (6, 6)),
+    "3-D": lambda: (nn.Sequential(nn.Conv3d(3, 8, 3), nn.BatchNorm3d(8), nn.ReLU()), (6, 6, 6)),
+    "transposed": lambda: (nn.Sequential(nn.ConvTranspose2d(3, 8, 2, 2), nn.BatchNorm2d(8), nn.ReLU()), (4, 4)),
+    "transposed, grouped": lambda: (nn.Sequential(nn.ConvTranspose2d(3, 6, 2, groups=3), nn.BatchNorm2d(6)), (4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", FOLDABLE)
+def test_folding_keeps_activations_and_loses_no_layer(name: str) -> None:
+    torch.manual_seed(0)
+    model, size = FOLDABLE[name]()
+    for _ in range(3):
+        model(torch.randn(8, 3, *size))  # statistics that do something
+    model, samples = model.eval(), torch.randn(2, 3, *size)
+    pairs = batchnorm_pairs(model, samples)
+    folded = fold_batchnorm(model, pairs)
+    assert torch.allclose(model(samples), folded(samples), atol=1e-5)
+    if name == "transposed, grouped":  # torch merges these wrongly, which is noticed
+        return
+    assert len(pairs) == sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    result = export(folded, samples, ["logits"])
+    weights = {i.name for i in result.proto.graph.initializer}
+    assert {f"{layer}.weight" for layer, _ in pairs} <= weights
+    assert disagreement(rebind(result.proto, folded), model, samples) < TOLERANCE
+
+
+def test_a_network_that_looks_up_embeddings_is_exported_with_real_samples() -> None:
+    class Text(nn.Module):
+        """Token ids and their mask, packed into one tensor."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.norm, self.fc = nn.Embedding(50, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            ids, mask = x[:, 0].long(), x[:, 1]
+            mean = (self.words(ids) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            return self.fc(self.norm(mean))
+
+    model = Text().eval()
+    samples = torch.stack([torch.randint(0, 50, (2, 6)).float(), torch.ones(2, 6)], 1)
+    folded = fold_batchnorm(model, batchnorm_pairs(model, samples))
+    assert disagreement(export(folded, samples, ["logits"]).proto, model, samples) < TOLERANCE
 
 
 def test_exporting_leaves_the_model_as_it_was() -> None:

@@ -39,8 +39,7 @@ _GELUS = {"Gelu", "Erf", "QuickGelu", "FastGelu", "BiasGelu"}
 _ACTIVATIONS = {"Sigmoid", "Tanh", "Exp", "HardSwish", "HardSigmoid", "Elu", "Mish", "Swish"}
 _ACTIVATIONS |= {"Softplus", "Selu", "Log", "Sqrt", "Pow"}
 _SOFTMAXES = {"Softmax", "LogSoftmax"}
-_NORMS = {"LayerNormalization", "BatchNormalization", "GroupNormalization", "InstanceNormalization"}
-_NORMS |= {"RMSNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization", "LRN"}
+_NORMS = {"LayerNormalization", "RMSNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization", "LRN"}
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Relu", "Clip", "LeakyRelu", "PRelu", "Max", "Min", "Sum", "Neg"}
 _ELEMENTWISE |= {
     "Where",
@@ -55,11 +54,11 @@ _ELEMENTWISE |= {
     "Cast",
     "Floor",
 }
-_MOVEMENT = {"Transpose", "Concat", "Slice", "Gather", "Split", "Pad", "Expand", "Tile", "Resize", "Shape"}
+_MOVEMENT = {"Transpose", "Concat", "Slice", "Gather", "Split", "Pad", "Expand", "Tile", "Shape"}
 _MOVEMENT |= {"DepthToSpace", "SpaceToDepth", "ScatterND", "GatherND", "GatherElements", "ConstantOfShape"}
 _CONVS = {"Conv", "ConvTranspose"}
-_CONV_KINDS = {"conv1x1", "conv", "depthwise", "grouped"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
+_BLOCKED = "_blocked"
 _KEEP_ORDER = {"Conv", "MaxPool", "AveragePool", "Concat"}
 _KEEP_ORDER_KINDS = {"elementwise", "quantize", "dequantize"}
 _KEEP_LAST = {"Slice", "Split", "Pad"}
@@ -97,7 +96,7 @@ class OpForm:
         """The kernel call for some shapes; with arrays in them, the fields of the result are arrays."""
         facts: dict[str, Any] = {}
         if self.product is not None:
-            facts = self._measure()(self, *map(shape, self.product))
+            facts = _MEASURES.get(self.kind, _conv_facts)(self, *map(shape, self.product))
         return Op(
             self.kind,
             self.dtype,
@@ -107,11 +106,6 @@ class OpForm:
             bytes_weights=_bytes(self.weights, shape),
             **facts,
         )
-
-    def _measure(self) -> Callable[[OpForm, Dims, Dims, Dims], dict[str, Any]]:
-        if self.kind in {"linear", "attention"}:
-            return _product_facts
-        return _conv_facts if self.kind in _CONV_KINDS else _einsum_facts if self.equation else _recurrent_facts
 
     def alive_bytes(self, shape: Callable[[str], Dims]) -> Any:
         """Bytes of activations in memory while it runs."""
@@ -172,9 +166,16 @@ def _product_facts(form: OpForm, a: Dims, b: Dims, out: Dims) -> dict[str, Any]:
     }
 
 
-def _recurrent_facts(form: OpForm, data: Dims, of_input: Dims, of_state: Dims) -> dict[str, Any]:
-    """Every step of every sequence multiplies its input and the last state; data are (steps, batch, features)."""
-    return {"macs": _elements(data[:2]) * (_elements(of_input) + _elements(of_state))}
+def _recurrent_facts(form: OpForm, data: Dims, weight: Dims, state: Dims) -> dict[str, Any]:
+    """`weight` is [directions, gates * hidden, inputs], `state` [directions, gates * hidden, hidden]."""
+    steps = _elements(data[:2])
+    return {
+        "macs": steps * _elements(weight[:2]) * (weight[2] + state[2]),
+        "cin": weight[2],
+        "cout": state[2],
+        "groups": weight[0],
+        "out_hw": steps,
+    }
 
 
 def _einsum_facts(form: OpForm, a: Dims, b: Dims, out: Dims) -> dict[str, Any]:
@@ -188,6 +189,17 @@ def _einsum_facts(form: OpForm, a: Dims, b: Dims, out: Dims) -> dict[str, Any]:
         if ellipsis:
             sizes["..."] = _elements(dims[len(head) : len(dims) - len(tail)])
     return {"macs": _elements(list(sizes.values()))}
+
+
+_MEASURES = {
+    "linear": _product_facts,
+    "attention": _product_facts,
+    "lstm": _recurrent_facts,
+    "gru": _recurrent_facts,
+    "rnn": _recurrent_facts,
+    "other": _einsum_facts,
+}
+"""How the sizes of a kernel follow from three shapes; all other kinds that have them are convolutions."""
 
 
 def read_workload(
@@ -217,7 +229,7 @@ def read_forms(
     symbolic = any(not d.HasField("dim_value") for i in model.graph.input for d in i.type.tensor_type.shape.dim)
     net = Net(_workload_shapes.infer(light, weights), frozenset(weight.name for weight in weights), symbolic)
     forms = _Counter(net).forms(n_ifs)
-    return replace(forms, assumptions=_workload_shapes.assumptions(light.graph))
+    return replace(forms, assumptions=(*_workload_shapes.assumptions(light.graph), *forms.assumptions))
 
 
 def _light_copy(
@@ -338,6 +350,8 @@ class _Counter:
         self.blocked: dict[str, str] = {}
         """Tensors in the channel order of a convolution: "float32", in blocks of channels, or "int8", channels last."""
         self.ops: list[OpForm] = []
+        self.slow: list[str] = []
+        """Convolutions that the runtime cannot put into blocks of channels, as their weights are no constants."""
 
     def forms(self, n_ifs: int) -> Forms:
         for value in self.net.graph_inputs:
@@ -348,7 +362,13 @@ class _Counter:
             self._to_plain(output, f"{output}:layout")
         ops = self._with_lives()
         ops.extend(OpForm("if", "float32", f"if_{k}") for k in range(n_ifs))
-        return Forms(tuple(ops), self.net.shapes)
+        return Forms(tuple(ops), self.net.shapes, self._assumptions())
+
+    def _assumptions(self) -> tuple[str, ...]:
+        if not self.slow:
+            return ()
+        which = repr(self.slow[0]) + (f" and {len(self.slow) - 1} more" if len(self.slow) > 1 else "")
+        return (f"float convolutions may be slower, as their weights are dequantised at every call: {which}",)
 
     def _resolve(self, name: str) -> str:
         return self.root.get(name, name)
@@ -380,14 +400,23 @@ class _Counter:
         elif op_type in {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}:
             self._matmul(index)
         elif op_type in _RECURRENT:
-            product = (node.input[0], node.input[1], node.input[2])
-            self._emit(node, _kind(op_type), self._dtype(index), self._activations(node), product)
+            self._emit(node, op_type.lower(), "float32", self._activations(node), tuple(node.input[:3]))
         elif op_type == "Einsum" and len(node.input) == 2:
             equation = next((a.s.decode() for a in node.attribute if a.name == "equation"), "")
             product = (node.input[0], node.input[1], node.output[0])
             self._emit(node, _kind(op_type), "float32", self._activations(node), product, equation=equation)
+        elif op_type in {"Resize", "Upsample"}:
+            self._resize(index)
+        elif self._is_look_up(node):
+            self._emit(node, "embedding", "float32", self._activations(node))
         else:
             self._emit(node, _kind(op_type), self._dtype(index), self._activations(node))
+
+    def _is_look_up(self, node: onnx.NodeProto) -> bool:
+        """Tell if rows of a constant table of floats are picked."""
+        table = node.input[0] if node.op_type == "Gather" else ""
+        is_table = table in self.net.static and self.net.is_float(table) and len(self.net.shape(table)) > 1
+        return is_table and self.net.attribute(node, "axis", 0) == 0
 
     def _dtype(self, index: int) -> str:
         return "int8" if index in self.fusion.int8 else "float32"
@@ -446,7 +475,7 @@ class _Counter:
         groups = net.attribute(node, "group", 1)
         cin = weight[0] // groups if transposed and weight else (weight[1] if len(weight) > 1 else 1)
         cout = out[1] if len(out) > 1 else 1
-        kind = _conv_kind(tuple(weight[2:]) or (1,), groups, cin, cout)
+        kind = "conv_transpose" if transposed else _conv_kind(tuple(weight[2:]) or (1,), groups, cin, cout)
         root = self._resolve(source)
         order, own = self.blocked.get(root, ""), self._dtype(index)
         if transposed:
@@ -455,10 +484,25 @@ class _Counter:
             self._layout_op(f"{node.name}:layout", root)
         reads = [source, *self.fusion.extra_inputs.get(index, ())]
         product = (source, node.input[1], node.output[0])
+        if (
+            own == "float32"
+            and len(net.shape(source)) == 4
+            and net.producer.get(node.input[1]) in (self.fusion.costly_dequantize)
+        ):
+            self.slow.append(node.name or node.output[0])
         self._emit(node, kind, own, reads, product, groups, transposed)
         if index in self.fusion.epilogues:
             result = self._buffer(self._resolve(node.output[0]))
             self.ops.append(OpForm("epilogue", "float32", f"{node.name}:epilogue", (result,), (result,)))
+
+    def _resize(self, index: int) -> None:
+        """By constant scales it works on blocks of channels as they are, by sizes (they hold the batch) it does not."""
+        net, node = self.net, self.net.nodes[index]
+        kind = _resize_kind(node)
+        by_scales = len(node.input) == 3 and node.input[2] in net.static
+        if by_scales and kind != "other" and self.blocked.get(self._resolve(node.input[0])) == "float32":
+            kind += _BLOCKED
+        self._emit(node, kind, self._dtype(index), self._activations(node))
 
     def _matmul(self, index: int) -> None:
         net, node = self.net, self.net.nodes[index]
@@ -486,6 +530,7 @@ class _Counter:
             keeps_order = keeps_order or kind in _KEEP_LAST_KINDS or node.op_type in _KEEP_LAST
         elif node.op_type not in {"Conv", "Concat"}:
             keeps_order = keeps_order and len(orders) == 1 and len({net.elements(name) for name in reads}) == 1
+        keeps_order = keeps_order or kind.endswith(_BLOCKED)
         if not keeps_order and node.op_type not in _CONVS:
             for name in reads:
                 self._leave_blocked(node, name)
@@ -535,6 +580,11 @@ def _conv_kind(kernel: tuple[int, ...], groups: int, cin: int, cout: int) -> str
     return "conv1x1" if _elements(kernel) == 1 else "conv"
 
 
+def _resize_kind(node: onnx.NodeProto) -> str:
+    mode = next((a.s for a in node.attribute if a.name == "mode"), b"nearest")
+    return {b"nearest": "resize", b"linear": "resize_linear"}.get(mode, "other")
+
+
 def _kind(op_type: str) -> str:
     if op_type == "QuantizeLinear":
         return "quantize"
@@ -546,6 +596,9 @@ def _kind(op_type: str) -> str:
         (_ACTIVATIONS, "activation"),
         (_SOFTMAXES, "softmax"),
         (_NORMS, "norm"),
+        ({"BatchNormalization"}, "batch_norm"),
+        ({"InstanceNormalization"}, "instance_norm"),
+        ({"GroupNormalization"}, "group_norm"),
         (_ELEMENTWISE, "elementwise"),
         (_MOVEMENT | PASSABLE, "movement"),
     )

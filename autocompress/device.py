@@ -63,11 +63,13 @@ class OpCost(_Data):
     us_per_mb_patches: _NonNegative = 0.0
     us_per_mstep: _NonNegative = 0.0
     """Per million passes of the innermost loop, each for up to 6 outputs in up to 4 blocks of channels; of int8
-    kernels, per million places of windows whose channels are gathered, or rows of windows that are copied."""
+    kernels, per million places of windows whose channels are gathered, or rows of windows that are copied; of recurrent
+    layers, per million steps."""
     us_per_mmac_edge: _NonNegative = 0.0
     """Per million padded MACs divided by the side of the output: the share of outputs at the border."""
     us_per_mmac_lone: _NonNegative = 0.0
-    """Per million padded MACs in a last block of channels that has no neighbours to share its loads with."""
+    """Per million padded MACs in a last block of channels that has no neighbours to share its loads with; of recurrent
+    layers, per million MACs with the state, which wait for the step before."""
 
 
 class Calibration(_Data):
@@ -162,6 +164,11 @@ class DeviceProfile(_Data):
     def is_this_machine(self) -> bool:
         """True for the profile named "host": its artefacts can be measured here, not only predicted."""
         return self.name == HOST
+
+    @property
+    def degree(self) -> Degree:
+        """How much was measured on the very device and runtime."""
+        return "none" if self.calibration is None else self.calibration.degree
 
     @property
     def expected_error(self) -> float:

@@ -24,14 +24,26 @@ KINDS = (
     "conv",
     "depthwise",
     "grouped",
+    "conv_transpose",
     "linear",
     "attention",
+    "lstm",
+    "gru",
+    "rnn",
+    "embedding",
     "pool",
+    "resize",
+    "resize_linear",
+    "resize_blocked",
+    "resize_linear_blocked",
     "elementwise",
     "activation",
     "gelu",
     "softmax",
     "norm",
+    "batch_norm",
+    "instance_norm",
+    "group_norm",
     "movement",
     "view",
     "epilogue",
@@ -43,12 +55,15 @@ KINDS = (
 )
 """Every operator kind.
 
-"layout" is a change between the plain and the runtime's blocked channel order, "view" a call that moves no data
-(Reshape and its like), "epilogue" the further pass of a convolution over its result for a fused activation (Clip).
+"embedding" is a look-up of rows in a constant table, "norm" one over the last axis (LayerNormalization and its like),
+"resize" repeats the nearest values, with "_blocked" in the runtime's blocked channel order, "layout" is a change
+between the plain and that order, "view" a call that moves no data (Reshape and its like), "epilogue" the further pass
+of a convolution over its result for a fused activation (Clip).
 """
 
 
 _PRODUCTS = frozenset({"conv1x1", "conv", "depthwise", "grouped", "linear", "attention"})
+_RECURRENT = frozenset({"lstm", "gru", "rnn"})
 _LARGEST_FOREIGN_BLOCK = 4
 """Of the profiles that are fitted to public measurements of other runtimes."""
 
@@ -64,7 +79,8 @@ class Op:
 
     For matrix products `cin` is the inner size, `cout` the columns, `out_hw` the rows and `groups` the number
     of separate products; for convolutions `cin` counts the input channels of one group (all of them if
-    depthwise) and `out_hw` the output pixels. Shape facts of other kinds are 0 or 1.
+    depthwise) and `out_hw` the output pixels. For recurrent layers `cin` is the size of the input, `cout` that of the
+    state, `groups` the number of directions and `out_hw` the steps. Shape facts of other kinds are 0 or 1.
 
     Every number may also be an array, one value per candidate; then so is all that is computed from it.
     """
@@ -79,7 +95,8 @@ class Op:
     bytes_out: int = 0
     """Activation bytes written."""
     bytes_weights: int = 0
-    """Constant bytes read, in the format the kernel uses (INT4 weights are unpacked to 1 byte)."""
+    """Constant bytes read, in the format the kernel uses (INT4 weights are unpacked to 1 byte); of an embedding those
+    of the whole table, of which it reads as many as it writes."""
     cin: int = 0
     cout: int = 0
     kernel: tuple[int, ...] = ()
@@ -87,8 +104,8 @@ class Op:
     out_hw: int = 0
 
     def padded_macs(self, block: int) -> int:
-        """MACs with channels rounded up to `block`, as blocked kernels compute them: all but 1-D ones of floats."""
-        if self.kind not in _PRODUCTS or (len(self.kernel) == 1 and self.dtype != "int8"):
+        """MACs with channels rounded up to `block`, as blocked kernels compute them: of floats the 2-D ones only."""
+        if self.kind not in _PRODUCTS or (len(self.kernel) in {1, 3} and self.dtype != "int8"):
             return self.macs
         if self.kind == "depthwise":
             return self.macs // self.cout * round_up(self.cout, block)
@@ -103,16 +120,28 @@ class Op:
 
     @property
     def patch_bytes(self) -> int:
-        """Bytes of the unrolled input patches (im2col) of a convolution with a kernel larger than 1x1."""
+        """Bytes of the unrolled input patches (im2col) of a convolution, or result of a transposed one; 0 if 1x1."""
+        if self.kind == "conv_transpose":
+            return self.macs // self.cin * 4
         if self.kind not in {"conv", "grouped", "depthwise"}:
             return 0
         channels = self.cin if self.kind == "depthwise" else self.cin * self.groups
         return self.out_hw * math.prod(self.kernel) * channels * (1 if self.dtype == "int8" else 4)
 
     @property
+    def recurrent_macs(self) -> int:
+        """MACs of a recurrent layer that wait for the step before: those with its state."""
+        return self.macs * self.cout // (self.cin + self.cout) if self.kind in _RECURRENT else 0
+
+    @property
     def bytes_moved(self) -> int:
         """Bytes read and written, constants included."""
-        return self.bytes_in + self.bytes_out + self.bytes_weights
+        return self.bytes_in + self.bytes_out + self.bytes_read_weights
+
+    @property
+    def bytes_read_weights(self) -> Any:
+        """Constant bytes that the kernel reads: all but the rows of a table that nobody looks up."""
+        return self.bytes_out if self.kind == "embedding" else self.bytes_weights
 
 
 _COLUMNS = tuple(f.name for f in fields(Op) if f.name != "name")

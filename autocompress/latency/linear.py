@@ -25,10 +25,16 @@ _UNALIGNED = "_unaligned"
 _OPTIONAL = {"view", "epilogue"}
 """Kinds that cost nothing in a profile that does not know them."""
 _STEM_CHANNELS = 4
-_PRODUCTS = {"conv1x1", "conv", "depthwise", "grouped", "linear"}
+_PRODUCTS = {"conv1x1", "conv", "depthwise", "grouped", "conv_transpose", "linear", "lstm", "gru", "rnn"}
 _GEMM = "_gemm"
-_FITTED_FINER = {"linear_float", "conv_1d", "conv1x1_1d", "conv_gemm", "conv1x1_gemm", "conv_1d_gemm"}
-"""Those of the finer kinds that calibration tells apart."""
+_FITTED_FINER = {"linear_float", "conv_gemm", "conv1x1_gemm", "conv_1d_gemm"}
+"""Those of the finer kinds that calibration tells apart, beside those of other dimensions than two."""
+_DIMENSIONS = {1: "_1d", 3: "_3d"}
+_LOOK_UP = "embedding"
+_RECURRENT = ("lstm", "gru", "rnn")
+_YOUNG = {"conv_transpose", _LOOK_UP, *_RECURRENT, "batch_norm", "instance_norm", "group_norm"}
+_YOUNG |= {"resize", "resize_linear", "resize_blocked", "resize_linear_blocked"}
+"""Kinds that nobody counted when profiles were fitted that hold one cost for any kind: it does not stand for them."""
 _RIDGE = 0.02
 _TILE_OUTPUTS = 6
 _TILE_BLOCKS = 4
@@ -41,7 +47,19 @@ _NEAREST: dict[str, tuple[str, ...]] = {
     "grouped": ("conv", "depthwise"),
     "linear": ("conv1x1", "attention", "conv"),
     "attention": ("linear", "conv1x1"),
+    "conv_transpose": ("conv", "conv1x1"),
+    "lstm": ("gru", "rnn", "linear", "conv1x1", "conv"),
+    "gru": ("lstm", "rnn", "linear", "conv1x1", "conv"),
+    "rnn": ("gru", "lstm", "linear", "conv1x1", "conv"),
+    "embedding": ("movement", "elementwise"),
     "pool": ("elementwise",),
+    "resize": ("movement", "elementwise"),
+    "resize_linear": ("resize", "movement", "elementwise"),
+    "resize_blocked": ("resize", "movement", "elementwise"),
+    "resize_linear_blocked": ("resize_linear", "movement", "elementwise"),
+    "batch_norm": ("elementwise", "norm"),
+    "instance_norm": ("norm", "softmax", "activation", "elementwise"),
+    "group_norm": ("instance_norm", "norm", "softmax", "activation", "elementwise"),
     "gelu": ("activation", "softmax", "norm", "elementwise"),
     "activation": ("gelu", "softmax", "norm", "elementwise"),
     "softmax": ("activation", "norm", "elementwise"),
@@ -97,7 +115,7 @@ def cost_key(op: Op, block: int) -> str:
 
 def is_unaligned(op: Op, block: int) -> Any:
     """Whether the channels do not fit the runtime's blocks; an array where the op holds arrays."""
-    if block == 1 or len(op.kernel) == 1:  # kernels on blocks of channels are 2-D
+    if block == 1 or len(op.kernel) in _DIMENSIONS:  # kernels on blocks of channels are 2-D
         return False
     if op.kind in {"conv", "conv1x1"} and op.dtype == "float32":
         return (op.cin >= block) & (op.cin % 4 != 0)
@@ -105,12 +123,13 @@ def is_unaligned(op: Op, block: int) -> Any:
 
 
 def finer_key(op: Op) -> str:
-    """A finer kind of product, or "": a profile that holds its cost uses it, in other profiles nothing is missing.
+    """A finer kind of product, or "": a profile that holds its cost uses it.
 
     "conv_stem" has at most 4 input channels; "conv_3x3s1" is 3x3 with stride 1, where Winograd's algorithm applies;
-    "<kind>_1d" is a 1-D convolution; "linear_float" is an int8 product whose result stays a float; "<kind>_gemm" is
-    an int8 convolution whose channels ONNX Runtime's own kernel does not take, so that its windows are copied first
-    and a matrix product follows.
+    "<kind>_1d" and "<kind>_3d" are convolutions of so many dimensions; "linear_float" is an int8 product whose result
+    stays a float; "<kind>_gemm" is an int8 convolution whose channels ONNX Runtime's own kernel does not take, so that
+    its windows are copied first and a matrix product follows. A profile without one of them lacks nothing, but for the
+    number of dimensions.
     """
     if _is_gemm(op):
         return _finer(op, gemm=True)
@@ -118,12 +137,12 @@ def finer_key(op: Op) -> str:
 
 
 def _is_stem(op: Op) -> Any:
-    return op.cin <= _STEM_CHANNELS if op.kind == "conv" and len(op.kernel) != 1 else False
+    return op.cin <= _STEM_CHANNELS if op.kind == "conv" and len(op.kernel) == 2 else False
 
 
 def _is_gemm(op: Op) -> Any:
     """See MlasConvSymPackWSize of ONNX Runtime."""
-    if op.dtype != "int8" or op.kind not in {"conv", "conv1x1"}:
+    if op.dtype != "int8" or op.kind not in {"conv", "conv1x1"} or len(op.kernel) == 3:
         return False
     return (op.cin % 4 != 0) | (op.cout % 8 != 0) | (op.cout < 16)
 
@@ -131,8 +150,8 @@ def _is_gemm(op: Op) -> Any:
 def _finer(op: Op, *, gemm: bool = False) -> str:
     if op.kind == "linear" and op.dtype == "int8":
         return "linear_float" if np.all(op.bytes_out >= 4 * op.out_hw * op.cout) else ""
-    if len(op.kernel) == 1 or gemm:
-        return op.kind + ("_1d" if len(op.kernel) == 1 else "") + (_GEMM if gemm else "")
+    if len(op.kernel) in _DIMENSIONS or gemm:
+        return op.kind + _DIMENSIONS.get(len(op.kernel), "") + (_GEMM if gemm else "")
     if op.kind != "conv" or op.kernel != (3, 3):
         return ""
     pixels_in = op.bytes_in / (op.cin * (1 if op.dtype == "int8" else 4))
@@ -145,7 +164,7 @@ def features(op: Op, block: int) -> tuple[float, ...]:
     return (
         1.0,
         op.padded_macs(block) / 1e6,
-        (op.bytes_in if product else op.bytes_in + op.bytes_weights) / 1e6,
+        (op.bytes_in if product else op.bytes_in + op.bytes_read_weights) / 1e6,
         op.bytes_out / 1e6,
         op.bytes_weights / 1e6 if product else 0.0,
         op.patch_bytes / 1e6,
@@ -159,6 +178,10 @@ def _tiling(op: Op, block: int) -> tuple[Any, Any, Any]:
     The images are taken to be square. The int8 kernels gather the inputs of a window first, in one step for each of
     its places, or for each of its rows where they are copied; they have no tiles that could fit badly.
     """
+    if op.kind in _RECURRENT:
+        return op.out_hw * op.groups / 1e6, 0.0, op.recurrent_macs / 1e6
+    if op.kind == "conv_transpose":  # a product, whose result is then added up
+        return 0.0, 0.0, 0.0
     window = math.prod(op.kernel)
     if op.dtype == "int8":
         steps = np.where(_is_gemm(op), window // op.kernel[-1], window) if op.kernel else window
@@ -179,7 +202,8 @@ def megabytes_beyond(workload: Workload, cache_bytes: int | None) -> float:
     """Megabytes by which weights and peak activations exceed the cache; 0 if its size is unknown."""
     if cache_bytes is None:
         return 0.0
-    return max(0, workload.weight_bytes + workload.peak_activation_bytes - cache_bytes) / 1e6
+    weight_bytes = int(sum(op.bytes_read_weights for op in workload.ops))
+    return max(0, weight_bytes + workload.peak_activation_bytes - cache_bytes) / 1e6
 
 
 def _dtype(op: Op) -> Dtype:
@@ -197,11 +221,14 @@ def _candidates(key: str) -> Iterable[str]:
 
 
 def _lookup(profile: DeviceProfile, key: str, dtype: Dtype) -> tuple[OpCost, bool]:
-    """Cost of the kind, or of the nearest kind the profile has; second value False in the latter case."""
-    for name in (key, key.removesuffix(_UNALIGNED), ANY) if ANY in profile.latency else (key,):
+    """Cost of the kind, or of the nearest kind the profile has; second value False in the latter case.
+
+    Public data hold no channels that do not fit the blocks: their cost in shipped profiles is a guess.
+    """
+    for name in (key, key.removesuffix(_UNALIGNED), ANY) if ANY in profile.latency and key not in _YOUNG else (key,):
         exact = profile.latency.get(name, {}).get(dtype)
         if exact is not None:
-            return exact, True
+            return exact, not name.endswith(_UNALIGNED) or profile.degree == "full"
     other: Dtype = "float32" if dtype == "int8" else "int8"
     for wanted in (dtype, other):
         for name in _candidates(key):
@@ -237,6 +264,8 @@ def op_us(profile: DeviceProfile, op: Op) -> tuple[Any, set[str]]:
             time_us = own if np.all(here) else np.where(here, own, time_us)
             missing |= set() if exact else {f"{key}/{dtype}"}
             left = np.logical_and(left, np.logical_not(here))
+    if len(op.kernel) in _DIMENSIONS and not known:
+        missing.add(f"{_finer(op)}/{dtype}")
     return time_us, missing
 
 
@@ -332,8 +361,9 @@ def _robust_nnls(relative: npt.NDArray[np.float64], ridge: float) -> npt.NDArray
 
 
 def _column(op: Op, block: int, finer: bool) -> tuple[str, Dtype]:
-    key = finer_key(op) if finer else ""
-    return key if key in _FITTED_FINER else cost_key(op, block), _dtype(op)
+    keys = (finer_key(op), _finer(op)) if finer else ()
+    fitted = (key for key in keys if key in _FITTED_FINER or key.endswith(tuple(_DIMENSIONS.values())))
+    return next(fitted, cost_key(op, block)), _dtype(op)
 
 
 def _costs(

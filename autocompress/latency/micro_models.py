@@ -7,6 +7,7 @@ with blocked channel order and warm caches) cost something else than alone.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from autocompress.latency._bundle_runner import filler
 
-PLAN_VERSION = 5
+PLAN_VERSION = 6
 """Raise it when a net of the plan changes."""
 EXIT_LEVELS = 2
 EXIT_PAIR = ("exits/none", "exits/two")
@@ -39,8 +40,9 @@ class NetBuilder:
     tokens is a MatMul and an Add, not a Gemm).
     """
 
-    def __init__(self, shape: tuple[int, ...], int8: bool = False) -> None:
+    def __init__(self, shape: tuple[int, ...], int8: bool = False, ids: bool = False) -> None:
         self.int8 = int8
+        self._input_type = TensorProto.INT64 if ids else TensorProto.FLOAT
         self._nodes: list[NodeProto] = []
         self._weights: list[TensorProto] = []
         self._input_shape = shape
@@ -74,28 +76,81 @@ class NetBuilder:
         self,
         tensor: str,
         cout: int,
-        kernel: int = 3,
+        kernel: int | tuple[int, ...] = 3,
         stride: int = 1,
         groups: int = 1,
         relu: bool = True,
         act: str = "",
     ) -> str:
-        """Convolution (of as many dimensions as the tensor has) with bias, same padding and optional ReLU or `act`."""
+        """Convolution (of as many dimensions as the tensor has) with bias, same padding and optional ReLU or `act`.
+
+        With a window that is not a cube, the stride is along the sides longer than 1 only.
+        """
         _, cin, *sides = self.shapes[tensor]
-        inputs = [tensor, self._weight((cout, cin // groups, *[kernel] * len(sides))), self._bias(cout)]
-        pad, shape = kernel // 2, (1, cout, *(-(-side // stride) for side in sides))
-        if kernel % 2 == 0:
-            pad, shape = 0, (1, cout, *(side // stride for side in sides))
-        out = self._node(
-            "Conv",
-            inputs,
-            shape,
-            pads=[pad] * 2 * len(sides),
-            strides=[stride] * len(sides),
-            group=groups,
-            kernel_shape=[kernel] * len(sides),
-        )
+        window = (kernel,) * len(sides) if isinstance(kernel, int) else kernel
+        strides = [stride if side > 1 or isinstance(kernel, int) else 1 for side in window]
+        inputs = [tensor, self._weight((cout, cin // groups, *window)), self._bias(cout)]
+        pads = [side // 2 if side % 2 else 0 for side in window]
+        padded = [side + 2 * pad for side, pad in zip(sides, pads, strict=True)]
+        ends = [(side - size) // step + 1 for side, size, step in zip(padded, window, strides, strict=True)]
+        shape = (1, cout, *ends)
+        out = self._node("Conv", inputs, shape, pads=pads * 2, strides=strides, group=groups, kernel_shape=list(window))
         return self.activation(out, act or "Relu") if relu else out
+
+    def conv_transpose(self, tensor: str, cout: int, kernel: int, stride: int) -> str:
+        """Transposed convolution with bias and ReLU, to `stride` times the size; kernel - stride is even."""
+        _, cin, *sides = self.shapes[tensor]
+        n, pad = len(sides), (kernel - stride) // 2
+        inputs = [tensor, self._weight((cin, cout, *[kernel] * n)), self._bias(cout)]
+        shape = (1, cout, *(side * stride for side in sides))
+        size = {"kernel_shape": [kernel] * n, "strides": [stride] * n, "pads": [pad] * 2 * n}
+        return self.unary("Relu", self._node("ConvTranspose", inputs, shape, **size))
+
+    def look_up(self, tensor: str, rows: int, width: int) -> str:
+        """Rows of a table by the ids in a tensor [1, ids]."""
+        return self._node("Gather", [self._weight((rows, width)), tensor], (*self.shapes[tensor], width), axis=0)
+
+    def recurrent(self, cell: str, tensor: str, hidden: int, both_ways: bool) -> str:
+        """LSTM or GRU on [1, steps, features], with what the exporter writes around it."""
+        _, steps, features = self.shapes[tensor]
+        gates, ways = {"LSTM": 4, "GRU": 3}[cell], 1 + both_ways
+        weights = [self._weight((ways, gates * hidden, size)) for size in (features, hidden)]
+        bias = self._constant("bias", np.zeros((ways, 2 * gates * hidden), np.float32))
+        options: dict[str, Any] = {"hidden_size": hidden, "direction": "bidirectional" if both_ways else "forward"}
+        options |= {"linear_before_reset": 1} if cell == "GRU" else {}
+        turned = self.transpose(tensor, (1, 0, 2))
+        out = self._node(cell, [turned, *weights, bias], (steps, ways, 1, hidden), **options)
+        joined = self._node("Transpose", [out], (1, steps, ways, hidden), perm=[2, 0, 1, 3])
+        return self.reshape(joined, (1, steps, ways * hidden))
+
+    def batch_norm(self, tensor: str) -> str:
+        """Batch normalisation that nothing could be merged with."""
+        channels = self.shapes[tensor][1]
+        ones, zeros = (self._constant("norm", np.full(channels, value, np.float32)) for value in (1, 0))
+        return self._node("BatchNormalization", [tensor, ones, zeros, zeros, ones], self.shapes[tensor])
+
+    def group_norm(self, tensor: str, groups: int) -> str:
+        """Group normalisation; 0 groups stand for one of each channel, written as InstanceNormalization."""
+        shape = self.shapes[tensor]
+        scale = [tensor, *(self._constant("norm", np.full(shape[1], value, np.float32)) for value in (1, 0))]
+        if not groups:
+            return self._node("InstanceNormalization", scale, shape)
+        return self._node("GroupNormalization", scale, shape, num_groups=groups)
+
+    def resize(self, tensor: str, mode: str, factor: int, by_scales: bool) -> str:
+        """Higher and wider by a factor, "nearest" or "linear", given by scales or by sizes that follow the batch."""
+        _, *sizes = self.shapes[tensor]
+        sizes[1:] = [factor * side for side in sizes[1:]]
+        options = {"mode": mode, "coordinate_transformation_mode": "half_pixel"}
+        if mode == "nearest":
+            options = {"mode": mode, "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        if by_scales:
+            ends = ["", self._constant("scales", np.array([1, 1, factor, factor], np.float32))]
+        else:
+            batch = self._node("Shape", [tensor], (1,), start=0, end=1)
+            rest = self._constant("sizes", np.array(sizes, np.int64))
+            ends = ["", "", self._node("Concat", [batch, rest], (4,), axis=0)]
+        return self._node("Resize", [tensor, *ends], (1, *sizes), **options)
 
     def activation(self, tensor: str, act: str) -> str:
         """Activation of a convolution: "Relu", "Clip" (to 0 ... 6), or "SiLU" (two nodes)."""
@@ -182,8 +237,8 @@ class NetBuilder:
             helper.make_graph(
                 self._nodes,
                 "micro",
-                [_float("input", self._input_shape)],
-                [_float(output, self.shapes[output])],
+                [_value("input", self._input_shape, self._input_type)],
+                [_value(output, self.shapes[output])],
                 self._weights,
             ),
             opset_imports=[helper.make_opsetid("", _OPSET)],
@@ -192,8 +247,8 @@ class NetBuilder:
         return bytes((_quantized(model) if self.int8 else model).SerializeToString())
 
 
-def _float(name: str, shape: tuple[int, ...]) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch" if shape[0] == 1 else shape[0], *shape[1:]])
+def _value(name: str, shape: tuple[int, ...], elem_type: int = TensorProto.FLOAT) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, elem_type, ["batch" if shape[0] == 1 else shape[0], *shape[1:]])
 
 
 def _quantized(model: ModelProto) -> ModelProto:
@@ -454,6 +509,166 @@ def _wide_windows(rng: np.random.Generator, int8: bool) -> Iterator[partial[byte
         yield partial(_inverted, (width, width, 2 * width), 1, int(rng.choice([8, 16, 24])), int8, kernel)
 
 
+def _volumes(cin: int, widths: tuple[int, ...], size: tuple[int, int], form: str, int8: bool) -> bytes:
+    """3-D convolutions: "cubes", "split" into space and time, "pointwise" or "depthwise" between pointwise ones."""
+    depth, side = size
+    net = NetBuilder((1, cin, depth, side, side), int8)
+    out = "input"
+    for k, width in enumerate(widths):
+        stride = 2 if k else 1
+        if form == "split":
+            out = net.conv(net.conv(out, 2 * width, (1, 3, 3), stride), width, (3, 1, 1), stride)
+        elif form == "depthwise":
+            out = net.conv(net.conv(out, 2 * width, 1), 2 * width, 3, stride, groups=2 * width)
+            out = net.conv(out, width, 1)
+        else:
+            out = net.conv(out, width, 3 if form == "cubes" else 1, stride if form == "cubes" else 1)
+    return _classifier(net, out)
+
+
+def _points(widths: tuple[int, ...], length: int, int8: bool) -> bytes:
+    """Pointwise 1-D convolutions on three coordinates, as for clouds of points."""
+    net = NetBuilder((1, 3, length), int8)
+    out = "input"
+    for width in widths:
+        out = net.conv(out, width, 1)
+    return _classifier(net, out)
+
+
+def _separable(width: int, length: int, kernel: int, depth: int, group: int, int8: bool) -> bytes:
+    """Residual blocks of 1-D convolutions in groups of `group` channels, each followed by a pointwise one."""
+    net = NetBuilder((1, 16, length), int8)
+    out = net.conv("input", width, 1)
+    for _ in range(depth):
+        inner = net.conv(net.conv(out, width, kernel, groups=width // group), width, 1, relu=False)
+        out = net.binary("Add", out, inner)
+    return _classifier(net, out)
+
+
+def _decoder(sides: tuple[int, ...], widths: tuple[int, ...], kernel: int, int8: bool) -> bytes:
+    """Transposed convolutions that double the size; `sides` of the input."""
+    net = NetBuilder((1, widths[0], *sides), int8)
+    out = "input"
+    for width in widths[1:]:
+        out = net.conv_transpose(out, width, kernel, 2)
+    return net.build(net.conv(out, 3, 1))
+
+
+def _text(rows: tuple[int, ...], width: int, tokens: int) -> bytes:
+    """Look-ups in tables of `rows`, added, then a linear layer."""
+    net = NetBuilder((1, tokens), ids=True)
+    out, *others = (net.look_up("input", n, width) for n in rows)
+    for other in others:
+        out = net.binary("Add", out, other)
+    return net.build(net.linear(out, 16))
+
+
+def _sequence(cell: str, features: int, hidden: int, steps: int, layers: int, both_ways: bool) -> bytes:
+    net = NetBuilder((1, steps, features))
+    out = "input"
+    for _ in range(layers):
+        out = net.recurrent(cell, out, hidden, both_ways)
+    return net.build(net.linear(out, 10))
+
+
+def _branches(widths: tuple[int, ...], size: int, n: int, groups: bool, int8: bool) -> bytes:
+    """Blocks that sum `n` 3x3 convolutions, a pointwise one and a batch normalisation (MobileOne, RepVGG)."""
+    net = NetBuilder((1, 3, size, size), int8)
+    out = net.conv("input", widths[0], stride=2)
+    for width in widths:
+        same = net.shapes[out][1]
+        if groups:
+            parts = [net.conv(out, same, kernel, groups=same, relu=False) for kernel in (*[3] * n, 1)]
+            out = net.unary("Relu", _sum(net, [*parts, net.batch_norm(out)]))
+        kernels = [1] * n if groups else [*[3] * n, 1]
+        parts = [net.conv(out, width, kernel, relu=False) for kernel in kernels]
+        parts += [net.batch_norm(out)] if same == width else []
+        out = net.unary("Relu", _sum(net, parts))
+    return _classifier(net, out)
+
+
+def _sum(net: NetBuilder, parts: Sequence[str]) -> str:
+    total, *others = parts
+    for other in others:
+        total = net.binary("Add", total, other)
+    return total
+
+
+def _normalised(width: int, size: int, groups: int, int8: bool) -> bytes:
+    """Convolutions with group normalisation."""
+    net = NetBuilder((1, 3, size, size), int8)
+    out = net.conv("input", width)
+    for _ in range(2):
+        out = net.unary("Relu", net.group_norm(net.conv(out, width, relu=False), groups))
+    return _classifier(net, out)
+
+
+def _odd(widths: tuple[int, ...], size: int) -> bytes:
+    """Convolutions of both kinds between widths that fit no block of channels."""
+    net = NetBuilder((1, 3, size, size))
+    out = net.conv("input", widths[0])
+    for k, width in enumerate(widths):
+        out = net.conv(net.conv(out, width, 3, 2 if k else 1), width, 1)
+    return _classifier(net, out)
+
+
+def _pyramid(width: int, size: int, mode: str, factor: int, by_scales: bool, int8: bool) -> bytes:
+    """Features resized and joined with those of that size, then resized once more."""
+    net = NetBuilder((1, 3, size, size), int8)
+    fine = net.conv("input", width, 3, 2)
+    coarse = net.conv(net.conv(fine, 2 * width, 3, factor), width, 1, relu=False)
+    out = net.binary("Add", net.conv(fine, width, 1, relu=False), net.resize(coarse, mode, factor, by_scales))
+    return net.build(net.resize(net.conv(out, 8, 1, relu=False), mode, 2, by_scales))
+
+
+def _newer_kinds(rng: np.random.Generator, int8: bool) -> Iterator[tuple[str, partial[bytes]]]:
+    """Convolutions of one and three dimensions, many branches, other normalisations, resizing.
+
+    In fp32 only: channels off the blocks, transposed convolutions, look-ups, recurrent layers.
+    """
+    for form in ("cubes", "cubes", "cubes", "cubes", "split", "split", "split", "pointwise", "pointwise", "depthwise"):
+        for _ in range(2 if form == "depthwise" else 1):
+            volume = (int(rng.choice([4, 8, 16])), int(rng.choice([12, 16, 24])))
+            start = _width(rng, 8, 24)
+            widths = tuple(start * 2**k for k in range(int(rng.integers(2, 4))))
+            yield "volume", partial(_volumes, int(rng.choice([1, 3, 16])), widths, volume, form, int8)
+    for length in (32, 64, 128, 256, 400, 512, 1024, 2048):
+        widths = tuple(_width(rng, 16, 256 if length < 600 else 128) for _ in range(int(rng.integers(2, 5))))
+        yield "points", partial(_points, widths, length, int8)
+    for group in (1, 1, 1, 1, 16, 24, 32):
+        width = group * int(rng.integers(2, 6)) if group > 1 else _width(rng, 16, 160)
+        length, kernel = int(rng.choice([50, 100, 200, 400, 800])), int(rng.choice([3, 5, 9, 15, 31]))
+        yield "separable", partial(_separable, width, length, kernel, int(rng.integers(1, 4)), group, int8)
+    for number in range(8):
+        widths = tuple(_width(rng, 8, 48) for _ in range(int(rng.integers(2, 5))))
+        yield (
+            "branches",
+            partial(_branches, widths, int(rng.choice([24, 32, 48, 64])), 1 + number % 3, number > 3, int8),
+        )
+    for groups, width in ((1, 16), (4, 32), (16, 64), (8, 24), (32, 64), (0, 16), (0, 48), (0, 32)):
+        yield "groupnorm", partial(_normalised, width, int(rng.choice([12, 16, 32])), groups, int8)
+    for mode, by_scales in itertools.product(("nearest", "linear"), (False, False, False, True, True, True)):
+        size, factor = int(rng.choice([32, 48, 64, 96])), int(rng.choice([2, 2, 4]))
+        yield "pyramid", partial(_pyramid, _width(rng, 8, 64), size, mode, factor, by_scales, int8)
+    if int8:
+        return
+    for _ in range(10):
+        widths = tuple(
+            int(rng.integers(9, 80)) // 4 * 4 + int(rng.integers(1, 4)) for _ in range(int(rng.integers(2, 4)))
+        )
+        yield "odd", partial(_odd, widths, int(rng.choice([8, 16, 24, 32, 48])))
+    for number, side in enumerate((1, 4, 4, 4, 6, 8, 8, 8, 12, 16, 16, 24, 50, 100, 200, 400)):
+        high = 192 if side < 8 else 64 if side < 16 else 32
+        widths = tuple(_width(rng, 8, high) for _ in range(int(rng.integers(2, 4))))
+        sides = (side,) if side > 24 else (side, side)
+        yield "decoder", partial(_decoder, sides, widths, (2, 4, 4, 6)[number % 4], int8)
+    for rows, tokens in (((200,), 64), ((500, 64), 32), ((3000,), 128), ((1000,) * 6, 1), ((1000, 40, 2), 256)):
+        yield "text", partial(_text, rows, int(rng.choice([16, 32, 64, 128])), tokens)
+    for number in range(16):
+        sizes = (_width(rng, 8, 96), _width(rng, 16, 256), int(rng.choice([8, 20, 50, 100])))
+        yield "sequence", partial(_sequence, ("LSTM", "GRU")[number % 2], *sizes, 1 + number // 12, number % 4 > 1)
+
+
 def _exit_net(nested: bool) -> bytes:
     """Return three convolutions in a row; if `nested`, with two exit tests that never leave between them."""
     shape = [1, 16, 8, 8]
@@ -516,6 +731,7 @@ def plan() -> list[MicroModel]:
         models += [MicroModel(f"net/{tag}/{k}", make) for k, make in enumerate(_random_nets(rng, int8))]
         models += [MicroModel(f"field/{tag}/{k}", make) for k, make in enumerate(_field_nets(rng, int8))]
         models += [MicroModel(f"wide/{tag}/{k}", make) for k, make in enumerate(_wide_windows(rng, int8))]
+        models += [MicroModel(f"{name}/{tag}/{k}", make) for k, (name, make) in enumerate(_newer_kinds(rng, int8))]
     return [*models, *(MicroModel(name, partial(_exit_net, k == 1)) for k, name in enumerate(EXIT_PAIR))]
 
 

@@ -163,24 +163,25 @@ class _Network:
         """(N,) latency in ms and (N,) peak memory in bytes of one path."""
         device = self._device
         total_us = np.full(len(int8), device.run_overhead_us + self._n_tests[path] * device.if_overhead_us)
-        weights = np.zeros(len(int8))
+        weights, read = np.zeros(len(int8)), np.zeros(len(int8))
         for place in self._kernels.kernels[path].values():
             for index, rows in place.rows(int8):
                 if index >= 0:
-                    time_us, weight_bytes = self._kernel(self._kernels.forms[index], positions)
+                    time_us, weight_bytes, read_bytes = self._kernel(self._kernels.forms[index], positions)
                     total_us[rows] += time_us(rows)
                     weights[rows] += weight_bytes(rows)
+                    read[rows] += read_bytes(rows)
         peak = self._peak(self._kernels.buffers[path], int8, positions)
         if device.cache_bytes is not None:
-            total_us += device.us_per_mb_beyond_cache * np.maximum(0, weights + peak - device.cache_bytes) / 1e6
+            total_us += device.us_per_mb_beyond_cache * np.maximum(0, read + peak - device.cache_bytes) / 1e6
         return total_us / 1e3, peak if device.weights_in_flash else weights + peak
 
     def _kernel(self, form: OpForm, positions: Positions) -> list[Lookup]:
-        """Functions from rows to the time in us and the weight bytes of one kernel."""
+        """Functions from rows to the time in us, the weight bytes and those read of one kernel."""
 
-        def measured(shape: Shape) -> tuple[Any, Any]:
+        def measured(shape: Shape) -> tuple[Any, Any, Any]:
             op = form.sized(shape)
-            return linear.op_us(self._device, op)[0], op.bytes_weights
+            return linear.op_us(self._device, op)[0], op.bytes_weights, op.bytes_read_weights
 
         return self._shapes.tabulate(form, _tensors(form), positions, measured)
 

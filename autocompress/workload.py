@@ -136,7 +136,7 @@ class Op:
     @property
     def bytes_moved(self) -> int:
         """Bytes read and written, constants included."""
-        return self.bytes_in + self.bytes_out + self.bytes_read_weights
+        return self.bytes_in + self.bytes_out + int(self.bytes_read_weights)
 
     @property
     def bytes_read_weights(self) -> Any:

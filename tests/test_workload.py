@@ -383,3 +383,66 @@ def test_free_dimensions_beside_the_batch_need_a_size() -> None:
         Workload.from_onnx(model)
     assert Workload.from_onnx(model, shapes={"x": (1, 5, 8)}).macs == 12_000
     assert Workload.from_onnx(model, shapes={"x": (2, 7, 8)}).macs == 2 * 7 * 8 * 300
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("LSTM", 4), ("GRU", 3)])
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_recurrent_layers_count_every_step(cell: str, gates: int, both_ways: bool) -> None:
+    net = NetBuilder((1, 50, 12))
+    work = _load(net.build(net.recurrent(cell, "input", 20, both_ways)))
+    (op,) = [op for op in work.ops if op.macs]
+    assert (op.kind, op.cin, op.cout, op.groups, op.out_hw) == (cell.lower(), 12, 20, 1 + both_ways, 50)
+    assert op.macs == 50 * (1 + both_ways) * gates * 20 * (12 + 20)
+    assert op.recurrent_macs == 50 * (1 + both_ways) * gates * 20 * 20
+
+
+def test_three_dimensions_and_transposed_convolutions() -> None:
+    net = NetBuilder((1, 4, 6, 8, 8))
+    volume = _load(net.build(net.conv(net.conv("input", 12, (1, 3, 3), 2), 10, 3))).ops
+    assert [(op.kind, op.kernel, op.macs) for op in volume if op.macs] == [
+        ("conv", (1, 3, 3), 6 * 4 * 4 * 12 * 4 * 9),
+        ("conv", (3, 3, 3), 6 * 4 * 4 * 10 * 12 * 27),
+    ]
+    assert volume[0].padded_macs(8) == volume[0].macs  # kernels on blocks of channels are 2-D
+    net = NetBuilder((1, 6, 5, 5))
+    (up,) = [op for op in _load(net.build(net.conv_transpose("input", 7, 4, 2))).ops if op.macs]
+    assert (up.kind, up.macs, up.out_hw, up.patch_bytes) == ("conv_transpose", 25 * 6 * 7 * 16, 100, 25 * 7 * 16 * 4)
+
+
+def test_a_look_up_counts_its_rows_and_keeps_its_table() -> None:
+    net = NetBuilder((1, 9), ids=True)
+    work = _load(net.build(net.look_up("input", 5000, 16)))
+    (op,) = work.ops
+    assert (op.kind, op.bytes_in, op.bytes_out, op.bytes_weights) == ("embedding", 9 * 8, 9 * 16 * 4, 5000 * 16 * 4)
+    assert op.bytes_read_weights == op.bytes_out
+
+
+@pytest.mark.parametrize(
+    ("mode", "by_scales", "kind"),
+    [
+        ("nearest", True, "resize_blocked"),
+        ("nearest", False, "resize"),
+        ("linear", True, "resize_linear_blocked"),
+        ("linear", False, "resize_linear"),
+    ],
+)
+def test_resizing_stays_in_blocks_of_channels_only_by_constant_scales(mode: str, by_scales: bool, kind: str) -> None:
+    net = NetBuilder((1, 16, 8, 8))
+    out = net.conv(net.resize(net.conv("input", 16), mode, 2, by_scales), 16)
+    kinds = [op.kind for op in _load(net.build(out)).ops]
+    assert kind in kinds and kinds.count("layout") == (2 if by_scales else 4)
+
+
+def test_normalisations_are_kinds_of_their_own() -> None:
+    net = NetBuilder((1, 16, 8, 8))
+    out = net.group_norm(net.group_norm(net.batch_norm("input"), 4), 0)
+    assert [op.kind for op in _load(net.build(out)).ops] == ["batch_norm", "group_norm", "instance_norm"]
+
+
+def test_a_float_convolution_with_dequantised_weights_is_not_said_to_be_known() -> None:
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["wd"]), helper.make_node("Conv", ["x", "wd"], ["y"])]
+    weights = {"w": np.ones((8, 8, 3, 3), np.int8), "s": np.array(0.1, np.float32)}
+    work = Workload.from_onnx(_model(nodes, ["batch", 8, 6, 6], ["y"], weights))
+    assert work.assumptions == (
+        "float convolutions may be slower, as their weights are dequantised at every call: 'y'",
+    )

@@ -112,7 +112,7 @@ def test_int8_convolutions_that_are_copied_to_products_have_their_own_costs(
     estimate = predict(_profile(costs), work)
     assert estimate.in_domain and estimate.latency_ms == pytest.approx(2e-3 if name else 1e-3)
     coarse = predict(_profile({kind: {"int8": {"overhead_us": 1.0}}}), work)
-    assert coarse.in_domain and coarse.latency_ms == pytest.approx(1e-3)
+    assert coarse.in_domain == (len(kernel) == 2) and coarse.latency_ms == pytest.approx(1e-3)
 
 
 def test_many_widths_at_once_cost_what_each_costs_alone() -> None:
@@ -198,3 +198,77 @@ def test_views_and_epilogues_cost_nothing_where_the_profile_does_not_know_them()
     assert predict(new, Workload((op, *extra))).latency_ms == pytest.approx(
         predict(old, Workload((op,))).latency_ms + 6e-3
     )
+
+
+def _old_profile(**fields: object) -> DeviceProfile:
+    """Knows 2-D networks, in a format of their own or in that of any kind."""
+    kinds = ("conv", "conv1x1", "depthwise", "grouped", "linear", "elementwise", "movement", "pool")
+    return _profile({kind: {d: {"overhead_us": 1.0} for d in ("float32", "int8")} for kind in kinds}, **fields)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize(
+    ("kind", "kernel", "lacks"),
+    [
+        ("conv", (3, 3, 3), "conv_3d"),
+        ("conv1x1", (1,), "conv1x1_1d"),
+        ("depthwise", (9,), "depthwise_1d"),
+        ("conv_transpose", (4, 4), "conv_transpose"),
+        ("embedding", (), "embedding"),
+        ("lstm", (), "lstm"),
+        ("gru", (), "gru"),
+        ("resize_linear", (), "resize_linear"),
+        ("group_norm", (), "group_norm"),
+    ],
+)
+def test_kinds_that_a_profile_never_saw_are_out_of_domain(
+    kind: str, kernel: tuple[int, ...], lacks: str, dtype: str
+) -> None:
+    work = Workload((Op(kind, dtype, "x", macs=640, bytes_in=64, cin=16, cout=16, kernel=kernel, out_hw=4),))
+    anything = _profile({"any": {d: {"overhead_us": 1.0} for d in ("float32", "int8")}})
+    for profile in (_old_profile(), anything):
+        estimate = predict(profile, work)
+        assert not estimate.in_domain and estimate.latency_ms > 0
+        assert f"{lacks}/{dtype}" in estimate.missing
+        assert estimate.reasons[0].startswith("the profile has no costs of its own for ")
+    own = _profile({lacks: {dtype: {"overhead_us": 5.0}}, kind: {dtype: {"overhead_us": 5.0}}})
+    assert predict(own, work).in_domain and predict(own, work).latency_ms == pytest.approx(5e-3)
+
+
+def test_odd_channels_are_in_domain_only_where_they_were_measured() -> None:
+    costs = {"conv1x1_unaligned": {"float32": {"us_per_mmac": 5.0}}}
+    calibration = {"points": 9, "median_error": 0.1, "p90_error": 0.2, "date": "2026-01-01"}
+    guessed = _profile(costs, calibration={**calibration, "degree": "none"})
+    measured = _profile(costs, calibration={**calibration, "degree": "full"})
+    odd = Workload((_conv(63, 100),))
+    assert not predict(guessed, odd).in_domain and predict(measured, odd).in_domain
+    assert predict(guessed, odd).latency_ms == predict(measured, odd).latency_ms
+
+
+def test_a_look_up_costs_what_it_reads_not_its_table() -> None:
+    profile = _profile(
+        {"embedding": {"float32": {"overhead_us": 1.0, "us_per_mb_out": 100.0}}},
+        cache_bytes=1000,
+        us_per_mb_beyond_cache=1e6,
+    )
+    small, large = (
+        Workload((Op("embedding", "float32", "e", bytes_in=64, bytes_out=512, bytes_weights=n),))
+        for n in (10**4, 10**8)
+    )
+    assert predict(profile, small) == predict(profile, large)
+    assert large.peak_memory_bytes() == 10**8
+
+
+def test_recurrent_layers_cost_by_steps_and_by_what_waits_for_the_step_before() -> None:
+    op = Op("lstm", "float32", "r", macs=50 * 4 * 32 * (16 + 32), cin=16, cout=32, groups=2, out_hw=50)
+    assert op.recurrent_macs == 50 * 4 * 32 * 32
+    cost = {"us_per_mmac": 10.0, "us_per_mstep": 1e5, "us_per_mmac_lone": 20.0}
+    profile = _profile({"lstm": {"float32": cost}})
+    expected_us = 10 * op.macs / 1e6 + 1e5 * 100 / 1e6 + 20 * op.recurrent_macs / 1e6
+    assert predict(profile, Workload((op,))).latency_ms == pytest.approx(expected_us / 1e3)
+
+
+def test_what_was_assumed_is_out_of_domain() -> None:
+    profile = _profile({"conv1x1": {"float32": {"us_per_mmac": 5.0}}})
+    estimate = predict(profile, Workload((_conv(16, 100),), 0, ("the size of 'y' (NonZero) depends on the data",)))
+    assert not estimate.in_domain and estimate.reasons == ("the size of 'y' (NonZero) depends on the data",)

@@ -54,6 +54,9 @@ class DryRun:
     seconds_per_trial: float
     """Training of the full network for the epochs of the space, and once through export and validation."""
 
+    notes: tuple[str, ...] = ()
+    """What was done to the given network before anything else (see `Task.notes`)."""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         data = asdict(self)
@@ -69,6 +72,7 @@ class DryRun:
             f"accuracy {self.accuracy:.4f} (validation), {self.latency_ms:.3f} ms (predicted), "
             f"{self.size_bytes:,} bytes{self._memory_and_energy()}",
             self.profile,
+            *(f"note: {note}" for note in self.notes),
             f"\nprunable groups ({len(self.groups)}): {widths or 'none'}",
             *(f"  cannot be pruned: {name}: {reason}" for name, reason in self.unprunable.items()),
             f"quantisable layers ({len(self.layers)}): {', '.join(self.layers) or 'none'}",
@@ -145,6 +149,7 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         constraints=tuple(f"{c} ({c.because})" if c.because else str(c) for c in plan.constraints),
         infeasible=infeasible,
         seconds_per_epoch=epoch_s,
+        notes=task.notes,
         seconds_per_trial=(epoch_s or 0.0) * epochs + sum(base.seconds.values()),
     )
 

@@ -58,6 +58,8 @@ class Settings(BaseModel):
     evaluator: EvaluatorName = "standalone"
     """Where training starts: at the pruned original, or at weights shared by all pruned versions."""
     seed: int
+    notes: tuple[str, ...] = ()
+    """What was done to the given network before anything else, such as a cast to float32."""
     outline: dict[str, Any]
     """Prunable groups, quantisable layers and exit places of the network."""
     unprunable: dict[str, str]

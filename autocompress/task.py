@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
 import warnings
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from autocompress.batches import length, read_batches
 from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.networks import evaluating, seed_everything
+from autocompress.normalize import normalize
 from autocompress.results import Score, Split
 
 Array = NDArray[Any]
@@ -79,7 +79,8 @@ class Task:
     """A trained model with what is needed to compress and to judge it.
 
     Args:
-        model: the trained network; one tensor in, one tensor out. It is never changed.
+        model: the trained network; one tensor in, one tensor out. It is never changed. A wrapped, half-precision or
+            parametrised one is replaced by a plain float32 copy (see `autocompress.normalize`), which `notes` tell.
         example_input: one batch of inputs, shape (N, ...); only its shape and type matter.
         train, val, test: anything that can be iterated over again and again and yields (inputs, targets)
             batches, such as a DataLoader, or a Dataset of single samples. `val` selects, `test` is read once,
@@ -142,6 +143,28 @@ class Task:
             raise TaskError("evaluate_test goes with evaluate: one metric must judge validation and test data")
         if self.evaluate is not None and self.evaluate_test is None and self.test is not None:
             raise TaskError("with evaluate=... give evaluate_test=... instead of test=...: one metric must judge both")
+        self._normalize()
+
+    def _normalize(self) -> None:
+        """Put plain networks in the place of the given ones."""
+        model = self._normalized("model", self.model)
+        if self.teacher is self.model:
+            object.__setattr__(self, "teacher", model)
+        elif self.teacher is not None and not isinstance(self.teacher, torch.jit.ScriptModule):  # it has only to run
+            object.__setattr__(self, "teacher", self._normalized("teacher", self.teacher))
+        object.__setattr__(self, "model", model)
+
+    def _normalized(self, which: str, given: nn.Module) -> nn.Module:
+        if which not in self._memo or self._memo[which].model is not given:  # not a copy of a task
+            self._memo[which] = normalize(given, self.example_input, f"the {which}", trains=which == "model")
+        model: nn.Module = self._memo[which].model
+        return model
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to the given networks to make them plain float32 modules, a sentence each."""
+        kept = (self._memo.get("model"), self._memo.get("teacher"))
+        return tuple(note for one in kept if one is not None for note in one.notes)
 
     @classmethod
     def classification(cls, model: nn.Module, **settings: Any) -> Task:
@@ -277,8 +300,6 @@ class Task:
             )
         if self.classes and len(self.classes) != self.n_outputs:
             raise TaskError(f"classes must name the model's {self.n_outputs} outputs, got {len(self.classes)} names")
-        with failing_as(TaskError, "the model cannot be copied: copying"):
-            copy.deepcopy(self.model)
         with failing_as(TaskError, f"train_device {self.train_device!r} cannot be used: torch"):
             torch.empty(0, device=self.train_device)
         if self.trainable:

@@ -36,9 +36,8 @@ class Broken(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how, self.linear = how, nn.Linear(24, 4)
-        self.kept: Tensor | None = None
         if how == "copy":
-            self.kept = self.linear.weight * 2
+            self.kept = (i for i in range(2))
 
     def forward(self, x: Tensor) -> Any:
         if self.how == "raise":
@@ -78,7 +77,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": Broken("raise")}, "the model does not run on example_input (1, 24): it raised ValueError: no such"),
     ({"model": Broken("dict")}, "the model must return one tensor, got dict with 'out'; wrap it in a module"),
     ({"model": Broken("rank")}, "a classification returns logits (N, classes), got (1, 1, 4)"),
-    ({"model": Broken("copy")}, "the model cannot be copied: copying raised RuntimeError: Only Tensors"),
+    ({"model": Broken("copy")}, "the model cannot be copied: copying raised TypeError: cannot pickle"),
     ({"example_input": torch.zeros(24)}, "example_input must be a tensor with a batch dimension"),
     ({"example_input": "x"}, "such as torch.zeros(1, 3, 224, 224), got str"),
     ({"example_input": torch.zeros(1, 24).long()}, "one or more samples of torch.float32, got 1 of torch.int64"),

@@ -43,6 +43,8 @@ def apply(
         f"accuracy {score.value:.4f} ({score.split}, 95 % interval {score.low:.4f} to {score.high:.4f}), "
         f"latency {result.latency_ms:.3f} ms ({result.latency_source}, {profile.name}), parity {result.parity:.1%}"
     )
+    for note in result.notes:
+        typer.echo(f"note: {note}")
 
 
 def measure(

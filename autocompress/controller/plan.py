@@ -163,6 +163,7 @@ class Plan:
             sampler=sampler,
             evaluator=evaluator,
             seed=seed,
+            notes=task.notes,
             outline=asdict(anatomy.outline),
             unprunable=dict(anatomy.unprunable),
             versions=versions(),

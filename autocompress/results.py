@@ -119,6 +119,8 @@ class Evaluation(_Data):
     """Multiply-accumulates for one sample that takes no early exit: products, convolutions, attention, recurrences."""
     layers: tuple[LayerSummary, ...] = ()
     exits: tuple[ExitSummary, ...] = ()
+    latency_doubt: str = ""
+    """Why a measurement was set aside, so that `latency_ms` is the predicted one; empty if none was."""
     notes: tuple[str, ...] = ()
     """What the stages did, or that they did nothing."""
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -182,6 +184,7 @@ class Evaluation(_Data):
             "latency_source": self.latency_source,
             "predicted_latency_ms": self.predicted_latency_ms,
             "measured_latency_ms": self.measured_latency_ms,
+            "latency_doubt": self.latency_doubt,
             "worst_case_latency_ms": self.worst_case_latency_ms,
             "size_bytes": self.size_bytes,
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from autocompress.confusion import Confusion, write_confusions
 from autocompress.constraints import Constraint, met_by
+from autocompress.controller.doubts import contradictions, is_repeated
 from autocompress.controller.plan import now, versions
 from autocompress.controller.reporter import Reporter
 from autocompress.errors import CandidateError
@@ -100,7 +101,8 @@ def _measure_contenders(
     quick = len(contenders) > _MANY
     reporter.status(f"measuring {len(contenders)} files on this machine")
     measured = {e.trial: e for e in measure(folder, contenders, evaluator, ort.FAST if quick else ort.THOROUGH)}
-    sure: set[int] = set() if quick else set(measured)
+    measured |= _settled(folder, contenders, measured, evaluator, reporter)
+    sure: set[int] = {n for n, e in measured.items() if e.latency_doubt} if quick else set(measured)
     for _ in range(_ROUNDS):
         points = list(measured.values())
         front = {e.trial for e in front_of(points, resolved(constraints, points))}
@@ -109,8 +111,37 @@ def _measure_contenders(
             reporter.status(f"measuring {len(doubtful)} files of the front on this machine")
             again = measure(folder, [measured[n] for n in doubtful], evaluator, ort.THOROUGH)
             measured.update({e.trial: e for e in again})
+            measured |= _settled(folder, contenders, measured, evaluator, reporter)
             sure |= front
     return list(measured.values())
+
+
+def _settled(
+    folder: Path,
+    contenders: Sequence[Evaluation],
+    measured: Mapping[int, Evaluation],
+    evaluator: Evaluator,
+    reporter: Reporter,
+) -> dict[int, Evaluation]:
+    """Measure alone what contradicts its prediction and its twins; what stays doubtful counts as predicted again."""
+    error = evaluator.device.expected_error
+    suspects = contradictions(list(measured.values()), error)
+    predicted = {e.trial: e for e in contenders}
+    again: dict[int, Evaluation] = {}
+    for trial in suspects:
+        reporter.status(f"measuring trial {trial} again, alone: {suspects[trial].reason}")
+        (again[trial],) = measure(folder, [predicted[trial]], evaluator, ort.THOROUGH)
+    still = contradictions(list({**measured, **again}.values()), error)
+    settled = {}
+    for trial, alone in again.items():
+        confirmed = is_repeated(measured[trial], alone)
+        if trial not in still or (confirmed and not still[trial].by_twin):
+            settled[trial] = alone
+            continue
+        doubt = f"measured twice and not believed: {suspects[trial].reason}; alone {still[trial].reason}"
+        notes = (*predicted[trial].notes, f"latency: {doubt}")
+        settled[trial] = predicted[trial].model_copy(update={"latency_doubt": doubt, "notes": notes})
+    return settled
 
 
 def measure(

@@ -8,10 +8,12 @@ import pytest
 from small import EXITS, SPACE, device, small_task, space
 
 from autocompress.controller import Budget, finish, search
+from autocompress.controller.reporter import Silent
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
-from autocompress.results import Score, Split
+from autocompress.results import Evaluation, Score, Split
+from autocompress.runtimes import onnxruntime as ort
 from autocompress.runtimes.onnxruntime import TimingProtocol
 from autocompress.study import Study
 
@@ -27,6 +29,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
     brief = TimingProtocol(rounds=2, runs=2, passes=2)
     monkeypatch.setattr(finish.ort, "FAST", brief)
     monkeypatch.setattr(finish.ort, "THOROUGH", brief)
+    monkeypatch.setattr(finish, "contradictions", lambda points, error: {})  # so short timings contradict each other
     return device().model_copy(update={"name": "host"})
 
 
@@ -109,3 +112,30 @@ def test_a_file_that_cannot_be_scored_on_the_test_split_says_so(
     unscored = study.evaluation(1)
     assert unscored.test is None and "no test score: the metric of this file is NaN" in unscored.notes
     assert all(e.test is not None for e in study.baselines if e.trial != 1)
+
+
+def test_what_contradicts_the_other_points_is_measured_again_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline = run(tmp_path / "study").baselines[0]
+    contenders = [
+        baseline.model_copy(update={"trial": k, "predicted_latency_ms": 1.0, "workloads": (str(k),)}) for k in range(8)
+    ]
+    evaluator = Evaluator(small_task("mlp"), device().model_copy(update={"name": "host"}))
+
+    def first_point(together_ms: float, alone_ms: float) -> Evaluation:
+        def measure(jobs: list[Any], **settings: Any) -> list[ort.Timing]:
+            first_ms = alone_ms if len(jobs) == 1 else together_ms
+            return [ort.Timing(1.0 if k else first_ms, 1.0, 1.0, 4, 1, 0.0, True) for k in range(len(jobs))]
+
+        monkeypatch.setattr(finish.ort, "measure", measure)
+        return finish._measure_contenders(tmp_path / "study", contenders, evaluator, (), Silent())[0]
+
+    cured = first_point(together_ms=2.4, alone_ms=1.0)
+    assert (cured.latency_ms, cured.latency_source, cured.latency_doubt) == (1.0, "measured", "")
+    confirmed = first_point(together_ms=2.4, alone_ms=2.5)  # twice the same: the prediction is wrong
+    assert (confirmed.latency_ms, confirmed.latency_source, confirmed.latency_doubt) == (2.5, "measured", "")
+    doubtful = first_point(together_ms=2.4, alone_ms=4.0)
+    assert (doubtful.latency_ms, doubtful.latency_source) == (1.0, "predicted")
+    assert doubtful.latency_doubt.startswith("measured twice and not believed: 2.4 ms, other points and its")
+    assert doubtful.notes[-1] == f"latency: {doubtful.latency_doubt}"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,11 +13,27 @@ from torch import Tensor, nn
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch, so that shuffles and augmentations repeat."""
-    import random
-
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int, *generators: torch.Generator | None) -> Iterator[None]:
+    """Seed what `seed_everything` seeds, and torch generators, for a while; all are as they were afterwards."""
+    own = [g for g in generators if g is not None]
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state(), [g.get_state() for g in own]
+    seed_everything(seed)
+    for generator in own:
+        generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        for generator, state in zip(own, states[3], strict=True):
+            generator.set_state(state)
 
 
 class evaluating:
@@ -32,7 +52,10 @@ class evaluating:
 
 
 def outputs_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
-    """Run a model without gradients in evaluation mode; always a tuple, one tensor per exit."""
+    """Run a model without gradients in evaluation mode; always a tuple, one tensor per exit.
+
+    The model gets a copy: what it writes into its input reaches nobody else.
+    """
     with torch.no_grad(), evaluating(model):
-        output = model(inputs)
+        output = model(inputs.clone())
     return output if isinstance(output, tuple) else (output,)

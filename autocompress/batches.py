@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from autocompress.errors import TaskError, where
+from autocompress.networks import seeded
+
+MOST_SAMPLES = 2**17
+MOST_VALUES = 2**29
+"""A look at training data reads at most so many samples and so many values (2 GiB in float32)."""
 
 
 def length(source: Any) -> int | None:
@@ -20,7 +28,7 @@ def length(source: Any) -> int | None:
 
 
 def read_batches(source: Any, batch_size: int, *, shuffle: bool, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches of a Dataset, a DataLoader or the like, on the CPU; empty ones are left out.
+    """Yield copies of the batches of a Dataset, a DataLoader or the like, on the CPU; empty ones are left out.
 
     Raises:
         TaskError: it is empty, can be read only once, raises, or yields something else than (inputs, targets).
@@ -41,9 +49,146 @@ def read_batches(source: Any, batch_size: int, *, shuffle: bool, split: str) -> 
         if len(batch[0]) == 0:
             continue
         empty = False
-        yield batch[0].cpu(), batch[1].cpu()
+        yield batch[0].detach().cpu().clone(), batch[1].detach().cpu().clone()  # whoever writes into them
     if empty:
         raise TaskError(f"{split} data: is empty; it must yield one or more (inputs, targets) batches")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Samples of some data, with the place where each was found."""
+
+    inputs: Tensor
+    targets: Tensor
+    places: NDArray[np.int64]
+    """Index in the Dataset; for data that can only be read in order, the number of samples before it."""
+    batch_size: int
+    """Of the batches that they come from."""
+
+
+def draw(source: Any, batch_size: int, n: int, seed: int, split: str) -> Draw:
+    """Draw `n` samples over the whole data, in random order; fewer where there are fewer.
+
+    A Dataset, or a DataLoader over one, is read at random indices. Anything else is read once from its beginning to
+    its end, or to `MOST_SAMPLES`, and the samples with the smallest of random keys stay (a reservoir, J. Vitter, ACM
+    TOMS 11 (1985) 37-57). The first samples of a larger draw are those of a smaller one. Augmentations are seeded too.
+    """
+    with seeded(seed, *_generators(source)):
+        rng = np.random.default_rng(seed)
+        if (indexed := _indexed(source, batch_size)) is not None:
+            chosen = rng.permutation(indexed.indices)[:n]
+            batches = list(read_batches(indexed.loader(chosen), batch_size, shuffle=False, split=split))
+            return Draw(
+                torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]), chosen, indexed.batch_size
+            )
+        reservoir = Reservoir(n, rng)
+        for inputs, targets in read_batches(source, batch_size, shuffle=False, split=split):
+            reservoir.add(inputs, targets)
+            if reservoir.n_seen >= MOST_SAMPLES or reservoir.n_values >= MOST_VALUES:
+                break
+        return reservoir.drawn()
+
+
+def look_at(source: Any, batch_size: int, seed: int, split: str) -> Iterator[Draw]:
+    """Read data in order, batch by batch; of a large Dataset a random choice, of a large stream its beginning."""
+    with seeded(seed, *_generators(source)):
+        indexed = _indexed(source, batch_size)
+        places, n_values = None, 0
+        if indexed is not None:
+            places = np.sort(np.random.default_rng(seed).permutation(indexed.indices)[: indexed.most])
+            source = indexed.loader(places)
+        start = 0
+        for inputs, targets in read_batches(source, batch_size, shuffle=False, split=split):
+            stop = start + len(inputs)
+            yield Draw(inputs, targets, np.arange(start, stop) if places is None else places[start:stop], len(inputs))
+            start, n_values = stop, n_values + inputs.numel()
+            if indexed is None and (start >= MOST_SAMPLES or n_values >= MOST_VALUES):
+                return
+
+
+def cut_short(source: Any, batch_size: int, n_samples: int, n_values: int) -> str:
+    """Which part of the data `look_at` has read, in words; nothing if it was all."""
+    indexed = _indexed(source, batch_size)
+    if indexed is not None and n_samples < len(indexed.indices):
+        return f"{n_samples:,} of {len(indexed.indices):,} samples, drawn at random,"
+    if indexed is None and (n_samples >= MOST_SAMPLES or n_values >= MOST_VALUES):
+        return f"the first {n_samples:,} samples (they can be read in order only)"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Indexed:
+    """Data that can be read at any place."""
+
+    dataset: Any
+    indices: NDArray[np.int64]
+    batch_size: int
+    collate: Any
+
+    @property
+    def most(self) -> int:
+        """So many samples keep to the limits."""
+        inputs = self.dataset[int(self.indices[0])][0]
+        return max(1, min(MOST_SAMPLES, MOST_VALUES // max(1, int(np.prod(np.shape(inputs))))))
+
+    def loader(self, indices: NDArray[np.int64]) -> torch.utils.data.DataLoader[Any]:
+        parts = [part.tolist() for part in np.split(indices, range(self.batch_size, len(indices), self.batch_size))]
+        return torch.utils.data.DataLoader(self.dataset, batch_sampler=parts, collate_fn=self.collate)
+
+
+def _indexed(source: Any, batch_size: int) -> _Indexed | None:
+    data = torch.utils.data
+    dataset, collate, order = source, None, None
+    if isinstance(source, data.DataLoader):
+        if source.batch_sampler is None:  # the Dataset itself gives batches
+            return None
+        dataset, collate, batch_size = source.dataset, source.collate_fn, source.batch_size or batch_size
+        order = source.batch_sampler
+    if not isinstance(dataset, data.Dataset) or isinstance(dataset, data.IterableDataset) or not length(dataset):
+        return None
+    try:
+        indices = range(length(dataset) or 0) if order is None else sorted({i for batch in order for i in batch})
+        found = np.asarray(indices, dtype=np.int64)
+        dataset[int(found[0])][0]  # some can be read in their workers only
+    except Exception:  # the user's own code: read as it comes, it says what is wrong
+        return None
+    return _Indexed(dataset, found, batch_size, collate)
+
+
+def _generators(source: Any) -> tuple[torch.Generator, ...]:
+    """A loader's own sources of chance."""
+    owners = (source, getattr(source, "sampler", None))
+    found = {id(g): g for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
+    return tuple(found.values())
+
+
+class Reservoir:
+    """Keeps `n` samples of all that it is given, each with the same chance."""
+
+    def __init__(self, n: int, rng: np.random.Generator) -> None:
+        self.n_seen = self.n_values = 0
+        self._n, self._rng, self._bar, self._largest = n, rng, 1.0, 1
+        self._kept: list[tuple[float, int, Tensor, Tensor]] = []
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """Look at a batch."""
+        keys = self._rng.random(len(inputs))
+        for i in np.flatnonzero(keys <= self._bar).tolist():
+            self._kept.append((float(keys[i]), self.n_seen + i, inputs[i].clone(), targets[i].clone()))
+        if len(self._kept) > 2 * self._n:
+            self._shrink()
+            self._bar = self._kept[-1][0]
+        self.n_seen, self.n_values = self.n_seen + len(inputs), self.n_values + inputs.numel()
+        self._largest = max(self._largest, len(inputs))
+
+    def drawn(self) -> Draw:
+        """What was kept, in random order."""
+        self._shrink()
+        inputs, targets = (torch.stack([entry[k] for entry in self._kept]) for k in (2, 3))  # type: ignore[misc]
+        return Draw(inputs, targets, np.array([entry[1] for entry in self._kept]), self._largest)
+
+    def _shrink(self) -> None:
+        self._kept = sorted(self._kept, key=lambda entry: entry[:2])[: self._n]
 
 
 def _iterator(source: Any, batch_size: int, *, shuffle: bool, split: str) -> Iterator[Any]:

@@ -31,7 +31,6 @@ from autocompress.runtimes import onnxruntime as ort
 from autocompress.training import Distillation, Schedule, fit
 from autocompress.workload import Op, Workload
 
-_PARITY_SAMPLES = 256
 _NAMED = 4
 """Layers that a note names at most."""
 _KEPT_TEMPLATES = 16
@@ -274,9 +273,11 @@ class Deployer:
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:
         """Share of samples with the same prediction (classification), else 1 minus the relative error.
 
+        None of these samples has set a range.
+
         A dense prediction (N, classes, ...) counts with the share of its positions.
         """
-        batches = self.workshop.task.calibration_batches(_PARITY_SAMPLES, self.workshop.seed)
+        batches = self.workshop.task.parity_batches(self.workshop.seed)
         session = ort.session(graph.SerializeToString())
         same, count = 0.0, 0
         for batch in batches:

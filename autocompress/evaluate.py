@@ -288,7 +288,7 @@ class Evaluator:
         for inputs, targets in self.task.split("validation"):
             logits = _run_all(session, inputs)
             outputs.append([_confidence(one) for one in logits[:-1]])
-            correct.append([self.task.metric.per_sample(one, targets) for one in logits])
+            correct.append([self.task.metric.scores(one, targets) for one in logits])
         confidence = np.concatenate([np.stack(o, 1) for o in outputs])
         scores = np.concatenate([np.stack(c, 1) for c in correct])
         return sweep(confidence, scores, cost.path_ms)
@@ -309,7 +309,7 @@ class Evaluator:
             return recipe, file, score, ()
         taken = np.array(predict.exits)
         truth = np.concatenate([targets for _, targets in self.task.split("validation")])
-        right = self.task.metric.per_sample(np.concatenate(predict.logits), truth)
+        right = self.task.metric.scores(np.concatenate(predict.logits), truth)
         names = (*candidate.exits, "output")
         summaries = tuple(
             ExitSummary(

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.batches import length, read_batches
+from autocompress.batches import Draw, Reservoir, cut_short, draw, length, look_at, read_batches
 from autocompress.errors import CandidateError, TaskError, failing_as
-from autocompress.networks import evaluating, seed_everything
+from autocompress.networks import evaluating, outputs_of
 from autocompress.normalize import normalize
 from autocompress.results import Score, Split
+from autocompress.survey import Survey
 
 Array = NDArray[Any]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -28,8 +29,9 @@ Predict = Callable[[Array], Array]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 _CONFIDENCE = 0.95
-_MAX_SEEN = 1024
+_MAX_SEEN = 4096
 """So many inputs of `evaluate` are kept for calibration."""
+_PARITY_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class Metric:
     name: str
     per_sample: Callable[[Array, Array], Array]
     """Outputs (N, ...) and targets (N, ...) to scores (N,)."""
+
+    def scores(self, outputs: Array, targets: Array) -> Array:
+        """The score of each sample; what the function writes into its arguments reaches nobody else."""
+        return self.per_sample(outputs.copy(), targets.copy())
 
     def score(self, scores: Array, split: Split) -> Score:
         """Mean with its 95 % interval: Wilson's for 0/1 scores, else the percentile bootstrap.
@@ -189,40 +195,56 @@ class Task:
             yield inputs, targets
 
     def calibration_batches(self, n_samples: int, seed: int) -> list[Array]:
-        """Some inputs for the observers of a PTQ: of the training data, else of the validation data or `evaluate`."""
-        key = f"calibration.{n_samples}.{seed}"
-        if key not in self._memo:
+        """Inputs for the observers of a PTQ, drawn over all of the training data, else the validation data.
+
+        With neither they are drawn from what `evaluate` asks predictions for. They have the size of the data's own
+        batches.
+        """
+        drawn, size = self._drawn(n_samples + _PARITY_SAMPLES, seed)
+        aside = _aside(len(drawn))
+        return _in_batches(drawn[aside : aside + n_samples], size)
+
+    def parity_batches(self, seed: int) -> list[Array]:
+        """Other inputs of the same data than any `calibration_batches` has: 256, of little data a quarter.
+
+        A single sample serves for both.
+        """
+        drawn, size = self._drawn(2 * _PARITY_SAMPLES, seed)
+        return _in_batches(drawn[: _aside(len(drawn)) or 1], size)
+
+    def _drawn(self, n_samples: int, seed: int) -> tuple[Array, int]:
+        """So many inputs or more in random order, all that there are where these are fewer, and the size of a batch."""
+        key = f"drawn.{seed}"
+        n_samples = max(n_samples, 4 * _PARITY_SAMPLES)  # below that, a quarter of them would depend on the number
+        if n_samples > self._memo.get(f"{key}.n", 0):
             source = self.train if self.trainable else self.val
-            batches: list[Array] = []
-            seed_everything(seed)
-            for inputs in self._evaluated() if source is None else self._inputs(source):
-                batches.append(inputs[: n_samples - sum(map(len, batches))])
-                if sum(map(len, batches)) >= n_samples:
-                    break
-            self._memo[key] = batches
-        return list(self._memo[key])
+            if source is None:
+                inputs, size = self._evaluated(), self.batch_size
+                order = np.random.default_rng(seed).permutation(len(inputs))
+                self._memo[key] = inputs[order], size
+            else:
+                found = draw(source, self.batch_size, n_samples, seed, "train" if self.trainable else "validation")
+                self._memo[key] = found.inputs.float().numpy(), found.batch_size
+            self._memo[f"{key}.n"] = n_samples
+        inputs, size = self._memo[key]
+        return inputs, size
 
-    def _inputs(self, source: Any) -> Iterator[Array]:
-        for inputs, _ in read_batches(source, self.batch_size, shuffle=True, split="train"):
-            yield inputs.float().numpy()
-
-    def _evaluated(self) -> list[Array]:
-        """The first inputs that `evaluate` asks predictions for."""
+    def _evaluated(self) -> Array:
+        """Inputs drawn over all that `evaluate` asks predictions for."""
         if "evaluated" not in self._memo:
-            seen: list[Array] = []
+            seen = Reservoir(_MAX_SEEN, np.random.default_rng(0))
 
             def predict(inputs: Array) -> Array:
-                if sum(map(len, seen)) < _MAX_SEEN:
-                    seen.append(np.array(inputs, np.float32))
-                with torch.no_grad(), evaluating(self.model):
-                    outputs: Array = self.model(torch.as_tensor(inputs, dtype=torch.float32)).numpy()
+                seen.add(torch.as_tensor(np.array(inputs, np.float32)), torch.zeros(len(inputs)))
+                outputs: Array = outputs_of(self.model, torch.as_tensor(inputs, dtype=torch.float32))[-1].numpy()
                 return outputs
 
             self.score(predict, "validation")
-            if not seen:
+            if not seen.n_seen:
                 raise TaskError("evaluate never called predict; it must judge the model by its predictions")
-            self._memo["evaluated"] = seen
-        return list(self._memo["evaluated"])
+            self._memo["evaluated"] = seen.drawn().inputs.numpy()
+        inputs: Array = self._memo["evaluated"]
+        return inputs
 
     def split(self, split: Split) -> list[tuple[Array, Array]]:
         """All batches of a split as arrays, read once and kept."""
@@ -307,6 +329,7 @@ class Task:
             self._check_shape(inputs, "train")
             self._check_loss(inputs, targets)
             self._check_teacher(inputs)
+            self._survey("train")
         splits: tuple[Split, ...] = ("validation", "test")
         for split, source in zip(splits, (self.val, self.test), strict=True):
             if source is None:
@@ -314,9 +337,52 @@ class Task:
             inputs, targets = map(torch.from_numpy, self.split(split)[0])
             self._check_shape(inputs, split)
             if (self.evaluate if split == "validation" else self.evaluate_test) is None:
-                with torch.no_grad(), evaluating(self.model):
-                    outputs = self.model(inputs[:2])
+                outputs = outputs_of(self.model, inputs[:2])[-1]
                 self._per_sample(outputs.numpy(), targets[:2].numpy(), split)
+            self._survey(split)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What `validate` found in the data that is allowed and worth knowing."""
+        return tuple(note for key, value in self._memo.items() if key.startswith("survey.") for note in value.notes)
+
+    def _survey(self, split: str) -> Survey:
+        """Look at all samples of a split, of large training data at a fixed choice of them (see `batches.look_at`)."""
+        if f"survey.{split}" not in self._memo:
+            source = {"train": self.train, "validation": self.val, "test": self.test}[split]
+            shape = tuple(self.example_input.shape[1:])
+            batches = look_at(source, self.batch_size, 0, split) if split == "train" else self._as_draws(split)
+            survey = Survey(split, self._labels_checked(batches, split), shape, partial(self._means_missing, split))
+            if split == "train" and (cut := cut_short(source, self.batch_size, survey.n_samples, survey.n_values)):
+                survey.notes += (f"{split} data: {cut} were checked, and tell whether the data are the same",)
+            self._memo[f"survey.{split}"] = survey
+        found: Survey = self._memo[f"survey.{split}"]
+        return found
+
+    def _as_draws(self, split: Any) -> Iterator[Draw]:
+        start = 0
+        for inputs, targets in self.split(split):
+            places = np.arange(start, start + len(inputs))
+            yield Draw(torch.from_numpy(inputs), torch.from_numpy(targets), places, len(inputs))
+            start += len(inputs)
+
+    def _labels_checked(self, batches: Iterable[Draw], split: str) -> Iterator[Draw]:
+        for batch in batches:
+            self._check_labels(batch.targets, split)
+            yield batch
+
+    def _means_missing(self, split: str, inputs: Tensor, targets: Tensor) -> bool:
+        """Whether loss (in training) or metric are finite on targets that are not: they mark missing labels."""
+        outputs = outputs_of(self.model, inputs.float())[-1]
+        if split == "train":
+            return bool(torch.isfinite(self.loss(outputs, targets.clone())).all())
+        if (self.evaluate if split == "validation" else self.evaluate_test) is not None:
+            return True  # nothing of ours reads these targets
+        try:
+            self._per_sample(outputs.numpy(), targets.numpy(), split)
+        except TaskError:
+            return False
+        return True
 
     @cached_property
     def model_sha256(self) -> str:
@@ -365,7 +431,7 @@ class Task:
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("error", message="Using a target size")  # (N,) against (N, 1) is no error
-            loss = self.loss(self.model(inputs[:2]), targets[:2])
+            loss = self.loss(self.model(inputs[:2].clone()), targets[:2].clone())
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise TaskError(f"the loss must be one number, got {tuple(getattr(loss, 'shape', ())) or type(loss)}")
 
@@ -380,7 +446,7 @@ class Task:
 
     def _per_sample(self, outputs: Array, targets: Array, split: str) -> Array:
         with failing_as(TaskError, f"{split} data: the metric {self.metric.name}"):
-            scores = np.asarray(self.metric.per_sample(outputs, targets), dtype=np.float64)
+            scores = np.asarray(self.metric.scores(outputs, targets), dtype=np.float64)
         if scores.shape != (len(outputs),) or not np.isfinite(scores).all():
             what = f"the shape {scores.shape}" if scores.shape != (len(outputs),) else "NaN or infinity"
             raise TaskError(
@@ -402,10 +468,19 @@ def _one_tensor(who: str, model: nn.Module, what: str, inputs: Tensor) -> Tensor
         TaskError: the model raised something, or returns something else.
     """
     with failing_as(TaskError, f"{who} does not run on {what}: it"), torch.no_grad(), evaluating(model):
-        output = model(inputs)
+        output = model(inputs.clone())
     if not isinstance(output, Tensor):
         raise TaskError(f"{who} must return one tensor, got {_described(output)}; wrap it in a module that does")
     return output
+
+
+def _aside(n_samples: int) -> int:
+    """How many of the drawn samples set no range."""
+    return min(_PARITY_SAMPLES, n_samples // 4)
+
+
+def _in_batches(inputs: Array, size: int) -> list[Array]:
+    return [inputs[i : i + size].copy() for i in range(0, len(inputs), size)]
 
 
 def _described(output: object) -> str:

@@ -334,7 +334,7 @@ class _Objective:
 
     def _run(self, inputs: Tensor) -> tuple[Tensor, ...]:
         with self._autocast():
-            outputs = self.model(_like(inputs, self.task.channels_last))
+            outputs = self.model(_like(inputs, self.task.channels_last).clone())  # it may write into them
         outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
         return tuple(o.float() for o in outputs)
 

@@ -211,4 +211,5 @@ def test_agreement_of_a_dense_prediction_is_a_share() -> None:
     evaluator = Evaluator(task, device())
     for stages in ((), (PTQ,)):
         evaluation = evaluator.evaluate(recipe(*stages))[0].evaluation
-        assert evaluation.parity == pytest.approx(evaluation.validation.value) and evaluation.parity > 0.8
+        assert evaluation.parity == pytest.approx(evaluation.validation.value, abs=0.05)  # of 10 of the 40 images
+        assert evaluation.parity > 0.8

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from tasks import make_task
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
 from zoo import ZOO, synthetic_classification
 
 from autocompress.errors import CandidateError, TaskError
@@ -209,21 +209,167 @@ def test_own_evaluate_function_is_used_and_checked() -> None:
         task(evaluate=raising).score(predict, "validation")
 
 
-def test_calibration_batches_are_kept_and_counted() -> None:
+def test_calibration_batches_repeat_and_are_counted() -> None:
     made = task(train=DATA, batch_size=32)
     batches = made.calibration_batches(40, seed=0)
     assert [len(b) for b in batches] == [32, 8]
-    assert all(a is b for a, b in zip(batches, made.calibration_batches(40, seed=0), strict=True))
-    assert not np.array_equal(batches[0], made.calibration_batches(40, seed=1)[0])
-    assert sum(map(len, task().calibration_batches(500, 0))) == 70  # validation data, all there is
+    batches[0][:] = 7.0  # written into by whoever gets them
+    again = made.calibration_batches(40, seed=0)
+    assert not (again[0] == 7.0).all() and np.array_equal(batches[1], again[1])
+    assert not np.array_equal(again[0], made.calibration_batches(40, seed=1)[0])
+    assert np.array_equal(np.concatenate(again)[:10], made.calibration_batches(10, seed=0)[0])
 
 
-def test_without_data_calibration_sees_what_evaluate_asks_for() -> None:
-    made = task(val=None, evaluate=lambda p: sum(float(p(x.numpy()).mean()) for x in INPUTS.split(16)))
-    batches = made.calibration_batches(40, 0)
-    assert np.array_equal(np.concatenate(batches), INPUTS[:40].numpy())
+class InOrder:
+    """Data of a user's own kind, which only knows how to be iterated over."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(zip(self.x.split(16), self.y.split(16), strict=True))
+
+
+class ByClass(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(zip(SORTED, CLASSES, strict=True)))
+
+
+class Augmented(Dataset[Any]):
+    def __len__(self) -> int:
+        return len(SORTED)
+
+    def __getitem__(self, index: int) -> Any:
+        return SORTED[index] + 0.01 * torch.rand(24), CLASSES[index]
+
+
+CLASSES = torch.arange(800) // 200
+SORTED = CLASSES[:, None] + torch.linspace(0, 0.5, 800)[:, None].expand(800, 24)
+TENSORS = TensorDataset(SORTED, CLASSES)
+LOADERS: dict[str, Any] = {
+    "dataset": TENSORS,
+    "subset": Subset(TENSORS, range(0, 800, 2)),
+    "in order": DataLoader(TENSORS, 64),
+    "shuffled": DataLoader(TENSORS, 64, shuffle=True),
+    "own generator": DataLoader(TENSORS, 64, shuffle=True, generator=torch.Generator().manual_seed(3)),
+    "last dropped": DataLoader(TENSORS, 300, drop_last=True),
+    "sampler in class order": DataLoader(TENSORS, 64, sampler=list(range(800))),
+    "weighted": DataLoader(TENSORS, 64, sampler=WeightedRandomSampler([1.0] * 800, 800)),
+    "batch sampler": DataLoader(TENSORS, batch_sampler=[list(range(i, i + 50)) for i in range(0, 800, 50)]),
+    "batches of one": DataLoader(TENSORS, 1),
+    "augmented": DataLoader(Augmented(), 64),
+    "stream": ByClass(),
+    "stream loader": DataLoader(ByClass(), 64),
+    "list": list(zip(SORTED.split(100), CLASSES.split(100), strict=True)),
+    "own iterable": InOrder(SORTED, CLASSES),
+    "one batch": [(SORTED, CLASSES)],
+}
+
+
+@pytest.mark.parametrize("role", ["train", "val"])
+@pytest.mark.parametrize("name", LOADERS)
+def test_calibration_covers_the_whole_data_and_parity_other_samples(name: str, role: str) -> None:
+    torch.manual_seed(0)
+    made = task(**{"val": TENSORS, role: LOADERS[name]})
+    used, aside = (np.concatenate(b) for b in (made.calibration_batches(128, 0), made.parity_batches(0)))
+    seen = np.bincount(used[:, 0].astype(int), minlength=4)
+    least = 20 if name != "last dropped" else 0  # 200 samples of the last class are never trained with
+    assert len(used) == 128 and (seen[:3] >= 20).all() and seen[3] >= least
+    assert not set(map(bytes, used)) & set(map(bytes, aside)) and len(aside) >= 100
+    other = task(**{"val": TENSORS, role: LOADERS[name]})
+    assert np.array_equal(used, np.concatenate(other.calibration_batches(128, 0)))
+
+
+def test_without_data_calibration_covers_all_that_evaluate_asks_for() -> None:
+    made = task(val=None, evaluate=lambda p: sum(float(p(x.numpy()).mean()) for x in SORTED.split(16)))
+    used = np.concatenate(made.calibration_batches(128, 0))
+    assert (np.bincount(used[:, 0].astype(int), minlength=4) >= 20).all()
     with pytest.raises(TaskError, match="evaluate never called predict"):
         task(val=None, evaluate=lambda p: 1.0).calibration_batches(5, 0)
+
+
+def test_little_data_is_shared_out() -> None:
+    made = task(val=[(INPUTS[:8], LABELS[:8])])
+    assert [sum(map(len, b)) for b in (made.calibration_batches(500, 0), made.parity_batches(0))] == [6, 2]
+    single = task(val=[(INPUTS[:1], LABELS[:1])])
+    assert np.array_equal(single.calibration_batches(5, 0)[0], single.parity_batches(0)[0])
+
+
+def with_value(value: float, at: int = 50) -> list[Any]:
+    inputs = INPUTS.clone()
+    inputs[at, 3] = value
+    return [(inputs[:40], LABELS[:40]), (inputs[40:], LABELS[40:])]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_faults_beyond_the_first_batch_are_found(split: str) -> None:
+    wide = [*PAIRS, (INPUTS[:, :5], LABELS)]
+    double = [*PAIRS, (INPUTS.double(), LABELS)]
+    faults = [
+        (with_value(float("nan")), "1 values of the inputs are NaN or infinite, in 1 of 70 samples, .* sample 50;"),
+        (with_value(float("-inf")), "the first of them sample 50; leave out or repair these"),
+        (wide, r"samples must have the shape of example_input \(24,\), got \(5,\) \(from sample 70 on\)"),
+        ([*PAIRS, (INPUTS, LABELS + 3)], "labels must be from 0 to 3"),
+    ]
+    if split == "train":  # the others are converted
+        faults += [(double, "the first has inputs of torch.float32, .*, that of sample 70 has torch.float64")]
+    for data, message in faults:
+        with pytest.raises(TaskError, match=message):
+            task(**{"train": DATA, split: data}).validate()
+
+
+def test_nan_may_mark_missing_labels() -> None:
+    def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.where(targets.isnan(), 0.0, outputs - targets.nan_to_num()).pow(2).mean()
+
+    metric = Metric("minus", lambda o, t: -np.nan_to_num(np.abs(o - t)).mean(-1))
+    targets = torch.zeros(70, 4)
+    targets[60, 1] = float("nan")
+    settings: dict[str, Any] = {"example_input": EXAMPLE, "val": [(INPUTS, targets)], "train": [(INPUTS, targets)]}
+    Task.regression(MODEL, metric=metric, loss=masked, **settings).validate()
+    with pytest.raises(TaskError, match=r"train data: 1 values of the targets are NaN or infinite.* sample 60;"):
+        Task.regression(MODEL, metric=metric, **settings).validate()
+
+
+def test_outliers_are_counted_in_a_note() -> None:
+    made = task(train=with_value(1e6), val=with_value(-1e6, at=3))
+    made.validate()
+    assert [note.split(":")[0] for note in made.notes] == ["train data", "validation data"]
+    assert "1 of 70 samples hold outliers: values up to 1e+06" in made.notes[0] and "sample 50" in made.notes[0]
+    clean = task(train=DATA)
+    clean.validate()
+    assert clean.notes == ()
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.relu_())
+
+
+def test_what_network_metric_and_loss_write_into_reaches_nobody_else() -> None:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        targets.zero_()
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def per_sample(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        targets[:] = 0
+        return (outputs.argmax(-1) == 0).astype(float)
+
+    x, y, example = INPUTS.clone(), LABELS.clone(), EXAMPLE.clone() - 1
+    kept = x.clone(), y.clone(), example.clone()
+    data = [(x, y)]
+    made = Task.classification(
+        InPlace(), example_input=example, train=data, val=data, loss=loss, metric=Metric("writes", per_sample)
+    )
+    made.validate()
+    made.score(predict, "validation")
+    made.calibration_batches(10, 0)
+    assert torch.equal(x, kept[0]) and torch.equal(y, kept[1]) and torch.equal(example, kept[2])
+    assert np.array_equal(made.split("validation")[0][1], y.numpy())
 
 
 def test_training_hash_sees_teacher_loss_and_formats() -> None:

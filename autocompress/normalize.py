@@ -251,7 +251,7 @@ def _run(model: nn.Module, example: Tensor) -> Any:
     """The outputs, or what was raised."""
     try:
         with torch.no_grad(), evaluating(model):
-            return model(example)
+            return model(example.clone())
     except Exception as error:  # the user's own code: `Task.validate` says what it raises
         return error
 

@@ -32,6 +32,7 @@ _CONFIDENCE = 0.95
 _MAX_SEEN = 4096
 """So many inputs of `evaluate` are kept for calibration."""
 _PARITY_SAMPLES = 256
+_SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class Task:
             raise TaskError("evaluate_test goes with evaluate: one metric must judge validation and test data")
         if self.evaluate is not None and self.evaluate_test is None and self.test is not None:
             raise TaskError("with evaluate=... give evaluate_test=... instead of test=...: one metric must judge both")
+        object.__setattr__(self, "example_input", self.example_input.detach().clone())  # networks may write into it
         self._normalize()
 
     def _normalize(self) -> None:
@@ -168,8 +170,8 @@ class Task:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was done to the given networks to make them plain float32 modules, a sentence each."""
-        kept = (self._memo.get("model"), self._memo.get("teacher"))
+        """What was done to the given networks to make them plain, and what `validate` found in the data."""
+        kept = (self._memo.get(key) for key in ("model", "teacher", *(f"survey.{split}" for split in _SPLITS)))
         return tuple(note for one in kept if one is not None for note in one.notes)
 
     @classmethod
@@ -340,11 +342,6 @@ class Task:
                 outputs = outputs_of(self.model, inputs[:2])[-1]
                 self._per_sample(outputs.numpy(), targets[:2].numpy(), split)
             self._survey(split)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What `validate` found in the data that is allowed and worth knowing."""
-        return tuple(note for key, value in self._memo.items() if key.startswith("survey.") for note in value.notes)
 
     def _survey(self, split: str) -> Survey:
         """Look at all samples of a split, of large training data at a fixed choice of them (see `batches.look_at`)."""

@@ -176,11 +176,18 @@ class Fusion:
             if node.op_type not in _INTEGER or not self._inputs_are_int8(node):
                 continue
             below = self._to_int8(node.output[0])
-            if below is None and node.op_type not in _FLOAT_OUTPUT_OK:
+            if below is None and (node.op_type not in _FLOAT_OUTPUT_OK or self._is_float_with_relu(node)):
                 continue
             self.int8.add(index)
             for k in below or ():
                 self.absorbed[k] = self.net.nodes[k].input[0]
+
+    def _is_float_with_relu(self, node: onnx.NodeProto) -> bool:
+        """Tell if the runtime computes a Gemm with the activation after it, in floats."""
+        user = self.net.only_user(node.output[0])
+        if node.op_type != "Gemm" or user is None or self.net.nodes[user].op_type not in {"Relu", "Clip"}:
+            return False
+        return self.net.nodes[user].output[0] not in self.net.graph_outputs
 
     def _inputs_are_int8(self, node: onnx.NodeProto) -> bool:
         count = 1 if node.op_type in {"Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool", "Softmax"} else 2

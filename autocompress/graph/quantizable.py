@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx
 from onnx import numpy_helper
@@ -320,8 +320,24 @@ def plan(model: onnx.ModelProto, spec: QuantSpec) -> QuantPlan:
             layers.append(PlannedLayer(node.output[0], name, node.op_type, node.input[1], axis, bits, activation))
     order = {node.output[0]: index for index, node in enumerate(graph.nodes)}
     layers.sort(key=lambda layer: order[layer.node])
-    placement = _Placement(graph, {layer.node for layer in layers if layer.activation_bits == 8})
+    placement = _settled(graph, {layer.node for layer in layers if layer.activation_bits == 8})
+    layers = [x if x.node in placement.layers else replace(x, activation_bits=32) for x in layers]
     return QuantPlan(tuple(layers), placement.activations(), spec.reduce_range, tuple(sorted(placement.pools)))
+
+
+def _settled(graph: Graph, int8_nodes: set[str]) -> _Placement:
+    """The placement in which every one of its layers has an integer kernel.
+
+    The runtime computes Gemm and ReLU as one float kernel where the result is not quantised again.
+    """
+    placement = _Placement(graph, int8_nodes)
+    lost = {node for node in int8_nodes if _is_float_with_relu(graph, graph.producer[node], placement.source)}
+    return _settled(graph, int8_nodes - lost) if lost else placement
+
+
+def _is_float_with_relu(graph: Graph, node: onnx.NodeProto, quantized: Mapping[str, str]) -> bool:
+    end = graph.after_activation(node.output[0])
+    return node.op_type == "Gemm" and end != node.output[0] and end not in quantized and end not in graph.outputs
 
 
 def _check(spec: QuantSpec) -> None:
@@ -362,6 +378,7 @@ class _Placement:
 
     def __init__(self, graph: Graph, int8_nodes: set[str]) -> None:
         self.graph = graph
+        self.layers = frozenset(int8_nodes)
         self.int8 = set(int8_nodes)  # nodes that run, or pass their data on, in int8
         self.pools: set[str] = set()
         self.source: dict[str, str] = {}  # tensor -> tensor whose range it uses
@@ -377,14 +394,14 @@ class _Placement:
         self._carry_back()
         for node in graph.nodes:
             self._carry_forward(node)
-        self._drop_unread_joins(int8_nodes)
+        self._drop_unread_joins()
 
-    def _drop_unread_joins(self, layers: set[str]) -> None:
+    def _drop_unread_joins(self) -> None:
         """Leave an Add or Concat in fp32 that no integer kernel reads: it would only round, to one common scale."""
         wanted: set[str] = set()
         for node in reversed(self.graph.nodes):
             output = node.output[0]
-            if output in layers:
+            if output in self.layers:
                 wanted.add(node.input[0])
             elif output in self.int8:
                 end = self.graph.after_activation(output)
@@ -394,7 +411,7 @@ class _Placement:
                     self._drop(output, end)
         for node in self.graph.nodes:  # what only passes such a join on
             output = node.output[0]
-            if output in self.int8 - layers and node.op_type not in _JOINS and node.input[0] not in self.source:
+            if output in self.int8 - self.layers and node.op_type not in _JOINS and node.input[0] not in self.source:
                 self._drop(output, output)
 
     def _drop(self, node: str, tensor: str) -> None:

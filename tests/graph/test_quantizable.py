@@ -111,3 +111,13 @@ def test_a_join_is_int8_only_where_an_integer_kernel_reads_it(join: str) -> None
     assert optimized_op_counts(int8(Tail(join).eval(), inputs))[f"QLinear{join}"] == 1
     counts = optimized_op_counts(int8(Tail(join).eval(), inputs, floats=("fc",)))
     assert counts[f"QLinear{join}"] == 0 and counts["QLinearConv"] == 3
+
+
+def test_a_linear_layer_with_a_relu_is_int8_only_where_its_result_is_quantised() -> None:
+    """ONNX Runtime computes the two as one float kernel otherwise, and unpacks the weights at every call."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU6(), nn.Linear(8, 4)).eval()
+    inputs = torch.randn(16, 8)
+    for floats, integer in (((), 3), (("4",), 0), (("2",), 1), (("0",), 2)):
+        counts = optimized_op_counts(int8(model, inputs, floats))
+        assert counts["QGemm"] == integer and not counts["DequantizeLinear"], floats

@@ -27,7 +27,7 @@ _OPTIONAL = {"view", "epilogue"}
 _STEM_CHANNELS = 4
 _PRODUCTS = {"conv1x1", "conv", "depthwise", "grouped", "conv_transpose", "linear", "lstm", "gru", "rnn"}
 _GEMM = "_gemm"
-_FITTED_FINER = {"linear_float", "conv_gemm", "conv1x1_gemm", "conv_1d_gemm"}
+_FITTED_FINER = {"linear_float", "conv_gemm", "conv1x1_gemm", "conv_1d_gemm", "dequantize_weights"}
 """Those of the finer kinds that calibration tells apart, beside those of other dimensions than two."""
 _DIMENSIONS = {1: "_1d", 3: "_3d"}
 _LOOK_UP = "embedding"
@@ -128,8 +128,8 @@ def finer_key(op: Op) -> str:
     "conv_stem" has at most 4 input channels; "conv_3x3s1" is 3x3 with stride 1, where Winograd's algorithm applies;
     "<kind>_1d" and "<kind>_3d" are convolutions of so many dimensions; "linear_float" is an int8 product whose result
     stays a float; "<kind>_gemm" is an int8 convolution whose channels ONNX Runtime's own kernel does not take, so that
-    its windows are copied first and a matrix product follows. A profile without one of them lacks nothing, but for the
-    number of dimensions.
+    its windows are copied first and a matrix product follows; "dequantize_weights" works on a constant. A profile
+    without one of them lacks nothing, but for the number of dimensions.
     """
     if _is_gemm(op):
         return _finer(op, gemm=True)
@@ -148,6 +148,8 @@ def _is_gemm(op: Op) -> Any:
 
 
 def _finer(op: Op, *, gemm: bool = False) -> str:
+    if op.kind == "dequantize":
+        return "dequantize_weights" if np.all(op.bytes_in == 0) else ""
     if op.kind == "linear" and op.dtype == "int8":
         return "linear_float" if np.all(op.bytes_out >= 4 * op.out_hw * op.cout) else ""
     if len(op.kernel) in _DIMENSIONS or gemm:
@@ -159,12 +161,16 @@ def _finer(op: Op, *, gemm: bool = False) -> str:
 
 
 def features(op: Op, block: int) -> tuple[float, ...]:
-    """Work of an op in the order of `OpCost`; constants of ops other than products count as input."""
+    """Work of an op in the order of `OpCost`; constants of ops other than products count as input.
+
+    Resizing interpolates every value that it writes, however few it reads.
+    """
     product = op.kind in _PRODUCTS
+    bytes_in = op.bytes_in if product else op.bytes_in + op.bytes_read_weights
     return (
         1.0,
         op.padded_macs(block) / 1e6,
-        (op.bytes_in if product else op.bytes_in + op.bytes_read_weights) / 1e6,
+        0.0 if op.kind.startswith("resize") else bytes_in / 1e6,
         op.bytes_out / 1e6,
         op.bytes_weights / 1e6 if product else 0.0,
         op.patch_bytes / 1e6,
@@ -186,6 +192,8 @@ def _tiling(op: Op, block: int) -> tuple[Any, Any, Any]:
     if op.dtype == "int8":
         steps = np.where(_is_gemm(op), window // op.kernel[-1], window) if op.kernel else window
         return op.out_hw * steps * (1 if op.kind == "depthwise" else op.groups) / 1e6, 0.0, 0.0
+    if len(op.kernel) == 3:  # unrolled, then one product
+        return 0.0, 0.0, 0.0
     blocks = -(-op.cout // block)
     tiles = -(-op.out_hw // _TILE_OUTPUTS)
     padded = op.padded_macs(block) / 1e6

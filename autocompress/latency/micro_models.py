@@ -635,7 +635,7 @@ def _newer_kinds(rng: np.random.Generator, int8: bool) -> Iterator[tuple[str, pa
     for length in (32, 64, 128, 256, 400, 512, 1024, 2048):
         widths = tuple(_width(rng, 16, 256 if length < 600 else 128) for _ in range(int(rng.integers(2, 5))))
         yield "points", partial(_points, widths, length, int8)
-    for group in (1, 1, 1, 1, 16, 24, 32):
+    for group in (1, 1, 1, 1, 8, 16, 16, 24, 32, 48):
         width = group * int(rng.integers(2, 6)) if group > 1 else _width(rng, 16, 160)
         length, kernel = int(rng.choice([50, 100, 200, 400, 800])), int(rng.choice([3, 5, 9, 15, 31]))
         yield "separable", partial(_separable, width, length, kernel, int(rng.integers(1, 4)), group, int8)

@@ -272,3 +272,18 @@ def test_what_was_assumed_is_out_of_domain() -> None:
     profile = _profile({"conv1x1": {"float32": {"us_per_mmac": 5.0}}})
     estimate = predict(profile, Workload((_conv(16, 100),), 0, ("the size of 'y' (NonZero) depends on the data",)))
     assert not estimate.in_domain and estimate.reasons == ("the size of 'y' (NonZero) depends on the data",)
+
+
+def test_resizing_costs_by_what_it_writes_and_constants_are_dequantised_at_a_cost_of_their_own() -> None:
+    costs = {"us_per_mb_in": 100.0, "us_per_mb_out": 10.0}
+    profile = _profile(
+        {k: {"float32": costs} for k in ("resize", "dequantize")} | {"dequantize_weights": {"float32": {}}}
+    )
+    resize = Op("resize", "float32", "r", bytes_in=10**6, bytes_out=10**6)
+    assert predict(profile, Workload((resize,))).latency_ms == pytest.approx(0.01)
+    activation, weights = (
+        Op("dequantize", "float32", "d", bytes_in=a, bytes_out=10**6, bytes_weights=b)
+        for a, b in ((10**6, 0), (0, 10**6))
+    )
+    assert predict(profile, Workload((activation,))).latency_ms == pytest.approx(0.11)
+    assert predict(profile, Workload((weights,))).latency_ms == 0

@@ -238,13 +238,13 @@ def _half_at(model: nn.Module, example: Tensor) -> str | None:
             model(example[:1])
     except _HalfFound as found:
         return user_line(found)
-    except Exception:  # the user's own code: `Task.validate` says what it raises
+    except (Exception, SystemExit):  # the user's own code: `Task.validate` says what it raises
         return None
     return None
 
 
 def _fails(model: nn.Module, example: Tensor) -> bool:
-    return isinstance(_run(model, example), Exception)
+    return isinstance(_run(model, example), BaseException)
 
 
 def _run(model: nn.Module, example: Tensor) -> Any:
@@ -252,15 +252,15 @@ def _run(model: nn.Module, example: Tensor) -> Any:
     try:
         with torch.no_grad(), evaluating(model):
             return model(example.clone())
-    except Exception as error:  # the user's own code: `Task.validate` says what it raises
+    except (Exception, SystemExit) as error:  # the user's own code: `Task.validate` says what it raises
         return error
 
 
 def _compare(before: Any, after: Any, who: str, tolerance: float) -> None:
     """Raise where the outputs are not what they were."""
-    if isinstance(before, Exception):
+    if isinstance(before, BaseException):
         return
-    if isinstance(after, Exception):
+    if isinstance(after, BaseException):
         raise TaskError(f"{who} does not run as a plain float32 network: {type(after).__name__}: {first_line(after)}")
     for one, other in zip(tree_leaves(before), tree_leaves(after), strict=True):
         if isinstance(one, Tensor) and one.is_floating_point():

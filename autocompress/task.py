@@ -305,6 +305,7 @@ class Task:
         name = f"example_input {tuple(self.example_input.shape)}"
         return tuple(_one_tensor("the model", self.model, name, self.example_input).shape)
 
+    @failing_as(TaskError, "checking the task")
     def validate(self) -> None:
         """Check model, data and labels before any work is done.
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,8 +44,11 @@ class Broken(nn.Module):
     def forward(self, x: Tensor) -> Any:
         if self.how == "raise":
             raise ValueError("no such shape\nsecond line")
+        if self.how == "exit":
+            sys.exit(3)
         y = self.linear(x)
-        return {"dict": {"out": y}, "rank": y[:, None]}.get(self.how, y)
+        others = {"dict": OrderedDict(out=y, aux=y), "rank": y[:, None], "tuple": (y, y), "list": [y], "none": None}
+        return others.get(self.how, y)
 
 
 class Failing(Dataset[Any]):
@@ -67,6 +72,10 @@ def raising(*_: object) -> Any:
     raise ZeroDivisionError("in the user's code")
 
 
+def leaving(*_: object) -> Any:
+    sys.exit(3)
+
+
 EMPTY = TensorDataset(torch.zeros(0, 24), torch.zeros(0, dtype=torch.long))
 WIDE = Metric("wide", lambda outputs, targets: outputs)
 NAN = Metric("nan", lambda outputs, targets: np.full(len(outputs), np.nan))
@@ -75,7 +84,16 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": "resnet"}, "model must be a torch.nn.Module, got str"),
     ({"model": nn.Linear(24, 4, device="meta")}, "model must be on the CPU, got meta: give model.cpu()"),
     ({"model": Broken("raise")}, "the model does not run on example_input (1, 24): it raised ValueError: no such"),
-    ({"model": Broken("dict")}, "the model must return one tensor, got dict with 'out'; wrap it in a module"),
+    ({"model": Broken("dict")}, "the model must return one tensor, got OrderedDict with 'out', 'aux'; wrap it in a"),
+    ({"model": Broken("tuple")}, "the model must return one tensor, got tuple of 2; wrap it in a module that does"),
+    ({"model": Broken("tuple"), "evaluate": lambda predict: 0.5}, "the model must return one tensor, got tuple of 2"),
+    ({"model": Broken("list"), "kind": "other", "metric": WIDE}, "the model must return one tensor, got list of 1"),
+    ({"model": Broken("dict"), "kind": "other", "evaluate": lambda predict: 0.5}, "one tensor, got OrderedDict"),
+    ({"model": Broken("none")}, "the model must return one tensor, got NoneType; wrap it in a module"),
+    ({"model": Broken("exit")}, "the model does not run on example_input (1, 24): it raised SystemExit: 3"),
+    ({"train": DATA, "loss": leaving}, "the loss of a training batch raised SystemExit: 3 (test_task.py, line "),
+    ({"metric": Metric("bad", leaving)}, "validation data: the metric bad raised SystemExit: 3"),
+    ({"train": DATA, "teacher": Broken("dict")}, "the teacher must return one tensor, got OrderedDict with 'out'"),
     ({"model": Broken("rank")}, "a classification returns logits (N, classes), got (1, 1, 4)"),
     ({"model": Broken("copy")}, "the model cannot be copied: copying raised TypeError: cannot pickle"),
     ({"example_input": torch.zeros(24)}, "example_input must be a tensor with a batch dimension"),

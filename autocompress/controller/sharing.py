@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, get_args
 
 import numpy as np
@@ -109,12 +110,14 @@ class ElasticAccuracy:
             self.settings, self.accuracies = kept["settings"], kept["accuracies"]
         else:
             rng = np.random.default_rng([seed, 2])
-            self.settings = [plan.space.setting(outline, rng.random, optional=False) for _ in range(n)]
-            self.accuracies = []
-            for i, setting in enumerate(self.settings, 1):
+            self.settings, self.accuracies = [], []
+            for i in range(1, n + 1):
                 evaluator.workshop.progress(f"accuracy with shared weights: {i} of {n}")
-                candidate = evaluator.structure(plan.space.sample(Fixed(setting), outline))
-                self.accuracies.append(evaluator.elastic.accuracy(candidate).value)
+                setting = plan.space.setting(outline, rng.random, optional=False)
+                with suppress(CandidateError), failing_as(CandidateError, "reading shared weights"):
+                    candidate = evaluator.structure(plan.space.sample(Fixed(setting), outline))
+                    self.accuracies.append(evaluator.elastic.accuracy(candidate).value)
+                    self.settings.append(setting)
             if path:
                 write_json(path, {"settings": self.settings, "accuracies": self.accuracies})
         columns = {name: np.array([setting[name] for setting in self.settings]) for name in self._ratios}

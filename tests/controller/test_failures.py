@@ -15,9 +15,11 @@ from small import device, small_task, space
 
 from autocompress.controller import Budget, search
 from autocompress.controller.executors.base import Job, attempt
-from autocompress.errors import CandidateError, StudyError, failing_as
+from autocompress.dry_run import dry_run
+from autocompress.errors import CandidateError, StudyError, TaskError, failing_as
 from autocompress.evaluate import Evaluator
 from autocompress.recipe import Recipe
+from autocompress.replay import apply
 
 
 class Panic(BaseException):
@@ -212,3 +214,16 @@ def test_a_model_that_cannot_be_judged_is_said_before_the_search(
     break_at("autocompress.graph.export:fold_batchnorm", KeyError("bias"), monkeypatch)
     with pytest.raises(StudyError, match="the model itself cannot be deployed: writing the file raised KeyError"):
         search(small_task(n=48), device(), space(), budget=Budget(3), out=tmp_path)
+
+
+def test_apply_and_check_have_the_same_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = small_task(n=48)
+    break_at("autocompress.graph.export:fold_batchnorm", SystemExit(3), monkeypatch)
+    with pytest.raises(CandidateError, match="^writing the file raised SystemExit: 3"):
+        apply(Recipe(), task, device(), out=tmp_path / "model.onnx")
+    with pytest.raises(TaskError, match="^the model itself cannot be deployed: writing the file raised SystemExit: 3"):
+        dry_run(task, device(), space(), [])
+    monkeypatch.undo()
+    break_at("autocompress.dry_run:seconds_per_epoch", Panic("a panic"), monkeypatch)
+    with pytest.raises(TaskError, match="^training for the estimate of its time raised Panic: a panic"):
+        dry_run(task, device(), space(), [])

@@ -263,7 +263,7 @@ def _compare(before: Any, after: Any, who: str, tolerance: float) -> None:
     if isinstance(after, BaseException):
         raise TaskError(f"{who} does not run as a plain float32 network: {type(after).__name__}: {first_line(after)}")
     for one, other in zip(tree_leaves(before), tree_leaves(after), strict=True):
-        if isinstance(one, Tensor) and one.is_floating_point():
+        if isinstance(one, Tensor) and one.is_floating_point() and one.isfinite().all():
             scale = max(1e-6, float(one.abs().max()))
             error = float((one.float() - other.float()).abs().max()) / scale
             if not error <= tolerance:

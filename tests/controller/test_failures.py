@@ -212,18 +212,18 @@ def test_a_model_that_cannot_be_judged_is_said_before_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_at("autocompress.graph.export:fold_batchnorm", KeyError("bias"), monkeypatch)
-    with pytest.raises(StudyError, match="the model itself cannot be deployed: writing the file raised KeyError"):
+    with pytest.raises(StudyError, match=r"the model itself cannot be deployed: writing the file raised KeyError"):
         search(small_task(n=48), device(), space(), budget=Budget(3), out=tmp_path)
 
 
 def test_apply_and_check_have_the_same_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = small_task(n=48)
     break_at("autocompress.graph.export:fold_batchnorm", SystemExit(3), monkeypatch)
-    with pytest.raises(CandidateError, match="^writing the file raised SystemExit: 3"):
+    with pytest.raises(CandidateError, match=r"^writing the file raised SystemExit: 3"):
         apply(Recipe(), task, device(), out=tmp_path / "model.onnx")
-    with pytest.raises(TaskError, match="^the model itself cannot be deployed: writing the file raised SystemExit: 3"):
+    with pytest.raises(TaskError, match=r"^the model itself cannot be deployed: writing the file raised SystemExit: 3"):
         dry_run(task, device(), space(), [])
     monkeypatch.undo()
     break_at("autocompress.dry_run:seconds_per_epoch", Panic("a panic"), monkeypatch)
-    with pytest.raises(TaskError, match="^training for the estimate of its time raised Panic: a panic"):
+    with pytest.raises(TaskError, match=r"^training for the estimate of its time raised Panic: a panic"):
         dry_run(task, device(), space(), [])

@@ -129,7 +129,7 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         task=task.name,
         device=device.name,
         n_params=anatomy.n_params,
-        macs=anatomy.macs,
+        macs=base.macs or anatomy.macs,
         accuracy=base.validation.value,
         latency_ms=base.predicted_latency_ms,
         size_bytes=base.size_bytes,

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autocompress.confusion import Confusion, write_confusions
 from autocompress.constraints import Constraint, met_by
 from autocompress.controller.doubts import contradictions, is_repeated
 from autocompress.controller.plan import now, versions
 from autocompress.controller.reporter import Reporter
-from autocompress.errors import CandidateError
+from autocompress.errors import AutocompressError, CandidateError, failing_as
 from autocompress.evaluate import Evaluator
 from autocompress.graph.exits import path_feeds
 from autocompress.graph.export import INPUT
@@ -66,8 +67,9 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
         if evaluator.task.has("test") and (evaluation.trial in front or evaluation.kind == "baseline"):
             reporter.status(f"scoring trial {evaluation.trial} on the test split")
             try:
-                score, confusion = _score(folder / str(evaluation.artifact), evaluator)
-            except CandidateError as error:
+                with failing_as(CandidateError, "scoring the file on the test split"):
+                    score, confusion = _score(folder / str(evaluation.artifact), evaluator)
+            except AutocompressError as error:
                 scored = evaluation.model_copy(update={"notes": (*evaluation.notes, f"no test score: {error}")})
             else:
                 confusions |= {evaluation.trial: confusion} if confusion else {}
@@ -98,6 +100,7 @@ def _measure_contenders(
 
     Relative constraints refer to the baseline as measured, like the front of the finished study.
     """
+    contenders, broken = _those_that_run(folder, contenders, evaluator)
     quick = len(contenders) > _MANY
     reporter.status(f"measuring {len(contenders)} files on this machine")
     measured = {e.trial: e for e in measure(folder, contenders, evaluator, ort.FAST if quick else ort.THOROUGH)}
@@ -113,7 +116,24 @@ def _measure_contenders(
             measured.update({e.trial: e for e in again})
             measured |= _settled(folder, contenders, measured, evaluator, reporter)
             sure |= front
-    return list(measured.values())
+    return [*measured.values(), *broken]
+
+
+def _those_that_run(
+    folder: Path, evaluations: Sequence[Evaluation], evaluator: Evaluator
+) -> tuple[list[Evaluation], list[Evaluation]]:
+    """Those whose files run here, and the others with a note: one that does not costs the others no figure."""
+    able, broken = [], []
+    for evaluation in evaluations:
+        try:
+            with failing_as(CandidateError, "running the file"):
+                session = ort.session(folder / str(evaluation.artifact), evaluator.device.threads)
+                ort.run(session, path_feeds({INPUT: _sample(evaluator)}, max(0, len(evaluation.exits) - 1))[-1])
+            able.append(evaluation)
+        except CandidateError as error:
+            notes = (*evaluation.notes, f"latency: predicted, not measured: {error}")
+            broken.append(evaluation.model_copy(update={"notes": notes}))
+    return able, broken
 
 
 def _settled(
@@ -149,7 +169,7 @@ def measure(
 ) -> list[Evaluation]:
     """Time the files side by side on this machine, every path of those with exits."""
     threads = evaluator.device.threads
-    sample = evaluator.task.calibration_batches(1, evaluator.workshop.seed)[0][:1]  # noise is no word of a vocabulary
+    sample = _sample(evaluator)
     jobs: list[tuple[Any, dict[str, Any]]] = []
     spans = []
     for evaluation in evaluations:
@@ -162,6 +182,11 @@ def measure(
         _with_timing(evaluation, [t.latency_ms for t in timings[start:end]], all(t.trusted for t in timings[start:end]))
         for evaluation, (start, end) in zip(evaluations, spans, strict=True)
     ]
+
+
+def _sample(evaluator: Evaluator) -> NDArray[Any]:
+    """One real input: noise is no word of a vocabulary."""
+    return evaluator.task.calibration_batches(1, evaluator.workshop.seed)[0][:1]
 
 
 def _with_timing(evaluation: Evaluation, path_ms: Sequence[float], trusted: bool) -> Evaluation:

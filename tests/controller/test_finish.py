@@ -88,6 +88,20 @@ def test_the_front_is_measured_on_this_machine(tmp_path: Path, host: DeviceProfi
             assert e.worst_case_latency_ms == e.exits[-1].latency_ms
 
 
+def test_a_file_that_does_not_run_any_more_costs_the_others_no_figure(tmp_path: Path, host: DeviceProfile) -> None:
+    folder = tmp_path / "study"
+    study = run(folder, device=host)
+    broken = next(e for e in study.front if e.kind == "candidate")
+    (folder / str(broken.artifact)).write_bytes(b"no network")
+    finish.finish(folder, Evaluator(small_task(), host), Silent())
+    again = Study.open(folder)
+    assert broken.trial not in {e.trial for e in again.front}
+    assert all(e.measured_latency_ms is not None for e in again.front)
+    assert "latency: predicted, not measured: ONNX Runtime cannot load" in " ".join(
+        again.evaluation(broken.trial).notes
+    )
+
+
 def test_a_finished_study_is_not_scored_again(tmp_path: Path, scored: list[str]) -> None:
     first = run(tmp_path / "study")
     assert scored

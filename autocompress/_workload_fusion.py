@@ -173,6 +173,9 @@ class Fusion:
                 if moves_int8 and node.input[0] not in self.net.static:
                     self.int8.add(index)
                 continue
+            if node.op_type == "Resize":
+                self._find_integer_resize(index, node)
+                continue
             if node.op_type not in _INTEGER or not self._inputs_are_int8(node):
                 continue
             below = self._to_int8(node.output[0])
@@ -188,6 +191,25 @@ class Fusion:
         if node.op_type != "Gemm" or user is None or self.net.nodes[user].op_type not in {"Relu", "Clip"}:
             return False
         return self.net.nodes[user].output[0] not in self.net.graph_outputs
+
+    def _find_integer_resize(self, index: int, node: onnx.NodeProto) -> None:
+        """Between a DequantizeLinear and QuantizeLinears of the same scale the nearest integers are repeated."""
+        if any(a.name == "mode" and a.s != b"nearest" for a in node.attribute):
+            return
+        before = self.net.producer.get(node.input[0])
+        users = [self.net.nodes[user] for user in self.net.users(node.output[0])]
+        around = [] if before is None else [self.net.nodes[before], *users]
+        kinds = [other.op_type for other in around]
+        if kinds[:1] == ["DequantizeLinear"] and set(kinds[1:]) == {"QuantizeLinear"}:
+            scales = {tuple(map(self._constant, other.input[1:3])) for other in around}
+            if len(scales) == 1 and node.output[0] not in self.net.graph_outputs:
+                self.int8.add(index)
+                self.absorbed |= dict.fromkeys(self.net.users(node.output[0]), node.output[0])
+
+    def _constant(self, name: str) -> bytes:
+        """Value of a small constant, or its name."""
+        weight = self.net.initializers.get(name)
+        return name.encode() if weight is None else onnx.numpy_helper.to_array(weight).tobytes()
 
     def _inputs_are_int8(self, node: onnx.NodeProto) -> bool:
         count = 1 if node.op_type in {"Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool", "Softmax"} else 2

@@ -352,6 +352,8 @@ class _Counter:
         self.ops: list[OpForm] = []
         self.slow: list[str] = []
         """Convolutions that the runtime cannot put into blocks of channels, as their weights are no constants."""
+        self.unsure: list[str] = []
+        """Interpolations beside int8 kernels: in channels-last order they are four times faster."""
 
     def forms(self, n_ifs: int) -> Forms:
         for value in self.net.graph_inputs:
@@ -365,10 +367,12 @@ class _Counter:
         return Forms(tuple(ops), self.net.shapes, self._assumptions())
 
     def _assumptions(self) -> tuple[str, ...]:
-        if not self.slow:
-            return ()
-        which = repr(self.slow[0]) + (f" and {len(self.slow) - 1} more" if len(self.slow) > 1 else "")
-        return (f"float convolutions may be slower, as their weights are dequantised at every call: {which}",)
+        found = {
+            "float convolutions may be slower, as their weights are dequantised at every call": self.slow,
+            "the channel order of linear resizing beside int8 kernels is not known": self.unsure,
+        }
+        more = {text: f" and {len(names) - 1} more" if len(names) > 1 else "" for text, names in found.items()}
+        return tuple(f"{text}: {names[0]!r}{more[text]}" for text, names in found.items() if names)
 
     def _resolve(self, name: str) -> str:
         return self.root.get(name, name)
@@ -500,9 +504,17 @@ class _Counter:
         net, node = self.net, self.net.nodes[index]
         kind = _resize_kind(node)
         by_scales = len(node.input) == 3 and node.input[2] in net.static
-        if by_scales and kind != "other" and self.blocked.get(self._resolve(node.input[0])) == "float32":
+        order = self.blocked.get(self._resolve(node.input[0]))
+        if by_scales and kind != "other" and order == "float32":
             kind += _BLOCKED
+        beside = [net.nodes[user].op_type for user in net.users(node.output[0])]
+        if kind == "resize_linear" and (order == "int8" or "QuantizeLinear" in beside or self._is_dequantised(node)):
+            self.unsure.append(node.name or node.output[0])
         self._emit(node, kind, self._dtype(index), self._activations(node))
+
+    def _is_dequantised(self, node: onnx.NodeProto) -> bool:
+        producer = self.net.producer.get(node.input[0])
+        return producer is not None and self.net.nodes[producer].op_type == "DequantizeLinear"
 
     def _matmul(self, index: int) -> None:
         net, node = self.net, self.net.nodes[index]

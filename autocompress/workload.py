@@ -56,9 +56,9 @@ KINDS = (
 """Every operator kind.
 
 "embedding" is a look-up of rows in a constant table, "norm" one over the last axis (LayerNormalization and its like),
-"resize" repeats the nearest values, with "_blocked" in the runtime's blocked channel order, "layout" is a change
-between the plain and that order, "view" a call that moves no data (Reshape and its like), "epilogue" the further pass
-of a convolution over its result for a fused activation (Clip).
+"resize" repeats the nearest values, with "_blocked" in the runtime's blocked channel order, "layout" is a change of
+that order, "view" a call that moves no data (Reshape and its like), "epilogue" the further pass of a convolution over
+its result for a fused activation (Clip).
 """
 
 

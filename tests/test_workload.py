@@ -446,3 +446,24 @@ def test_a_float_convolution_with_dequantised_weights_is_not_said_to_be_known() 
     assert work.assumptions == (
         "float convolutions may be slower, as their weights are dequantised at every call: 'y'",
     )
+
+
+@pytest.mark.parametrize(
+    ("mode", "scale", "dtype"),
+    [("nearest", "s", "int8"), ("nearest", "t", "float32"), ("linear", "s", "float32")],
+)
+def test_the_nearest_integers_are_repeated_between_equal_scales(mode: str, scale: str, dtype: str) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("Resize", ["xd", "", "twice"], ["r"], mode=mode),
+        helper.make_node("QuantizeLinear", ["r", scale, "z"], ["rq"]),
+        helper.make_node("DequantizeLinear", ["rq", scale, "z"], ["y"]),
+    ]
+    values = {"s": np.array(0.1, np.float32), "t": np.array(0.2, np.float32), "z": np.array(128, np.uint8)}
+    values["twice"] = np.array([1, 1, 2, 2], np.float32)
+    work = Workload.from_onnx(_model(nodes, ["batch", 3, 4, 4], ["y"], values))
+    (op,) = [op for op in work.ops if op.kind.startswith("resize")]
+    assert (op.dtype, op.bytes_out) == (dtype, 3 * 64 * (1 if dtype == "int8" else 4))
+    unsure = ("the channel order of linear resizing beside int8 kernels is not known: 'r'",)
+    assert work.assumptions == (unsure if mode == "linear" else ())

@@ -18,7 +18,7 @@ from autocompress._files import write_atomically
 from autocompress.errors import CandidateError, StudyError
 from autocompress.recipe import Phase, Recipe, Stage, check_version
 from autocompress.results import Evaluation, Pick
-from autocompress.study import Study
+from autocompress.study import Study, changes
 from autocompress.techniques.distill import Distill
 from autocompress.techniques.early_exit import EarlyExit
 from autocompress.techniques.prune import Prune
@@ -207,12 +207,16 @@ def ablate(
     from autocompress.evaluate import Evaluator
 
     settings = study.settings
-    for name in ("model_sha256", "data_sha256"):
+    for name in ("model_sha256",) if settings.identity else ("model_sha256", "data_sha256"):
         if (theirs := getattr(settings, name)) != (mine := getattr(task, name)):
             raise StudyError(
                 f"{study.path}: was made with another {name.partition('_')[0]} ({name} {theirs[:12]}, now "
                 f"{mine[:12]}); give the task of the search"
             )
+    if settings.identity and (different := changes(settings.identity, task.identity)):
+        raise StudyError(
+            f"{study.path}: was made with another task: {'; '.join(different)}; give the task of the search"
+        )
     points = [study.evaluation(trial) for trial in (recommended(study) if trials is None else trials)]
     for point in points:
         if point.state != "complete" or point.kind != "candidate":

@@ -155,9 +155,16 @@ class Workshop:
     def origin(self) -> str:
         """What every training starts from, by content: the original network, the teacher, data, loss and seed."""
         task = self.task
-        return fingerprint((task.model, self.teacher, task.data_sha256, task.training_sha256, self.seed))
+        return fingerprint(
+            (task.model, self.teacher, task.data_sha256, task.training_sha256, _digests(task), self.seed)
+        )
 
     @property
     def teacher(self) -> nn.Module:
         """The network to distil from."""
         return self.task.model if self.task.teacher is None else self.task.teacher
+
+
+def _digests(task: Task) -> dict[str, str]:
+    """Of the code and the data that training uses, wherever they stand in their files."""
+    return {key: digest.partition(" ")[0] for key, digest in sorted(task.training_identity.items())}

@@ -11,7 +11,7 @@ final.json        written at the end: front and baselines, measured on the devic
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STUDY_VERSION = 1
+_DECIDING = ("torch", "onnxruntime", "autocompress")
+"""Another major or minor version of these makes another study."""
 EvaluatorName = Literal["standalone", "elastic"]
 
 
@@ -50,6 +52,8 @@ class Settings(BaseModel):
     data_sha256: str
     training_sha256: str = ""
     """Of teacher, loss and the like; empty in studies of before it was kept."""
+    identity: dict[str, str] = {}
+    """What else the figures depend on, by name: code and data (see `autocompress.identity`); empty in older studies."""
     device: dict[str, Any]
     """The whole device profile."""
     space: dict[str, Any]
@@ -70,13 +74,21 @@ class Settings(BaseModel):
 
     def differences(self, other: Settings) -> list[str]:
         """What in `other` would make another study, in words."""
-        names = ["model_sha256", "data_sha256", "metric", "space", "constraints", "sampler", "evaluator", "seed"]
+        names = ["model_sha256", "metric", "space", "constraints", "sampler", "evaluator", "seed"]
         names += ["training_sha256"] if self.training_sha256 else []
+        names += [] if self.identity else ["data_sha256"]
         texts = [
             f"{name}: the study has {_short(mine)}, now {_short(theirs)}"
             for name in names
             if (mine := getattr(self, name)) != (theirs := getattr(other, name))
         ]
+        if self.identity:
+            texts += changes(self.identity, other.identity)
+            texts += [
+                f"{name} {self.versions[name]} was used, now it is {other.versions[name]}"
+                for name in _DECIDING
+                if _release(self.versions.get(name)) != _release(other.versions.get(name))
+            ]
         if self.device != other.device:
             texts.append(
                 f"device: the study has {self.device['name']}, now {other.device['name']}"
@@ -84,6 +96,51 @@ class Settings(BaseModel):
                 else f"device: the profile of {self.device['name']} has changed since"
             )
         return texts
+
+    def remarks(self, other: Settings) -> list[str]:
+        """What in `other` is different or cannot be compared, and lets the study go on."""
+        if not self.identity:
+            return [
+                "this study is of a version that did not keep what its figures depend on; that the code of metric, "
+                "loss and network and the training data are the same could not be checked"
+            ]
+        texts = [
+            f"{name} {mine} was used, now it is {theirs}"
+            for name in _DECIDING
+            if (mine := self.versions.get(name)) != (theirs := other.versions.get(name))
+        ]
+        keys = [k for k, v in self.identity.items() if k in other.identity and not _comparable(v, other.identity[k])]
+        if keys:
+            parts = ", ".join(dict.fromkeys(key.partition(": ")[0] for key in keys))
+            texts.append(f"whether it is the same could not be checked, for want of its source: {parts}")
+        return texts
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What differs, one clause for each part; what cannot be compared does not count."""
+    found: dict[str, list[str]] = {}
+    for key in (*before, *(key for key in now if key not in before)):
+        old, new = before.get(key, ""), now.get(key, "")
+        if old.split(" ")[0] != new.split(" ")[0] and _comparable(old, new):
+            part, _, function = key.partition(": ")
+            place = (new or old).partition(" ")[2]
+            found.setdefault(part, []).append(", ".join(filter(None, [function, place])))
+    return [f"{part} changed{_among(places)}" for part, places in found.items()]
+
+
+def _comparable(old: str, new: str) -> bool:
+    """Whether two digests were taken the same way, if they are there at all."""
+    return not old or not new or old.partition(":")[0] == new.partition(":")[0]
+
+
+def _among(places: Iterable[str]) -> str:
+    named = [place for place in places if place]
+    return f" ({'; '.join(named[:3])})" if named else ""
+
+
+def _release(version: str | None) -> str:
+    """Major and minor number."""
+    return ".".join((version or "").split(".")[:2])
 
 
 def _short(value: object) -> str:

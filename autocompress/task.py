@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from autocompress.batches import Draw, Reservoir, cut_short, draw, length, look_at, read_batches
 from autocompress.errors import CandidateError, TaskError, failing_as
+from autocompress.identity import code_of
 from autocompress.networks import evaluating, outputs_of
 from autocompress.normalize import normalize
 from autocompress.results import Score, Split
@@ -410,6 +411,42 @@ class Task:
         size = length(self.train)
         digest.update(("?" if size is None else str(size)).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What figures depend on besides weights, by name: code of the user's, data by content (see `identity`)."""
+        parts = {
+            "the code of the metric": self.metric.per_sample if self.evaluate is None else None,
+            "the code of evaluate": self.evaluate,
+            "the code of evaluate_test": self.evaluate_test,
+        }
+        found: dict[str, str] = dict(self.training_identity)
+        for part, value in parts.items():
+            if value is not None:
+                found |= code_of(part, value)
+        for split, source in (("validation", self.val), ("test", self.test)):
+            if source is not None:
+                found[f"the {split} data"] = f"v:{self._survey(split).digest[:16]}"
+                found |= code_of(f"the collate function of the {split} data", getattr(source, "collate_fn", None))
+        return found
+
+    @cached_property
+    def training_identity(self) -> dict[str, str]:
+        """The part of `identity` that trained weights depend on."""
+        found = code_of("the code of the network", self.model)
+        if not self.trainable:
+            return found
+        found |= code_of("the code of the loss", self.loss)
+        found |= code_of("the collate function of the train data", getattr(self.train, "collate_fn", None))
+        if self.teacher is not None:
+            found |= code_of("the code of the teacher", self.teacher)
+        first, again = (next(look_at(self.train, self.batch_size, 0, "train")) for _ in range(2))
+        survey = self._survey("train")
+        if torch.equal(first.inputs, again.inputs):
+            found["the train data"] = f"v:{survey.digest[:16]}"
+        else:  # augmented by a source of chance that nobody can seed
+            found["the targets of the train data"] = f"v:{survey.digest_of_targets[:16]}"
+        return found
 
     def _check_labels(self, targets: Tensor, split: str) -> None:
         if self.kind != "classification" or targets.is_floating_point() or targets.dim() != 1:

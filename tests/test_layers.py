@@ -33,7 +33,7 @@ LIGHT = (
 )
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "_lazy", "_process", "networks", "fingerprint", "known_costs"),
-    ("_files", "batches", "survey", "normalize", "domains", "runtime_support", "input_shapes"),
+    ("_files", "batches", "survey", "identity", "normalize", "domains", "runtime_support", "input_shapes"),
     ("recipe", "device", "workload", "_workload_reader", "_workload_fusion", "_workload_shapes"),
     ("space", "results"),
     ("constraints", "study", "confusion"),

@@ -24,7 +24,7 @@ from autocompress.controller.reporter import Reporter, Silent
 from autocompress.controller.samplers import DEFAULT, check_name
 from autocompress.controller.sharing import check_evaluator, check_trainable, share_weights
 from autocompress.controller.storage import database_errors
-from autocompress.controller.store import Store, check_folder
+from autocompress.controller.store import Store, check_folder, remarks
 from autocompress.device import DeviceProfile
 from autocompress.errors import AutocompressError, InputError, InternalError, keep_traceback, where
 from autocompress.evaluate import Evaluator
@@ -66,8 +66,8 @@ def search(
         seed: of everything that is random.
         reference: where the task comes from: "my_task.py:task", or a function that returns it. Worker processes
             load it from there; without them it is for the record only.
-        start_from: folder of an earlier study of the same data. Its best recipes that this space has are tried first;
-            what was trained for them is not trained again.
+        start_from: folder of an earlier study, also of other code or data. Its best recipes that this
+            space has are tried first; what was trained for them is not trained again where it would be the same.
         workers: who evaluates the candidates; by default this process, one after the other.
         storage: URL of a database for Optuna's record of the trials ("postgresql://..."), instead of a file in `out`;
             everything else stays in `out`.
@@ -91,7 +91,9 @@ def search(
         reporter.note(note)
     with exclusive(out), _bugs_leave_it_intact(out):
         settings = plan.settings(_text(reference) or task.name, sampler, seed, evaluator)
-        earlier = Earlier.open(start_from, out, settings) if start_from else None
+        earlier = Earlier.open(start_from, out) if start_from else None
+        for remark in remarks(out, settings):
+            reporter.note(remark)
         store = Store(out, settings, storage)
 
         def start() -> Executor:

@@ -13,7 +13,7 @@ from autocompress.controller.proposals import Proposals
 from autocompress.domains import Value
 from autocompress.errors import InputError
 from autocompress.results import dominates
-from autocompress.study import Settings, Study
+from autocompress.study import Study
 
 
 @dataclass(frozen=True)
@@ -23,29 +23,21 @@ class Earlier:
     study: Study
 
     @classmethod
-    def open(cls, path: str | Path, out: Path, settings: Settings) -> Earlier:
-        """Read the earlier study of a new one in `out`.
+    def open(cls, path: str | Path, out: Path) -> Earlier:
+        """Read the earlier study of a new one in `out`; its accuracies only say which recipes to try first.
 
         Raises:
             StudyError: there is none at `path`.
-            InputError: it is the new study itself, or its accuracies mean something else.
+            InputError: it is the new study itself.
         """
         if Path(path).resolve() == out.resolve():
             raise InputError(f"{path}: a study cannot start from itself; to resume it, give it as --out alone")
-        study = Study.open(path)
-        for name in ("metric", "data_sha256"):
-            theirs, mine = getattr(study.settings, name), getattr(settings, name)
-            if theirs != mine:
-                raise InputError(
-                    f"{path}: a study can start from one of the same data and metric, got {name} {theirs[:12]} there "
-                    f"and {mine[:12]} here; start without it"
-                )
-        return cls(study)
+        return cls(Study.open(path))
 
     def copy_weights(self, cache: Path) -> None:
         """Copy what was trained.
 
-        Weights are named by all that led to them (of the training data by its size), so that none is mistaken.
+        Weights are named by all that led to them, so that none is mistaken.
         """
         cache.mkdir(parents=True, exist_ok=True)
         for path in (self.study.path / "cache").glob("*.pt"):

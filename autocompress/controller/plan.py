@@ -157,6 +157,7 @@ class Plan:
             model_sha256=task.model_sha256,
             data_sha256=task.data_sha256,
             training_sha256=task.training_sha256,
+            identity=task.identity,
             device=self.evaluator.device.model_dump(mode="json", exclude={"calibration": {"held_out_ms"}}),
             space=self.space.to_dict(),
             constraints=self.constraints,

@@ -346,12 +346,17 @@ def check_folder(folder: Path) -> None:
         raise StudyError(f"{folder}: is not empty and not a study; use another --out")
 
 
+def remarks(folder: Path, settings: Settings) -> list[str]:
+    """What is to be said before the study in a folder goes on with these settings."""
+    return read_settings(folder).remarks(settings) if (folder / "study.json").exists() else []
+
+
 def _keep_settings(folder: Path, settings: Settings) -> None:
     if (folder / "study.json").exists():
         if differences := read_settings(folder).differences(settings):
             raise StudyError(
-                f"{folder}: holds a study with other inputs: {'; '.join(differences)}. "
-                "Use another --out, or the same inputs to resume"
+                f"{folder}: holds a study with other inputs: {'; '.join(differences)}. Use the same inputs to resume, "
+                f"or another --out with --start-from {folder}, which tries its best recipes first"
             )
         return
     write_json(folder / "study.json", settings.model_dump(mode="json"))

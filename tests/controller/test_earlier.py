@@ -102,9 +102,14 @@ def test_recipes_that_break_the_new_limits_are_left_out(earlier: Study, task: Ta
     assert next(e.size_bytes for e in study.candidates if e.state == "complete") == limit
 
 
-def test_a_study_of_other_data_or_itself_is_refused(earlier: Study, task: Task, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="same data and metric, got data_sha256"):
-        search(small_task(n=160), device(), space(), budget=Budget(1), out=tmp_path / "s", start_from=earlier.path)
+def test_other_data_begin_with_the_earlier_recipes_and_train_them_anew(
+    earlier: Study, tmp_path: Path, trained: list[str]
+) -> None:
+    study = search(small_task(n=160), device(), space(), budget=Budget(1), out=tmp_path / "s", start_from=earlier.path)
+    assert set(without_baselines(study)) & set(without_baselines(earlier)) and trained
+
+
+def test_nothing_and_the_study_itself_are_refused(earlier: Study, task: Task, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot start from itself"):
         search(task, device(), space(), budget=Budget(9), out=earlier.path, start_from=earlier.path)
     with pytest.raises(StudyError, match="nothing"):

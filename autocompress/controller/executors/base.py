@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import pickle
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -16,6 +16,7 @@ from autocompress.elastic import Elastic, KeptElastic
 from autocompress.errors import AutocompressError, InputError, TaskError, told
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.recipe import Recipe, suggestion
+from autocompress.study import changes
 from autocompress.task import Task
 from autocompress.task_module import load_task
 
@@ -117,6 +118,7 @@ class Blueprint:
     model_sha256: str
     data_sha256: str
     elastic: KeptElastic | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, evaluator: Evaluator, source: Source, threads: int) -> Blueprint:
@@ -124,7 +126,9 @@ class Blueprint:
         task = evaluator.task
         hashes = task.model_sha256, task.data_sha256
         elastic = evaluator.elastic.keep() if evaluator.elastic else None
-        return cls(source, evaluator.device, evaluator.workshop.seed, evaluator.cache, threads, *hashes, elastic)
+        return cls(
+            source, evaluator.device, evaluator.workshop.seed, evaluator.cache, threads, *hashes, elastic, task.identity
+        )
 
     def pack(self) -> bytes:
         """Pickle it, so that what a worker cannot import is reported by the worker."""
@@ -145,6 +149,11 @@ class Blueprint:
                     f"{getattr(task, name)[:12]} instead of {getattr(self, name)[:12]}; the task must give the same "
                     "each time it is loaded: read the trained weights from a file, seed whatever is drawn"
                 )
+        if different := changes(self.identity, task.identity):
+            raise TaskError(
+                f"a worker got another task than the search has: {'; '.join(different)}; the task must give the same "
+                "each time it is loaded, and its files must be the same on all machines"
+            )
         evaluator = Evaluator(task, self.device, seed=self.seed, cache=self.cache, progress=progress)
         if self.elastic:
             evaluator.elastic = Elastic.of(evaluator.workshop, self.elastic)

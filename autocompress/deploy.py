@@ -102,9 +102,9 @@ class Deployer:
             return Deployment(self._placeholder(proto, candidate), candidate.output_names, layers)
         if stage.technique == "qat":
             return self._trained(candidate, folded, stage)
-        spec, ranges = self._plan(proto, candidate)
+        spec, ranges, told = self._plan(proto, candidate)
         graph = export.strip(qdq.write_qdq(proto, spec, ranges))
-        parity, notes = self._agreement(graph, folded), self._left_in_float(graph, proto, candidate)
+        parity, notes = self._agreement(graph, folded), (*self._left_in_float(graph, proto, candidate), *told)
         return Deployment(graph, candidate.output_names, layers, parity, notes)
 
     def float_graph(self, candidate: Candidate) -> onnx.ModelProto:
@@ -223,11 +223,14 @@ class Deployer:
 
         return _left_in_float(stage, layers, asked)
 
-    def _plan(self, proto: onnx.ModelProto, candidate: Candidate) -> tuple[QuantPlan, dict[str, ActivationRange]]:
+    def _plan(
+        self, proto: onnx.ModelProto, candidate: Candidate
+    ) -> tuple[QuantPlan, dict[str, ActivationRange], list[str]]:
         stage: Any = candidate.quantization
         spec = plan(proto, self._spec(proto, candidate))
         batches = self.workshop.task.calibration_batches(stage.observer_samples, self.workshop.seed)
-        return spec, observe(proto, spec, batches, stage.observer)
+        notes: list[str] = []
+        return spec, observe(proto, spec, batches, stage.observer, notes), notes
 
     def _placeholder(self, proto: onnx.ModelProto, candidate: Candidate) -> onnx.ModelProto:
         """Quantised as the final graph will be, with ranges that nobody observed."""
@@ -243,7 +246,7 @@ class Deployer:
                 "quantisation-aware training trains the exported graph, and that of this network takes one sample at a "
                 "time; use ptq, or training data in batches of one"
             )
-        spec, ranges = self._plan(exported.proto, candidate)
+        spec, ranges, told = self._plan(exported.proto, candidate)
         twin = qat.build_twin(exported.program, exported.proto, spec, ranges)
         rate = stage.learning_rate
         groups = [
@@ -266,7 +269,7 @@ class Deployer:
                 f"the quantised file agrees with its training twin on {agreement:.1%} of the samples only, "
                 f"at least {_MIN_AGREEMENT:.0%} are needed"
             )
-        notes = self._left_in_float(graph, exported.proto, candidate)
+        notes = (*self._left_in_float(graph, exported.proto, candidate), *told)
         notes += (f"qat: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
         return Deployment(graph, candidate.output_names, _layer_of_nodes(exported.proto, candidate), agreement, notes)
 

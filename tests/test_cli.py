@@ -134,6 +134,18 @@ def test_search_prints_the_front_and_what_to_do_next(project: Path, run: Run) ->
     assert "autocompress show" in result.out and "autocompress export" in result.out
 
 
+def test_a_task_that_changes_the_folder_does_not_take_the_study_along(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_task(tmp_path, body="    import os\n    os.chdir('elsewhere')\n    return small_task()")
+    write_space(tmp_path, NUMERICS)
+    arguments = ("--space", "space.yaml", "--trials", 1, "--device", DEVICE)
+    assert run("search", "my_task.py:task", "--out", "study", *arguments).code == 0
+    assert (tmp_path / "study" / "final.json").exists() and not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_search_reports_progress_on_standard_error(tmp_path: Path, run: Run) -> None:
     arguments = [write_task(tmp_path), "--out", tmp_path / "study", "--space", write_space(tmp_path, NUMERICS)]
     result = run("search", *arguments, "--trials", 1, "--device", DEVICE, "--threads", 1)

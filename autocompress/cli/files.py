@@ -26,13 +26,14 @@ def apply(
     from autocompress.recipe import Recipe
 
     parsed, profile = Recipe.load(recipe), profile_if_known(device)
+    target = out.absolute()  # a task may change the working directory
     loaded = checked_task(task, threads)
     profile = profile or profile_of_this_machine()
     from autocompress.replay import apply as run
     from autocompress.report.live import Live
 
     with Live() as live:
-        result = run(parsed, loaded, profile, out=out, seed=seed, progress=live.status)
+        result = run(parsed, loaded, profile, out=target, seed=seed, progress=live.status)
     if as_json:
         typer.echo(json.dumps(result.as_row(), indent=1))
         return

@@ -100,7 +100,7 @@ def ablate(
     """What each part of a recipe brings: evaluate it step by step, for the report."""
     from autocompress.study import Study
 
-    opened = Study.open(study)
+    opened = Study.open(study.absolute())  # a task may change the working directory
     chosen = [opened.front.select(name).trial for name in pick or ()]  # type: ignore[arg-type]
     loaded = checked_task(task, threads)
     from autocompress.ablation import ablate as run

@@ -75,6 +75,8 @@ def search(
     from autocompress.study import read_settings
 
     # What costs nothing to check comes before the task, and that before a minute of calibration.
+    given, out = out, out.absolute()  # a task may change the working directory
+    start_from = start_from and start_from.absolute()
     budget = Budget(trials, hours)
     pool = Workers(workers, threads, trial_timeout_minutes, executor, address)  # type: ignore[arg-type]
     search_space, profile = SearchSpace.load(space), profile_if_known(device)
@@ -118,9 +120,8 @@ def search(
         shown.write("finished", **study.to_dict())
         return
     print_study(study)
-    typer.echo(
-        f"\nlook at it:  autocompress show {out} --html report.html\nship one:    autocompress export {out} --pick knee"
-    )
+    typer.echo(f"\nlook at it:  autocompress show {given} --html report.html")
+    typer.echo(f"ship one:    autocompress export {given} --pick knee")
 
 
 @with_constraints

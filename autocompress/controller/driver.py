@@ -82,7 +82,7 @@ def search(
     check_trainable(evaluator, task)
     _check_reference(reference, workers)
     reporter = reporter or Silent()
-    out = Path(out)
+    out = Path(out).absolute()  # wherever workers and the user's code go
     reporter.status("looking at the network and its data")
     task.validate()
     judge = Evaluator(task, device, seed=seed, cache=out / "cache", progress=reporter.status)

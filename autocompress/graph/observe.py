@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,10 @@ Observer = Literal["minmax", "percentile", "entropy", "mse"]
 _BINS = 2048
 _SAMPLES = 2**17  # values of one tensor and one batch that enter its histogram
 _LEVELS = 255
+_USUAL = 0.95
+_FAR = 4.0
+_TOGETHER = 16
+"""So many samples at once: where a tensor does not show whose value is whose, they count as one sample."""
 _PERCENTILE = 0.9999
 _SHRINKS: tuple[float, ...] = tuple(np.linspace(1.0, 0.2, 81).tolist())
 
@@ -50,7 +54,11 @@ def activation_range(low: float, high: float) -> ActivationRange:
 
 
 def observe(
-    model: onnx.ModelProto, plan: QuantPlan, batches: Iterable[NDArray[Any]], observer: Observer
+    model: onnx.ModelProto,
+    plan: QuantPlan,
+    batches: Iterable[NDArray[Any]],
+    observer: Observer,
+    notes: list[str] | None = None,
 ) -> dict[str, ActivationRange]:
     """Run calibration data through `model` and choose the range of every planned tensor.
 
@@ -58,9 +66,12 @@ def observe(
         model: the fp32 graph the plan was made for, with one input.
         plan: what to quantise.
         batches: calibration inputs, each (N, ...) float32. All observers but "minmax" read them twice.
-        observer: "minmax" covers everything seen; "percentile" drops the outer 0.01 %; "entropy" minimises
-            the KL divergence (S. Migacz, "8-bit Inference with TensorRT", GTC 2017); "mse" minimises the
-            squared error (Banner et al., "Post-training 4-bit quantization of convolution networks", 2019).
+        observer: all leave out samples that reach beyond four times what 95 % of the samples reach, so that a broken
+            sample costs the others no resolution. "minmax" covers the rest; "percentile" drops the outer 0.01 % of it;
+            "entropy" minimises the KL divergence (S. Migacz, "8-bit Inference with TensorRT", GTC 2017); "mse"
+            minimises the squared error (Banner et al., "Post-training 4-bit quantization of convolution networks",
+            2019).
+        notes: gets a sentence about samples that were left out.
 
     Returns:
         One range per planned tensor; pooled and reshaped tensors share their source's range.
@@ -74,13 +85,60 @@ def observe(
     if not len(data):
         raise CandidateError("quantisation needs calibration data, but there is no batch")
     tap = _Tap(model, plan.sources)
-    extremes = _extremes(tap, data)
+    seen = _extremes(tap, data)
+    extremes = {name: found.usual() for name, found in seen.items()}
+    if notes is not None:
+        notes += _left_out(seen)
     limits = {name: activation_range(low, high) for name, (low, high) in extremes.items()}
     if observer != "minmax":
         histograms = _histograms(tap, data, extremes)
         choose = {"percentile": _percentile, "entropy": _entropy, "mse": _mse}[observer]
         limits = {name: activation_range(*choose(histograms[name], *extremes[name])) for name in histograms}
     return {activation.tensor: limits[activation.source] for activation in plan.activations}
+
+
+class _Extremes:
+    """Smallest and largest value of one tensor in each sample."""
+
+    def __init__(self) -> None:
+        self._lows: list[NDArray[np.float32]] = []
+        self._highs: list[NDArray[np.float32]] = []
+
+    def add(self, value: NDArray[np.float32], n_samples: int) -> None:
+        """Look at a batch; where its samples cannot be told apart it counts as one."""
+        rows = value.reshape(n_samples if len(value) % n_samples == 0 else 1, -1)
+        self._lows.append(rows.min(1))
+        self._highs.append(rows.max(1))
+
+    @property
+    def outliers(self) -> NDArray[np.bool_]:
+        """Which samples reach farther than the others by a factor; never more than one in twenty."""
+        reach = np.maximum(np.abs(np.concatenate(self._lows)), np.abs(np.concatenate(self._highs)))
+        usual = float(np.sort(reach)[int(_USUAL * (len(reach) - 1))])
+        return reach > _FAR * usual if usual > 0.0 else np.zeros(len(reach), bool)
+
+    def usual(self) -> tuple[float, float]:
+        """What all samples that are no outliers lie between."""
+        kept = ~self.outliers
+        return float(np.concatenate(self._lows)[kept].min()), float(np.concatenate(self._highs)[kept].max())
+
+    def reach(self) -> float:
+        """The largest magnitude, outliers included."""
+        return float(max(max(np.abs(part).max() for part in parts) for parts in (self._lows, self._highs)))
+
+
+def _left_out(seen: Mapping[str, _Extremes]) -> list[str]:
+    """A note on samples that set no range, by the tensor where they reach farthest beyond it."""
+    far = [name for name, found in seen.items() if found.outliers.any()]
+    if not far:
+        return []
+    ends = {name: max(map(abs, seen[name].usual())) for name in far}
+    worst = max(far, key=lambda name: seen[name].reach() / max(ends[name], 1e-30))
+    n = max(int(seen[name].outliers.sum()) for name in far)
+    return [
+        f"calibration: {n} of the samples set no ranges, their values are far beyond those of all others: "
+        f"up to {seen[worst].reach():.3g} in {worst!r}, whose range ends at {ends[worst]:.3g}"
+    ]
 
 
 class _Tap:
@@ -101,26 +159,29 @@ class _Tap:
         self._names = [name for name in tensors if name != self._input]
         self._taps_input = self._input in tensors
 
-    def run(self, batch: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yield each tapped tensor of one batch, perhaps in several pieces; empty tensors are left out."""
+    def run(self, batch: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.float32], int]]:
+        """Yield each tapped tensor of one batch and the number of samples in it, perhaps in several pieces.
+
+        Empty tensors are left out.
+        """
         x = np.ascontiguousarray(batch, dtype=np.float32)
         if self._taps_input and x.size:
-            yield self._input, x
+            yield self._input, x, len(x)
         if self._names:
             for piece in runtime.pieces(self._session, x):
                 values = runtime.run(self._session, {self._input: piece}, self._names)
-                yield from ((n, v) for n, v in zip(self._names, values, strict=True) if v.size)
+                yield from ((n, v, len(piece)) for n, v in zip(self._names, values, strict=True) if v.size)
 
 
-def _extremes(tap: _Tap, batches: Sequence[NDArray[Any]]) -> dict[str, tuple[float, float]]:
-    found: dict[str, tuple[float, float]] = {}
+def _extremes(tap: _Tap, batches: Sequence[NDArray[Any]]) -> dict[str, _Extremes]:
+    found: dict[str, _Extremes] = {}
     for batch in batches:
-        for name, value in tap.run(batch):
-            low, high = float(value.min()), float(value.max())
-            if not (np.isfinite(low) and np.isfinite(high)):
-                raise CandidateError(f"activation {name!r} is not finite on the calibration data")
-            old = found.get(name, (low, high))
-            found[name] = min(low, old[0]), max(high, old[1])
+        for start in range(0, len(batch), _TOGETHER):
+            piece = batch[start : start + _TOGETHER]
+            for name, value, n_samples in tap.run(piece):
+                if not np.isfinite(value).all():
+                    raise CandidateError(f"activation {name!r} is not finite on the calibration data")
+                found.setdefault(name, _Extremes()).add(value, n_samples)
     return found
 
 
@@ -129,7 +190,7 @@ def _histograms(
 ) -> dict[str, Floats]:
     counts = {name: np.zeros(_BINS) for name in extremes}
     for batch in batches:
-        for name, value in tap.run(batch):
+        for name, value, _ in tap.run(batch):
             low, high = extremes[name]
             step = (high - low) / _BINS
             # An odd stride, so that no channel or column of the tensor is left out.

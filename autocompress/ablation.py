@@ -63,7 +63,7 @@ class Step(_Data):
             latency = (mine.predicted_latency_ms or 0.0) / (theirs.predicted_latency_ms or 1.0) - 1
         return Change(
             accuracy=mine.score.value - theirs.score.value,
-            tie=mine.score.low <= theirs.score.high and theirs.score.low <= mine.score.high,
+            tie=mine.score.overlaps(theirs.score),
             latency=latency,
             size=mine.objectives()[2] / theirs.objectives()[2] - 1,
         )

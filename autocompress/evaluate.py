@@ -78,6 +78,8 @@ class Outcome:
     file: bytes
     workloads: tuple[Workload, ...] = ()
     """The kernel calls on each path through the file, in the order of `evaluation.workloads`."""
+    sample_scores: Array | None = None
+    """Of the validation split, shape (N,); None where the task has one figure for the whole split."""
 
     def evolve(self, **changes: Any) -> Outcome:
         """The same with other fields of the evaluation."""
@@ -207,8 +209,16 @@ class Evaluator:
             return False
         return self._kept_weights(recipe, self.cache).exists()
 
-    def score(self, file: bytes | Path, split: Split, watch: Callable[[Array], None] = lambda outputs: None) -> Score:
-        """The metric of a file, computed by running it in its runtime; `watch` sees the outputs of each batch.
+    def score(self, file: bytes | Path, split: Split) -> Score:
+        """The metric of a file, computed by running it in its runtime; raises what `judge` raises."""
+        return self.judge(file, split)[0]
+
+    def judge(
+        self, file: bytes | Path, split: Split, watch: Callable[[Array], None] = lambda outputs: None
+    ) -> tuple[Score, Array | None]:
+        """The metric of a file and the score of each sample, as `Task.judge` gives them.
+
+        The file is run in its runtime; `watch` sees the outputs of each batch.
 
         Raises:
             CandidateError: the file does not run, or the metric raised something.
@@ -221,7 +231,7 @@ class Evaluator:
             return outputs
 
         with failing_as(CandidateError, f"scoring the file on the {split} split"):
-            return self.task.score(watched, split)
+            return self.task.judge(watched, split)
 
     def baselines(self) -> dict[str, Recipe]:
         """What every study is compared with."""
@@ -299,14 +309,14 @@ class Evaluator:
         deployment: Deployment,
         cost: Cost,
         setting: tuple[Recipe, tuple[float, ...]],
-    ) -> tuple[Recipe, bytes, Score, tuple[ExitSummary, ...]]:
+    ) -> tuple[Recipe, bytes, Score, Array | None, tuple[ExitSummary, ...]]:
         recipe, thresholds = setting
         file = self.deployer.finish(deployment, thresholds, recipe, self.provenance())
         session = ort.session(file, threads=1 if candidate.exits else _all_threads())
         predict = Predictor(session)
-        score = self.task.score(predict, "validation")
+        score, samples = self.task.judge(predict, "validation")
         if not candidate.exits:
-            return recipe, file, score, ()
+            return recipe, file, score, samples, ()
         taken = np.array(predict.exits)
         truth = np.concatenate([targets for _, targets in self.task.split("validation")])
         right = self.task.metric.scores(np.concatenate(predict.logits), truth)
@@ -321,7 +331,7 @@ class Evaluator:
             )
             for i, name in enumerate(names)
         )
-        return recipe, file, score, summaries
+        return recipe, file, score, samples, summaries
 
     def _outcome(
         self,
@@ -331,6 +341,7 @@ class Evaluator:
         recipe: Recipe,
         file: bytes,
         score: Score,
+        samples: Array | None,
         exits: tuple[ExitSummary, ...],
     ) -> Outcome:
         expected = sum(e.rate * e.latency_ms for e in exits) if exits else cost.path_ms[-1]
@@ -359,7 +370,7 @@ class Evaluator:
             exits=exits,
             notes=tuple(notes),
         )
-        return Outcome(evaluation, file, cost.workloads)
+        return Outcome(evaluation, file, cost.workloads, samples)
 
     def _layers(self, file: bytes, names: Mapping[str, str], cost: Cost) -> tuple[LayerSummary, ...]:
         """The layers of a file, beside those of the original network."""

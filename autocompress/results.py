@@ -19,6 +19,7 @@ Split = Literal["validation", "test"]
 Pick = Literal["knee", "fastest", "smallest", "most-accurate"]
 LatencySource = Literal["predicted", "measured"]
 State = Literal["complete", "rejected", "failed"]
+MetricUnit = Literal["share", "number"]
 
 REPEATED = "gives the same file as trial"
 """How the reason of a repeated proposal begins."""
@@ -33,9 +34,24 @@ class Score(_Data):
 
     value: float
     low: float
+    """Equal to `high` where no interval is known; see `interval`."""
     high: float
     n_samples: int
+    """0 where one figure was given for the whole split."""
     split: Split
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval; None where none is known: no scores of samples, or all of them equal."""
+        return (self.low, self.high) if self.n_samples and self.low < self.high else None
+
+    def overlaps(self, other: Score) -> bool:
+        """Whether both intervals are known, of one split, and overlap.
+
+        A careful test: scores whose intervals do not overlap differ at well below 5 %.
+        """
+        known = self.interval and other.interval and self.split == other.split
+        return bool(known) and self.low <= other.high and other.low <= self.high
 
 
 class LayerSummary(_Data):
@@ -176,8 +192,8 @@ class Evaluation(_Data):
             "reason": self.reason,
             "accuracy": score.value if score else None,
             "accuracy_split": score.split if score else None,
-            "accuracy_low": score.low if score else None,
-            "accuracy_high": score.high if score else None,
+            "accuracy_low": score.interval[0] if score and score.interval else None,
+            "accuracy_high": score.interval[1] if score and score.interval else None,
             "validation_accuracy": self.validation.value if self.validation else None,
             "test_accuracy": self.test.value if self.test else None,
             "latency_ms": self.latency_ms,

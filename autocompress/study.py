@@ -2,7 +2,7 @@
 
 study.json        the inputs: task, device, space, constraints, budget, seed, hashes, versions
 study.journal     the Optuna study (see controller/journal.py)
-trials/000012/    evaluation.json and model.onnx of trial 12
+trials/000012/    evaluation.json, model.onnx of trial 12, and the score of every sample (see `sample_scores`)
 workloads/        what a file executes, by content, so that any trial can be projected onto any device
 progress.json     what a search of the command line does right now, for `watch`
 final.json        written at the end: front and baselines, measured on the device and scored on the test split
@@ -23,7 +23,7 @@ from autocompress._files import write_atomically, write_json
 from autocompress.constraints import Constraint, met_by
 from autocompress.errors import RecipeError, StudyError
 from autocompress.recipe import check_version, explain
-from autocompress.results import Evaluation, ParetoFront
+from autocompress.results import Evaluation, MetricUnit, ParetoFront
 from autocompress.workload import Workload
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Settings(BaseModel):
     classes: tuple[str, ...] = ()
     preprocessing: str = ""
     metric: str
+    metric_unit: MetricUnit | None = None
+    """None: a share if the score of the fp32 baseline lies between 0 and 1."""
     model_sha256: str
     data_sha256: str
     training_sha256: str = ""

@@ -20,7 +20,7 @@ from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.identity import code_of
 from autocompress.networks import evaluating, outputs_of
 from autocompress.normalize import normalize
-from autocompress.results import Score, Split
+from autocompress.results import MetricUnit, Score, Split
 from autocompress.survey import Survey
 
 Array = NDArray[Any]
@@ -43,6 +43,9 @@ class Metric:
     name: str
     per_sample: Callable[[Array, Array], Array]
     """Outputs (N, ...) and targets (N, ...) to scores (N,)."""
+    unit: MetricUnit | None = None
+    """"share": from 0 to 1, told in percent and points; "number": told as it is. None: a share if the score of the
+    unchanged network lies between 0 and 1."""
 
     def scores(self, outputs: Array, targets: Array) -> Array:
         """The score of each sample; what the function writes into its arguments reaches nobody else."""
@@ -79,7 +82,7 @@ def _correct(outputs: Array, labels: Array) -> Array:
     return correct
 
 
-ACCURACY = Metric("accuracy", _correct)
+ACCURACY = Metric("accuracy", _correct, unit="share")
 
 
 @dataclass(frozen=True)
@@ -267,7 +270,13 @@ class Task:
         return self.test is not None or self.evaluate_test is not None
 
     def score(self, predict: Predict, split: Split) -> Score:
-        """Run `predict` over a split and return the metric with its interval.
+        """Run `predict` over a split and return the metric with its interval; raises what `judge` raises."""
+        return self.judge(predict, split)[0]
+
+    def judge(self, predict: Predict, split: Split) -> tuple[Score, Array | None]:
+        """Run `predict` over a split; return the metric, and the score of each sample, shape (N,).
+
+        A task with `evaluate` has one figure for the whole split and no scores of samples: None.
 
         Raises:
             CandidateError: these predictions cannot be scored; others were, when the task was validated.
@@ -279,7 +288,7 @@ class Task:
                 value = float(function(predict))
             if not np.isfinite(value):
                 raise CandidateError(f"{name} must return a finite number, got {value}")
-            return Score(value=value, low=value, high=value, n_samples=0, split=split)
+            return Score(value=value, low=value, high=value, n_samples=0, split=split), None
         scores = []
         for inputs, targets in self.split(split):
             outputs = predict(inputs)
@@ -289,7 +298,8 @@ class Task:
                 scores.append(self._per_sample(outputs, targets, split))
             except TaskError as error:
                 raise CandidateError(str(error)) from error
-        return self.metric.score(np.concatenate(scores), split)
+        samples = np.concatenate(scores)
+        return self.metric.score(samples, split), samples
 
     @cached_property
     def n_outputs(self) -> int:

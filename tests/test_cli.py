@@ -115,8 +115,9 @@ def test_help_and_checks_of_files_load_nothing_heavy(tmp_path: Path, arguments: 
     assert loaded(result) == set()
 
 
-def test_it_runs_as_a_module() -> None:
-    result = subprocess.run([sys.executable, "-m", "autocompress.cli", "--help"], text=True, capture_output=True)
+@pytest.mark.parametrize("module", ["autocompress", "autocompress.cli"])
+def test_it_runs_as_a_module(module: str) -> None:
+    result = subprocess.run([sys.executable, "-m", module, "--help"], text=True, capture_output=True)
     assert result.returncode == 0
     verbs = ("search", "check", "show", "watch", "compare", "diff", "export", "apply", "measure", "devices")
     assert all(verb in result.stdout for verb in verbs)

@@ -27,7 +27,17 @@ HEAVY = {
 }
 LIGHT = (
     *("__init__", "_files", "_lazy", "constraints", "controller.__init__", "device", "domains", "errors"),
-    *("recipe", "results", "space", "study", "techniques.__init__", "workload", "ablation", "confusion"),
+    *(
+        "recipe",
+        "results",
+        "space",
+        "study",
+        "techniques.__init__",
+        "workload",
+        "ablation",
+        "confusion",
+        "sample_scores",
+    ),
     *("techniques.distill", "techniques.early_exit", "techniques.exit_threshold", "techniques.prune"),
     *("techniques.ptq", "techniques.qat", "quantization", "runtime_support"),
 )
@@ -36,7 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_files", "batches", "survey", "identity", "normalize", "domains", "runtime_support", "input_shapes"),
     ("recipe", "device", "workload", "_workload_reader", "_workload_fusion", "_workload_shapes"),
     ("space", "results"),
-    ("constraints", "study", "confusion"),
+    ("constraints", "study", "confusion", "sample_scores"),
     ("task", "runtimes", "latency", "quantization", "graph"),
     ("candidate", "task_module"),
     ("training", "weights"),
@@ -50,6 +60,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("report", "ablation", "schema"),
     ),
     ("cli",),
+    ("__main__",),
 )
 """A module may import those of its own layer and of the layers above it in this list."""
 WITHIN = {

@@ -39,9 +39,10 @@ def apply(
         return
     score = result.score
     assert score is not None
+    interval = "95 % interval {:.4f} to {:.4f}".format(*score.interval) if score.interval else "no interval known"
     typer.echo(
         f"wrote {out}: {result.size_bytes:,} bytes, {result.label}\n"
-        f"accuracy {score.value:.4f} ({score.split}, 95 % interval {score.low:.4f} to {score.high:.4f}), "
+        f"accuracy {score.value:.4f} ({score.split}, {interval}), "
         f"latency {result.latency_ms:.3f} ms ({result.latency_source}, {profile.name}), parity {result.parity:.1%}"
     )
     for note in result.notes:

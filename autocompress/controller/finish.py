@@ -21,6 +21,7 @@ from autocompress.graph.exits import path_feeds
 from autocompress.graph.export import INPUT
 from autocompress.results import Evaluation, Score
 from autocompress.runtimes import onnxruntime as ort
+from autocompress.sample_scores import write_sample_scores
 from autocompress.study import Study, front_of, resolved, take_back_final, write_final
 from autocompress.task import ACCURACY
 
@@ -68,7 +69,7 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
             reporter.status(f"scoring trial {evaluation.trial} on the test split")
             try:
                 with failing_as(CandidateError, "scoring the file on the test split"):
-                    score, confusion = _score(folder / str(evaluation.artifact), evaluator)
+                    score, confusion = _test(folder / str(evaluation.artifact), evaluator)
             except AutocompressError as error:
                 scored = evaluation.model_copy(update={"notes": (*evaluation.notes, f"no test score: {error}")})
             else:
@@ -79,10 +80,15 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
     write_final(folder, final, conditions)
 
 
-def _score(file: Path, evaluator: Evaluator) -> tuple[Score, Confusion | None]:
-    """Score a file on the test split, and count its answers by class where that is what the score counts."""
+def _test(file: Path, evaluator: Evaluator) -> tuple[Score, Confusion | None]:
+    """Score a file on the test split, and count its answers by class where that is what the score counts.
+
+    The scores of the samples are kept beside the file.
+    """
     task, answers = evaluator.task, list[Any]()
-    score = evaluator.score(file, "test", lambda outputs: answers.append(outputs.argmax(-1)))
+    score, samples = evaluator.judge(file, "test", lambda outputs: answers.append(outputs.argmax(-1)))
+    if samples is not None:
+        write_sample_scores(file, "test", samples)
     if task.metric is not ACCURACY or task.evaluate_test is not None:
         return score, None
     truth = np.concatenate([targets for _, targets in task.split("test")])

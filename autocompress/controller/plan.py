@@ -154,6 +154,7 @@ class Plan:
             classes=tuple(map(str, task.classes)),
             preprocessing=task.preprocessing,
             metric=task.metric.name if task.evaluate is None else "evaluate",
+            metric_unit=task.metric.unit if task.evaluate is None else None,
             model_sha256=task.model_sha256,
             data_sha256=task.data_sha256,
             training_sha256=task.training_sha256,

@@ -24,6 +24,7 @@ from autocompress.evaluate import Outcome
 from autocompress.known_costs import KnownCostSampler
 from autocompress.known_costs.sampler import DERIVED_FROM
 from autocompress.results import Evaluation
+from autocompress.sample_scores import write_sample_scores
 from autocompress.study import (
     Settings,
     read_evaluation,
@@ -222,6 +223,8 @@ class Store:
             path = folder / ("model.onnx" if i == 0 else f"model.{i}.onnx")
             write_atomically(path, outcome.file)
             write_workloads(self.folder, outcome.workloads)
+            if outcome.sample_scores is not None:
+                write_sample_scores(path, "validation", outcome.sample_scores)
             artifact = path.relative_to(self.folder).as_posix()
             evaluations.append(outcome.evaluation.model_copy(update={"trial": number, "artifact": artifact}))
         write_json(folder / "outcomes.json", [e.model_dump(mode="json") for e in evaluations])

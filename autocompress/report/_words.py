@@ -10,16 +10,20 @@ from autocompress.study import Study
 
 
 def is_percentage(study: Study) -> bool:
-    """Whether the metric is shown in percent: all its values lie between 0 and 1."""
-    scores = [s.value for e in study.evaluations for s in (e.validation, e.test) if s]
-    return all(0.0 <= value <= 1.0 for value in scores)
+    """Whether the metric is a share, shown in percent: as the task says, else by the fp32 baseline alone."""
+    if study.settings.metric_unit:
+        return study.settings.metric_unit == "share"
+    base = reference(study)
+    return base is None or base.validation is None or 0.0 <= base.validation.value <= 1.0
 
 
 def accuracy_text(score: Score, percent: bool) -> str:
-    """Return the value and its 95 % interval, such as "93.4 % [92.1, 94.6]"."""
-    if percent:
-        return f"{100 * score.value:.2f} % [{100 * score.low:.2f}, {100 * score.high:.2f}]"
-    return f"{score.value:.4g} [{score.low:.4g}, {score.high:.4g}]"
+    """Return the value and its 95 % interval, such as "93.4 % [92.1, 94.6]", or "[no interval known]"."""
+    value = f"{100 * score.value:.2f} %" if percent else f"{score.value:.4g}"
+    if score.interval is None:
+        return f"{value} [no interval known]"
+    low, high = (f"{100 * x:.2f}" if percent else f"{x:.4g}" for x in score.interval)
+    return f"{value} [{low}, {high}]"
 
 
 def ms_text(value: float) -> str:
@@ -99,8 +103,7 @@ def compare(evaluation: Evaluation, base: Evaluation | None, percent: bool) -> C
     if mine is None or theirs is None:
         return Comparison(speedup, source, shrink, None, None, False, percent)
     points = (mine.value - theirs.value) * (100 if percent else 1)
-    overlap = mine.low <= theirs.high and theirs.low <= mine.high
-    return Comparison(speedup, source, shrink, points, mine.split, overlap, percent)
+    return Comparison(speedup, source, shrink, points, mine.split, mine.overlaps(theirs), percent)
 
 
 def _speedup(evaluation: Evaluation, base: Evaluation) -> tuple[float | None, LatencySource | None]:

@@ -89,7 +89,7 @@ class Difference:
         percent = all(is_percentage(side.study) for side in (self.before, self.after) if side.study)
         gap = after.value - before.value
         change = f"{100 * gap:+.2f} points" if percent else f"{gap:+.4g}"
-        if before.low <= after.high and after.low <= before.high:
+        if before.overlaps(after):
             change += "; the 95 % intervals overlap"
         if not same_data:
             change = "not comparable: other data"

@@ -17,11 +17,6 @@ def score_of(evaluation: Evaluation, split: Split | None) -> Score | None:
     return evaluation.validation if split == "validation" else evaluation.test
 
 
-def overlap(a: Score, b: Score) -> bool:
-    """Whether two 95 % intervals overlap; a careful test: points that are no tie differ at well below 5 %."""
-    return a.low <= b.high and b.low <= a.high
-
-
 def ties(points: Iterable[Evaluation], split: Split | None = None) -> dict[int, tuple[int, ...]]:
     """For each point, the trials of the faster points whose accuracy interval overlaps its own, fastest first.
 
@@ -34,12 +29,6 @@ def ties(points: Iterable[Evaluation], split: Split | None = None) -> dict[int, 
         mine = score_of(point, split)
         assert mine is not None
         found[point.trial] = tuple(
-            other.trial
-            for other in ordered[:i]
-            if (theirs := score_of(other, split))
-            and theirs.split == mine.split
-            and mine.low < mine.high
-            and theirs.low < theirs.high
-            and overlap(mine, theirs)
+            other.trial for other in ordered[:i] if (theirs := score_of(other, split)) and mine.overlaps(theirs)
         )
     return found

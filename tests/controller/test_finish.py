@@ -12,7 +12,7 @@ from autocompress.controller.reporter import Silent
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
-from autocompress.results import Evaluation, Score, Split
+from autocompress.results import Evaluation, Split
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.runtimes.onnxruntime import TimingProtocol
 from autocompress.study import Study
@@ -37,14 +37,14 @@ def host(monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Files that are scored on the test split."""
     files: list[str] = []
-    score = Evaluator.score
+    score = Evaluator.judge
 
-    def spy(self: Evaluator, file: bytes | Path, split: Split, *watch: Any) -> Score:
+    def spy(self: Evaluator, file: bytes | Path, split: Split, *watch: Any) -> Any:
         assert isinstance(file, Path) and split == "test"
         files.append(f"{file.parent.name}/{file.name}")
         return score(self, file, split, *watch)
 
-    monkeypatch.setattr(Evaluator, "score", spy)
+    monkeypatch.setattr(Evaluator, "judge", spy)
     return files
 
 
@@ -113,14 +113,14 @@ def test_a_finished_study_is_not_scored_again(tmp_path: Path, scored: list[str])
 def test_a_file_that_cannot_be_scored_on_the_test_split_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score = Evaluator.score
+    score = Evaluator.judge
 
-    def broken(self: Evaluator, file: bytes | Path, split: Split, *watch: Any) -> Score:
+    def broken(self: Evaluator, file: bytes | Path, split: Split, *watch: Any) -> Any:
         if split == "test" and isinstance(file, Path) and file.parent.name == "000001":
             raise CandidateError("the metric of this file is NaN")
         return score(self, file, split, *watch)
 
-    monkeypatch.setattr(Evaluator, "score", broken)
+    monkeypatch.setattr(Evaluator, "judge", broken)
     study = run(tmp_path / "study")
     assert study.final
     unscored = study.evaluation(1)

@@ -10,7 +10,7 @@ from synthetic import baseline, candidate, make_study, score
 from autocompress.constraints import at_least, at_most, max_accuracy_drop
 from autocompress.report._words import compare, limits, ms_text, size_text
 from autocompress.report.table import front_rows, front_table, headline
-from autocompress.results import Evaluation
+from autocompress.results import Evaluation, Score
 from autocompress.study import Study, write_evaluation
 
 
@@ -137,12 +137,30 @@ def test_a_study_without_a_complete_candidate_or_fp32(tmp_path: Path) -> None:
     assert all(row.versus == "" for row in front_rows(study))
 
 
-def test_a_metric_outside_0_to_1_is_not_shown_in_percent(tmp_path: Path) -> None:
-    loss = winner().model_copy(update={"validation": score(0.94).model_copy(update={"value": 31.5, "high": 32.0})})
-    study = written(tmp_path / "s", loss)
+def valued(evaluation: Evaluation, value: float) -> Evaluation:
+    figures = score(0.94).model_copy(update={"value": value, "low": value - 1, "high": value + 1})
+    return evaluation.model_copy(update={"validation": figures})
+
+
+def test_the_unit_is_that_of_the_fp32_baseline_whatever_a_candidate_scores(tmp_path: Path) -> None:
+    study = written(tmp_path / "s", valued(winner(), -0.2))
     row = next(row for row in front_rows(study) if row.trial == 3)
-    assert row.accuracy.startswith("31.5 [") and "%" not in row.accuracy
-    assert "points" not in row.versus
+    assert row.accuracy.startswith("-20.00 % [") and row.versus.endswith("-113.4 points")
+    study = written(tmp_path / "t", valued(baseline(0, "fp32"), 31.5), valued(winner(), 0.9))
+    row = next(row for row in front_rows(study) if row.trial == 3)
+    assert row.accuracy.startswith("0.9 [") and "points" not in row.versus
+
+
+def test_a_task_may_say_what_unit_its_metric_has(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "s", 1, final=False, constraints=(), metric_unit="number")
+    assert front_rows(study)[0].accuracy.startswith("0.934 [")
+
+
+def test_no_interval_is_told_where_none_is_known(tmp_path: Path) -> None:
+    alone = {"validation": Score(value=0.94, low=0.94, high=0.94, n_samples=0, split="validation")}
+    study = written(tmp_path / "s", winner().model_copy(update=alone))
+    assert next(row for row in front_rows(study) if row.trial == 3).accuracy == "94.00 % [no interval known]"
+    assert study.evaluation(3).as_row()["accuracy_low"] is None
 
 
 @pytest.mark.parametrize(

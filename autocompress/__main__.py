@@ -1,0 +1,5 @@
+"""`python -m autocompress` is `autocompress`."""
+
+from autocompress.cli import main
+
+main()

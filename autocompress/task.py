@@ -128,7 +128,7 @@ class Task:
     preprocessing: str = ""
     batch_size: int = 64
     """Used where a split is a Dataset of single samples."""
-    _memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -21,13 +23,14 @@ from autocompress.candidate import Candidate
 from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.controller.journal import SafeJournalBackend, exclusive
+from autocompress.controller.store import remarks
 from autocompress.deploy import Deployer, Deployment
 from autocompress.errors import CandidateError, ConstraintError, InputError, InternalError, StudyError
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.recipe import Phase, Recipe
 from autocompress.results import Evaluation
-from autocompress.study import Study, write_evaluation
-from autocompress.task import Task
+from autocompress.study import Settings, Study, write_evaluation
+from autocompress.task import Metric, Task
 
 TESTS = Path(__file__).parents[1]
 
@@ -280,6 +283,32 @@ def test_other_inputs_are_refused_by_name(task: Task, tmp_path: Path) -> None:
         run(task, tmp_path / "study", 2, NUMERICS)
     with pytest.raises(StudyError, match="model_sha256"):
         run(small_task("resnet"), tmp_path / "study", 2)
+
+
+def test_another_metric_is_refused_and_named_and_starting_from_the_study_is_the_way_out(
+    task: Task, tmp_path: Path
+) -> None:
+    def other(outputs: Any, targets: Any) -> Any:
+        return (outputs.argmax(-1) != targets).astype(float)
+
+    run(task, tmp_path / "study", 1)
+    changed = dataclasses.replace(task, metric=Metric("accuracy", other))
+    with pytest.raises(StudyError, match=r"the code of the metric changed.*--start-from"):
+        run(changed, tmp_path / "study", 2)
+    assert run(changed, tmp_path / "new", 1, start_from=tmp_path / "study").candidates
+
+
+def test_a_study_of_before_code_was_known_goes_on_with_a_note(task: Task, tmp_path: Path) -> None:
+    run(task, tmp_path / "study", 1)
+    path = tmp_path / "study" / "study.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in settings.items() if k != "identity"}))
+    assert "could not be checked" in remarks(tmp_path / "study", Settings.model_validate(settings))[0]
+    run(task, tmp_path / "study", 2)
+    newer = {**settings, "versions": {**settings["versions"], "torch": "99.0.0"}}
+    path.write_text(json.dumps(newer))
+    with pytest.raises(StudyError, match=r"torch 99.0.0 was used, now it is"):
+        run(task, tmp_path / "study", 3)
 
 
 def test_a_folder_with_something_else_in_it_is_refused(task: Task, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ Array = NDArray[Any]
 NEVER = 1.1
 """A threshold that no confidence reaches."""
 _MAX_SWEEP_POINTS = 5
+_OPTIMISM_SPLITS = 8
 _CACHE_BYTES = 2 * 2**30
 _KEPT_STRUCTURES = 4
 _DOING = {"numerics": "writing the file", "evaluation": "running the file"}
@@ -84,6 +85,16 @@ class Outcome:
     def evolve(self, **changes: Any) -> Outcome:
         """The same with other fields of the evaluation."""
         return replace(self, evaluation=self.evaluation.model_copy(update=changes))
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A recipe that a trained network serves, with the thresholds of its exits."""
+
+    recipe: Recipe
+    thresholds: tuple[float, ...] = ()
+    optimism: float = 0.0
+    """See `Evaluation.threshold_optimism`."""
 
 
 @dataclass
@@ -278,21 +289,17 @@ class Evaluator:
         start = [self.elastic.key] if self.elastic else []
         return _hash(self.structure(recipe).fingerprint, self.workshop.origin, training, *start)
 
-    def _settings(
-        self, candidate: Candidate, deployment: Deployment, cost: Cost, recipe: Recipe
-    ) -> list[tuple[Recipe, tuple[float, ...]]]:
+    def _settings(self, candidate: Candidate, deployment: Deployment, cost: Cost, recipe: Recipe) -> list[_Setting]:
         """The recipes that this trained network serves, with their thresholds."""
         if not candidate.exits:
-            return [(recipe, ())]
+            return [_Setting(recipe)]
         if candidate.thresholds:
-            return [(recipe, candidate.thresholds)]
-        return [
-            (recipe.replace(ExitThreshold(thresholds=thresholds)), thresholds)
-            for thresholds in self._sweep(deployment, cost)
-        ]
+            return [_Setting(recipe, candidate.thresholds)]
+        found, optimism = self._sweep(deployment, cost)
+        return [_Setting(recipe.replace(ExitThreshold(thresholds=each)), each, optimism) for each in found]
 
-    def _sweep(self, deployment: Deployment, cost: Cost) -> list[tuple[float, ...]]:
-        """Thresholds worth having, from the stored logits of all exits; most accurate first."""
+    def _sweep(self, deployment: Deployment, cost: Cost) -> tuple[list[tuple[float, ...]], float]:
+        """Thresholds worth having, from the stored logits of all exits, most accurate first; and `sweep_optimism`."""
         session = ort.session(deployment.proto.SerializeToString(), threads=_all_threads())
         outputs, correct = [], []
         for inputs, targets in self.task.split("validation"):
@@ -301,22 +308,22 @@ class Evaluator:
             correct.append([self.task.metric.scores(one, targets) for one in logits])
         confidence = np.concatenate([np.stack(o, 1) for o in outputs])
         scores = np.concatenate([np.stack(c, 1) for c in correct])
-        return sweep(confidence, scores, cost.path_ms)
+        return sweep(confidence, scores, cost.path_ms), sweep_optimism(confidence, scores, cost.path_ms)
 
     def _run(
         self,
         candidate: Candidate,
         deployment: Deployment,
         cost: Cost,
-        setting: tuple[Recipe, tuple[float, ...]],
-    ) -> tuple[Recipe, bytes, Score, Array | None, tuple[ExitSummary, ...]]:
-        recipe, thresholds = setting
+        setting: _Setting,
+    ) -> tuple[_Setting, bytes, Score, Array | None, tuple[ExitSummary, ...]]:
+        recipe, thresholds = setting.recipe, setting.thresholds
         file = self.deployer.finish(deployment, thresholds, recipe, self.provenance())
         session = ort.session(file, threads=1 if candidate.exits else _all_threads())
         predict = Predictor(session)
         score, samples = self.task.judge(predict, "validation")
         if not candidate.exits:
-            return recipe, file, score, samples, ()
+            return setting, file, score, samples, ()
         taken = np.array(predict.exits)
         truth = np.concatenate([targets for _, targets in self.task.split("validation")])
         right = self.task.metric.scores(np.concatenate(predict.logits), truth)
@@ -331,19 +338,20 @@ class Evaluator:
             )
             for i, name in enumerate(names)
         )
-        return recipe, file, score, samples, summaries
+        return setting, file, score, samples, summaries
 
     def _outcome(
         self,
         candidate: Candidate,
         deployment: Deployment,
         cost: Cost,
-        recipe: Recipe,
+        setting: _Setting,
         file: bytes,
         score: Score,
         samples: Array | None,
         exits: tuple[ExitSummary, ...],
     ) -> Outcome:
+        recipe = setting.recipe
         expected = sum(e.rate * e.latency_ms for e in exits) if exits else cost.path_ms[-1]
         notes = [*candidate.notes, *deployment.notes]
         if not cost.in_domain:
@@ -368,6 +376,7 @@ class Evaluator:
             macs=cost.macs,
             layers=layers,
             exits=exits,
+            threshold_optimism=setting.optimism,
             notes=tuple(notes),
         )
         return Outcome(evaluation, file, cost.workloads, samples)
@@ -467,6 +476,33 @@ def sweep(confidence: Array, scores: Array, path_ms: Sequence[float]) -> list[tu
             fastest = point[1]
     chosen = np.unique(np.linspace(0, len(front) - 1, _MAX_SWEEP_POINTS).round().astype(int))
     return [front[i][2] for i in chosen]
+
+
+def sweep_optimism(confidence: Array, scores: Array, path_ms: Sequence[float]) -> float:
+    """By how much the most accurate setting of `sweep` is expected to flatter, since it was chosen by these scores.
+
+    Chosen on a random half of the samples and scored on the other; a difference between two halves is larger by the
+    square root of two than that between this split and another one of its size. The faster settings flatter less.
+
+    Args:
+        confidence: as in `sweep`.
+        scores: as in `sweep`.
+        path_ms: as in `sweep`.
+    """
+    rng, n, gaps = np.random.default_rng(0), len(scores), []
+    for _ in range(_OPTIMISM_SPLITS if n > 1 else 0):
+        order = rng.permutation(n)
+        for mine, others in ((order[: n // 2], order[n // 2 :]), (order[n // 2 :], order[: n // 2])):
+            best = sweep(confidence[mine], scores[mine], path_ms)[0]
+            gaps.append(
+                _left_at(confidence[mine], scores[mine], best) - _left_at(confidence[others], scores[others], best)
+            )
+    return max(0.0, float(np.mean(gaps or [0.0])) / 2**0.5)
+
+
+def _left_at(confidence: Array, scores: Array, thresholds: tuple[float, ...]) -> float:
+    fires = np.column_stack([confidence > np.array(thresholds), np.ones(len(scores), bool)])
+    return float(scores[np.arange(len(scores)), fires.argmax(1)].mean())
 
 
 def _label(recipe: Recipe, layers: Sequence[LayerSummary]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from autocompress.errors import ConstraintError
@@ -135,6 +136,9 @@ class Evaluation(_Data):
     """Multiply-accumulates for one sample that takes no early exit: products, convolutions, attention, recurrences."""
     layers: tuple[LayerSummary, ...] = ()
     exits: tuple[ExitSummary, ...] = ()
+    threshold_optimism: float = 0.0
+    """By how much the validation score is expected to flatter because the thresholds were chosen by it; 0 where they
+    were given, or in studies of before it was kept."""
     latency_doubt: str = ""
     """Why a measurement was set aside, so that `latency_ms` is the predicted one; empty if none was."""
     notes: tuple[str, ...] = ()
@@ -229,6 +233,25 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     return no_worse and tuple(a) != tuple(b)
 
 
+def best_of(values: NDArray[np.float64], pick: Pick) -> int:
+    """Index of the point that `pick` names; of equal ones the first.
+
+    Of several that are equally fast or small the most accurate counts, of equally accurate ones the fastest.
+
+    Args:
+        values: accuracy, latency and size of each point, shape (points, 3).
+        pick: see `ParetoFront.knee` for the knee.
+    """
+    if pick != "knee":
+        order = {"fastest": (1, 0, 2), "smallest": (2, 0, 1)}.get(pick, (0, 1, 2))
+        signed = values * np.array([-1.0, 1.0, 1.0])
+        return int(np.lexsort([signed[:, i] for i in reversed(order)])[0])
+    costs = np.column_stack([-values[:, 0], np.log(values[:, 1:])])
+    span = np.ptp(costs, axis=0)
+    scaled = (costs - costs.min(axis=0)) / np.where(span > 0, span, 1.0)
+    return int(np.argmin(np.linalg.norm(scaled, axis=1)))
+
+
 class ParetoFront:
     """The evaluations that no other one dominates, fastest first.
 
@@ -291,11 +314,7 @@ class ParetoFront:
         ]
         if not points:
             raise ConstraintError(self._nothing_found(trial))
-        if pick == "knee":
-            return ParetoFront(points).knee()
-        costs = {p.trial: (-p.objectives()[0], *p.objectives()[1:]) for p in points}  # accuracy, latency, size
-        order = {"fastest": (1, 0, 2), "smallest": (2, 0, 1)}.get(pick or "", (0, 1, 2))
-        return min(points, key=lambda p: [*(costs[p.trial][i] for i in order), p.trial])
+        return points[best_of(np.array([p.objectives() for p in points]), pick or "most-accurate")]
 
     def _nothing_found(self, trial: int | None) -> str:
         if not self.points:
@@ -321,11 +340,7 @@ class ParetoFront:
         """
         if not self.points:
             raise ConstraintError(self._nothing_found(None))
-        values = np.array([p.objectives() for p in self.points])
-        costs = np.column_stack([-values[:, 0], np.log(values[:, 1]), np.log(values[:, 2])])
-        span = np.ptp(costs, axis=0)
-        scaled = (costs - costs.min(axis=0)) / np.where(span > 0, span, 1.0)
-        return self.points[int(np.argmin(np.linalg.norm(scaled, axis=1)))]
+        return self.points[best_of(np.array([p.objectives() for p in self.points]), "knee")]
 
     def hypervolume(self, reference: tuple[float, float, float]) -> float:
         """Volume dominated by the front up to `reference`, in accuracy x ln(latency) x ln(size).

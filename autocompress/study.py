@@ -210,10 +210,20 @@ class Study:
         After the end of a search all of them are measured where the device is this machine, so that measured
         and predicted latencies are never compared with each other.
         """
-        complete = [e for e in self.evaluations if e.state == "complete"]
+        return front_of(self.comparable, self.constraints)
+
+    @cached_property
+    def comparable(self) -> tuple[Evaluation, ...]:
+        """The complete evaluations whose latencies are all measured, or all predicted: the front is chosen of them."""
+        complete = tuple(e for e in self.evaluations if e.state == "complete")
         if self.final and any(e.measured_latency_ms is not None for e in complete):
-            complete = [e for e in complete if e.measured_latency_ms is not None]
-        return front_of(complete, self.constraints)
+            return tuple(e for e in complete if e.measured_latency_ms is not None)
+        return complete
+
+    @cached_property
+    def reference(self) -> Evaluation | None:
+        """The complete fp32 baseline that ratios and differences refer to, or None."""
+        return next((b for b in self.baselines if b.label == "fp32" and b.state == "complete"), None)
 
     def evaluation(self, trial: int) -> Evaluation:
         """The evaluation of one trial.

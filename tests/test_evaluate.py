@@ -16,7 +16,7 @@ from small import device, small_task
 from torch import Tensor, nn
 
 from autocompress.errors import CandidateError, TaskError
-from autocompress.evaluate import NEVER, Evaluator, Outcome, sweep
+from autocompress.evaluate import NEVER, Evaluator, Outcome, sweep, sweep_optimism
 from autocompress.graph.export import INPUT
 from autocompress.recipe import Recipe
 from autocompress.results import dominates
@@ -116,6 +116,13 @@ def test_the_sweep_keeps_the_whole_network_when_exits_are_never_right() -> None:
     confidence = np.linspace(0.1, 0.99, 50)[:, None]
     scores = np.column_stack([np.zeros(50), np.ones(50)])
     assert sweep(confidence, scores, [1.0, 2.0])[0] == (NEVER,)
+
+
+def test_thresholds_fitted_to_noise_are_told_to_flatter() -> None:
+    rng = np.random.default_rng(0)
+    confidence, noise = rng.random((400, 2)), (rng.random((400, 3)) < 0.8).astype(float)
+    assert 0.005 < sweep_optimism(confidence, noise, [1.0, 2.0, 4.0]) < 0.05
+    assert sweep_optimism(confidence, np.ones((400, 3)), [1.0, 2.0, 4.0]) == 0
 
 
 # --------------------------------------------------------------------------------------------------- figures

@@ -47,6 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipe", "device", "workload", "_workload_reader", "_workload_fusion", "_workload_shapes"),
     ("space", "results"),
     ("constraints", "study", "confusion", "sample_scores"),
+    ("choice",),
     ("task", "runtimes", "latency", "quantization", "graph"),
     ("candidate", "task_module"),
     ("training", "weights"),

@@ -6,7 +6,6 @@ the steps that a search has trained already free. Torch is imported only when so
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autocompress._files import write_atomically
-from autocompress.errors import CandidateError, StudyError
+from autocompress._files import Folder, json_object
+from autocompress.errors import CandidateError, RecipeError, StudyError
 from autocompress.recipe import Phase, Recipe, Stage, check_version
 from autocompress.results import Evaluation, Pick
-from autocompress.study import Study, changes
+from autocompress.study import Study, changes, read_artifact
 from autocompress.techniques.distill import Distill
 from autocompress.techniques.early_exit import EarlyExit
 from autocompress.techniques.prune import Prune
@@ -238,7 +237,7 @@ def ablate(
             ),
             pipelines=bench.steps(compared) if pipelines else before.pipelines,
         )
-        write_atomically(study.path / _FILE, found.model_dump_json() + "\n")
+        Folder(study.path).write(_FILE, found.model_dump_json() + "\n")
     return found
 
 
@@ -252,7 +251,7 @@ class _Bench:
         alike = study.settings.evaluator == "standalone"  # shared weights are no part of a recipe: its chain is without
         complete = [e for e in reversed(study.evaluations) if e.state == "complete" and e.artifact]
         own = [e for e in complete if alike or e.kind == "baseline"]
-        self.known = {e.recipe_digest: e for e in own if (study.path / str(e.artifact)).exists()}
+        self.known = {e.recipe_digest: e for e in own if _is_whole(study, e)}
         self.found: dict[str, Evaluation] = {}
 
     def add(self, recipe: Recipe) -> str:
@@ -274,7 +273,7 @@ class _Bench:
         good = [o for o in outcomes if o.evaluation.objectives()[0] >= best - _EXIT_LOSS]
         chosen = min(good, key=lambda o: o.evaluation.objectives()[1])
         artifact = f"{_FOLDER}/{key}.onnx"
-        write_atomically(self.study.path / artifact, chosen.file)
+        Folder(self.study.path).write(artifact, chosen.file)
         return chosen.evaluation.model_copy(update={"trial": number, "artifact": artifact})
 
     def judge(self) -> None:
@@ -290,7 +289,7 @@ class _Bench:
         for key, evaluation in complete.items():
             if self.study.final and evaluation.test is None and self.evaluator.task.has("test"):
                 self.progress(f"scoring {evaluation.label} on the test split")
-                score = self.evaluator.score(self.study.path / str(evaluation.artifact), "test")
+                score = self.evaluator.score(read_artifact(self.study.path, evaluation), "test")
                 complete[key] = evaluation.model_copy(update={"test": score})
         self.found |= complete
 
@@ -300,18 +299,29 @@ class _Bench:
         return tuple(Step(label=label, evaluation=self.found[key].model_copy(update=slim)) for label, key in labelled)
 
 
+def _is_whole(study: Study, evaluation: Evaluation) -> bool:
+    """Whether the file of a trial is there as it was evaluated."""
+    try:
+        read_artifact(study.path, evaluation)
+    except StudyError:
+        return False
+    return True
+
+
 def read_ablation(study: Path) -> Ablation | None:
     """What `ablate` kept, or None.
 
     Raises:
         StudyError: the file is damaged or of another version.
     """
-    path = study / _FILE
-    if not path.exists():
+    data = Folder(study).read(_FILE)
+    if data is None:
         return None
+    kept = json_object(f"{study}/{_FILE}", data)
+    check_version(kept, f"{study}/{_FILE}", StudyError)
     try:
-        data = json.loads(path.read_text())
-        check_version(data, str(path), StudyError)
-        return Ablation.model_validate(data)
-    except (OSError, ValueError, TypeError, AttributeError, ValidationError) as error:
-        raise StudyError(f"{path}: damaged ({type(error).__name__}); delete it and run `autocompress ablate`") from None
+        return Ablation.model_validate(kept)
+    except (RecipeError, ValidationError) as error:
+        raise StudyError(
+            f"{study}/{_FILE}: damaged ({type(error).__name__}); run `autocompress ablate` again"
+        ) from None

@@ -79,7 +79,7 @@ def difference(study: Study, point: Evaluation, rule: Rule | None = None) -> Dif
 def _paired(study: Study, point: Evaluation, base: Evaluation, mine: Score, theirs: Score) -> Difference:
     """Sample by sample where the scores are kept, else from the two intervals as if they were independent."""
     gap, split = mine.value - theirs.value, mine.split
-    kept = [read_sample_scores(study.path / str(e.artifact), split) for e in (point, base)]
+    kept = [read_sample_scores(study.path, str(e.artifact), split) for e in (point, base)]
     if kept[0] is not None and kept[1] is not None and len(kept[0]) == len(kept[1]):
         return Difference(gap, paired_interval(kept[0] - kept[1]), split)
     if mine.interval is None or theirs.interval is None:
@@ -123,7 +123,7 @@ class Pool:
             return None
         kept: list[tuple[Evaluation, Array]] = []
         for point in sorted(_plausible(study.comparable, base), key=lambda e: (e.latency_ms or 0.0, e.trial)):
-            scores = read_sample_scores(study.path / str(point.artifact), "validation")
+            scores = read_sample_scores(study.path, str(point.artifact), "validation")
             if scores is not None and len(scores) == base.validation.n_samples:
                 kept.append((point, scores))
         trials = [point.trial for point, _ in kept]

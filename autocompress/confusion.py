@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autocompress._files import write_atomically
+from autocompress._files import Folder, json_object
 from autocompress.errors import StudyError
 from autocompress.recipe import check_version
 from autocompress.results import Split
@@ -52,12 +52,11 @@ class Confusion(BaseModel):
 
 def write_confusions(study: Path, confusions: Mapping[int, Confusion]) -> None:
     """Keep the counts of each trial; an empty mapping removes older ones."""
-    path = study / _FILE
     if not confusions:
-        path.unlink(missing_ok=True)
+        Folder(study).remove(_FILE)
         return
     trials = {str(trial): c.model_dump(mode="json") for trial, c in confusions.items()}
-    write_atomically(path, json.dumps({"version": 1, "trials": trials}, separators=(",", ":")) + "\n")
+    Folder(study).write(_FILE, json.dumps({"version": 1, "trials": trials}, separators=(",", ":")) + "\n")
 
 
 def read_confusions(study: Path) -> dict[int, Confusion]:
@@ -66,12 +65,12 @@ def read_confusions(study: Path) -> dict[int, Confusion]:
     Raises:
         StudyError: the file is damaged or of another version.
     """
-    path = study / _FILE
-    if not path.exists():
+    data = Folder(study).read(_FILE)
+    if data is None:
         return {}
     try:
-        data = json.loads(path.read_text())
-        check_version(data, str(path), StudyError)
-        return {int(trial): Confusion.model_validate(item) for trial, item in data["trials"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-        raise StudyError(f"{path}: damaged ({type(error).__name__}); delete it, the report does without") from None
+        kept = json_object(_FILE, data)
+        check_version(kept, f"{study}/{_FILE}", StudyError)
+        return {int(trial): Confusion.model_validate(item) for trial, item in kept["trials"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise StudyError(f"{study}/{_FILE}: damaged ({type(error).__name__}); the report does without it") from None

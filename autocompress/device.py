@@ -39,9 +39,11 @@ Dtype = Literal["float32", "int8"]
 Degree = Literal["none", "one", "few", "full"]
 DeviceClass = Literal["board", "phone", "computer", "gpu", "npu", "mcu", "fpga"]
 """Where a network runs; board, phone and computer stand for their CPU."""
-_NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_NonNegative = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+"""No time, cost or power of a device comes near the upper bound: ten days in microseconds, a gigawatt in mW."""
+_Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+_Bytes = Annotated[int, Field(gt=0, le=2**53)]
 
 
 class _Data(BaseModel):
@@ -122,21 +124,21 @@ class DeviceProfile(_Data):
     runtime_version: str = ""
     measured_with: str = "onnxruntime"
     """Runtime of the measurements behind the coefficients; if another one, absolute latencies are rough."""
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, le=4096)] = 1
     float_format: Literal["float32", "float16"] = "float32"
     """Format in which float32 graphs were computed when this was measured."""
     instruction_set: tuple[str, ...] = ()
     int8_arithmetic: Literal["exact", "saturating"] = "exact"
     """"saturating": 8-bit weights overflow 16-bit sums (x86 without VNNI), so use 7-bit weights."""
-    flash_bytes: Annotated[int, Field(gt=0)] | None = None
+    flash_bytes: _Bytes | None = None
     """Largest file the device can hold, or None for no limit."""
-    ram_bytes: Annotated[int, Field(gt=0)] | None = None
+    ram_bytes: _Bytes | None = None
     """Largest `Workload.peak_memory_bytes`, or None for no limit."""
     active_power_mw: _Positive | None = None
     """Power while a network runs, of the whole board; energy_mj = latency_ms * active_power_mw / 1000."""
-    channel_block: Annotated[int, Field(ge=1)] = 8
+    channel_block: Annotated[int, Field(ge=1, le=4096)] = 8
     """Convolution kernels work on blocks of so many channels; MACs are counted with rounded-up channels."""
-    cache_bytes: Annotated[int, Field(gt=0)] | None = None
+    cache_bytes: _Bytes | None = None
     """Cache left to a net, as found by calibration; larger nets fetch weights from memory at every call."""
     us_per_mb_beyond_cache: _NonNegative = 0.0
     """Cost of each megabyte by which weights and peak activations of a net exceed `cache_bytes`."""
@@ -240,18 +242,21 @@ class DeviceProfile(_Data):
         Raises:
             AutocompressError: it cannot be written.
         """
-        target = Path(path)
+        target, text = Path(path), self.to_yaml()
+        if target.parent.resolve() == shipped_profiles_folder():
+            text = _SCHEMA + text
+        write_atomically(target, text)
+        return target
+
+    def to_yaml(self) -> str:
+        """The text that `load` reads."""
         data = self.model_dump(mode="json", exclude_none=True)
         if "calibration" in data:
             data["calibration"] = data.pop("calibration")  # its long list of graphs comes last
         for costs in data["latency"].values():
             for dtype, cost in costs.items():
                 costs[dtype] = {key: float(f"{value:.5g}") for key, value in cost.items() if value}
-        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
-        if target.parent.resolve() == shipped_profiles_folder():
-            text = _SCHEMA + text
-        write_atomically(target, text)
-        return target
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
 
 
 def user_profiles_folder() -> Path:
@@ -312,6 +317,7 @@ _FIELDS_OF: dict[str, type[BaseModel]] = {
 _RULES = {
     "greater_than_equal": ("must be >= {ge}", "ge"),
     "greater_than": ("must be > {gt}", "gt"),
+    "less_than_equal": ("must be <= {le}", "le"),
     "finite_number": ("must be a finite number", ""),
     "literal_error": ("must be {expected}", "expected"),
     "string_pattern_mismatch": ("may hold letters, digits, '.', '_' and '-' only", ""),

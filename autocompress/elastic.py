@@ -10,7 +10,6 @@ sub-networks in every step); Cai et al., Once-for-all, arXiv 1908.09791 (their d
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress._files import write_json
+from autocompress._files import Folder, json_object
 from autocompress.candidate import Candidate, ExitHead, MultiExit, Workshop
-from autocompress.errors import CandidateError, InputError
+from autocompress.errors import CandidateError, InputError, StudyError
 from autocompress.fingerprint import fingerprint
 from autocompress.graph.channels import ChannelGroup, ChannelPruner, output_layers
 from autocompress.networks import outputs_of
@@ -36,6 +35,7 @@ SCHEDULE = Schedule(epochs=8, learning_rate=0.05, clip=1.0)
 DISTILLATION = Distillation(temperature=4.0, weight=0.7, exit_weight=1.0)
 _RANDOM = 2
 """Random sub-networks in every step, besides the smallest and the whole one."""
+_MOST_EPOCHS = 10**6
 _POOL = 16
 """Sub-networks ready for use; pruning one takes about as long as a step, so each serves for some steps."""
 _POOL_STEPS = 32
@@ -298,15 +298,24 @@ class _Sandwich(nn.Module):
 def _settle(sandwich: _Sandwich, distillation: Distillation, epochs: int, max_seconds: float, path: Path | None) -> int:
     """The number of epochs: that of the first call, where the folder remembers it."""
     note = path.with_suffix(".json") if path else None
-    if note and note.exists():
-        return int(json.loads(note.read_text())["epochs"])
+    if note and (kept := _read_note(note)):
+        return kept
     if math.isfinite(max_seconds):
         before = copy.deepcopy(sandwich.state_dict())
         epochs = max(1, min(epochs, int(max_seconds / seconds_per_epoch(sandwich, sandwich.workshop, distillation))))
         sandwich.load_state_dict(before)
     if note:
-        write_json(note, {"epochs": epochs})
+        Folder(note.parent).write_json(note.name, {"epochs": epochs})
     return epochs
+
+
+def _read_note(note: Path) -> int:
+    """The number of epochs that was kept, or 0."""
+    try:
+        epochs = json_object(note.name, Folder(note.parent).read(note.name) or b"{}").get("epochs")
+    except StudyError:
+        return 0
+    return epochs if isinstance(epochs, int) and 0 < epochs < _MOST_EPOCHS else 0
 
 
 def _finished(shared: SharedNetwork) -> SharedNetwork:

@@ -138,6 +138,7 @@ def keep_traceback(error: BaseException, path: Path | None = None) -> Path:
     """Write the traceback of a bug to a file, a temporary one by default, for a report."""
     if path is None:
         path = Path(tempfile.mkstemp(prefix="autocompress-", suffix=".log")[1])
+    path.unlink(missing_ok=True)  # a link in a folder from a stranger is not followed
     path.write_text("".join(traceback.format_exception(error)))
     return path
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
-from autocompress._files import write_atomically, write_json
+from autocompress._files import Folder, json_text
 from autocompress.device import DeviceProfile
 from autocompress.errors import StudyError
 from autocompress.results import Evaluation
-from autocompress.study import Study
+from autocompress.study import Study, read_artifact
 
 FILES = ("model.onnx", "infer.py", "recipe.yaml", "device.yaml", "card.md", "card.json")
 """What an export folder holds."""
@@ -23,21 +22,22 @@ def export_point(study: Study, point: Evaluation, folder: Path) -> Path:
     """Write the `FILES` into `folder`.
 
     Raises:
-        StudyError: the point has no file: it was rejected or failed, or the file is gone.
+        StudyError: the point has no file: it was rejected or failed, or the file is gone or not the one evaluated.
     """
-    source = study.path / str(point.artifact)
     if point.artifact is None or point.state != "complete":
         raise StudyError(f"{study.path}: trial {point.trial} has no file: it was {point.state} ({point.reason})")
-    if not source.exists():
-        raise StudyError(f"{source}: the file of trial {point.trial} is gone; repeat it with `autocompress apply`")
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, folder / "model.onnx")
-    shutil.copyfile(_INFER, folder / "infer.py")
-    point.recipe.save(folder / "recipe.yaml")
-    DeviceProfile.parse(study.settings.device).save(folder / "device.yaml")
-    card = _card(study, point)
-    write_json(folder / "card.json", card)
-    write_atomically(folder / "card.md", _markdown(study, point, card))
+    model, card = read_artifact(study.path, point), _card(study, point)
+    target = Folder(study.path).holding(folder)  # inside the study, where no link is followed, or the user's own
+    contents: tuple[str | bytes, ...] = (
+        model,
+        _INFER.read_bytes(),
+        point.recipe.to_yaml(),
+        DeviceProfile.parse(study.settings.device).to_yaml(),
+        _markdown(study, point, card),
+        json_text(card),
+    )
+    for name, content in zip(FILES, contents, strict=True):
+        target.write(name, content)
     return folder
 
 

@@ -22,6 +22,8 @@ LatencySource = Literal["predicted", "measured"]
 State = Literal["complete", "rejected", "failed"]
 MetricUnit = Literal["share", "number"]
 
+_LARGEST = 1e15
+"""No figure of a trial comes near it, in any unit used here."""
 REPEATED = "gives the same file as trial"
 """How the reason of a repeated proposal begins."""
 
@@ -184,6 +186,23 @@ class Evaluation(_Data):
         """Validation accuracy (up), latency_ms (down), size_bytes (down): what the selection uses."""
         assert self.validation is not None and self.latency_ms is not None and self.size_bytes is not None
         return self.validation.value, self.latency_ms, float(self.size_bytes)
+
+    def inconsistency(self) -> str:
+        """Why this cannot be the result of a search, or nothing: for evaluations that were read from a file."""
+        objectives = (self.validation, self.latency_ms, self.size_bytes)
+        if self.state == "complete" and any(value is None for value in objectives):
+            return "complete, but without a score, a latency or a size"
+        scores = [x for s in (self.validation, self.test) if s for x in (s.value, s.low, s.high)]
+        exits = [x for e in self.exits for x in (e.threshold, e.rate, e.latency_ms, e.accuracy)]
+        layers = [x for layer in self.layers for x in (layer.latency_ms_before, layer.latency_ms)]
+        positive = [self.latency_ms, self.size_bytes] if self.state == "complete" else []
+        costs = [self.predicted_latency_ms, self.measured_latency_ms, self.worst_case_latency_ms, self.size_bytes]
+        costs += [self.peak_memory_bytes, self.active_power_mw, self.n_params, self.macs]
+        numbers = [*scores, *exits, *layers, *costs, self.parity, *self.seconds.values(), self.trial]
+        for value in numbers:
+            if value is not None and not abs(value) <= _LARGEST:
+                return "a figure beyond anything that is measured"
+        return "a latency or a size that is not positive" if any(x is not None and x <= 0 for x in positive) else ""
 
     def as_row(self) -> dict[str, Any]:
         """The flat form used by `show --json`, `--csv` and the pandas frame."""

@@ -19,7 +19,7 @@ from autocompress.latency import linear
 from autocompress.quantization import Quantize
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation, LayerSummary, ParetoFront
-from autocompress.study import Study, front_of, read_workload
+from autocompress.study import Study, front_of, read_artifact, read_workload
 from autocompress.workload import Workload
 
 if TYPE_CHECKING:
@@ -182,8 +182,11 @@ def _paths(study: Study, evaluation: Evaluation, known: dict[str, Workload | Non
     kept = [known[fingerprint] for fingerprint in evaluation.workloads]
     if kept and all(kept):
         return tuple(workload for workload in kept if workload is not None)
-    file = study.path / str(evaluation.artifact)
-    if evaluation.artifact is None or not file.is_file():
+    import onnx
+
+    try:
+        file = onnx.load_from_string(read_artifact(study.path, evaluation))
+    except Exception:  # gone, changed, or no ONNX file: protobuf and onnx have no common base class
         return ()
     n_exits = max(0, len(evaluation.exits) - 1)
     ends = [[f"exit{k}/go" for k in range(i + 1)] for i in range(n_exits)]

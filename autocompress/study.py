@@ -10,16 +10,18 @@ final.json        written at the end: front and baselines, measured on the devic
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autocompress._files import write_atomically, write_json
+from autocompress._files import MODEL_BYTES, Folder, json_object
 from autocompress.constraints import Constraint, met_by
 from autocompress.errors import RecipeError, StudyError
 from autocompress.recipe import check_version, explain
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 STUDY_VERSION = 1
 _DECIDING = ("torch", "onnxruntime", "autocompress")
 """Another major or minor version of these makes another study."""
+_SETTINGS, _FINAL = "study.json", "final.json"
+_TRIAL_FOLDER = re.compile(r"[0-9]{6,9}", re.ASCII)
+_MOST_MISSING = 10_000
+"""So many trials in a row may have no folder: those that were under way when a search died, and deleted ones."""
 EvaluatorName = Literal["standalone", "elastic"]
 
 
@@ -160,20 +166,37 @@ class Study:
     """All judged recipes by trial number; those of the final front with their final figures."""
     final: bool
     """Whether the search came to its end: front measured on the device and scored on the test split."""
+    conditions: dict[str, Any] = field(default_factory=dict)
+    """How the final figures were taken: when, with what versions, how it was timed; empty before the end."""
+    problems: tuple[str, ...] = ()
+    """What of the folder cannot be read, a sentence each; the rest is as if it were not there."""
 
     @classmethod
     def open(cls, path: str | Path) -> Study:
         """Read a study folder, also one whose search still runs or was interrupted.
 
         Raises:
-            StudyError: it is not a study folder, is damaged, or is of another version.
+            StudyError: it is not a study folder, or one of another version, or its inputs are damaged. What else is
+                damaged costs only itself, and is named in `problems`.
         """
         folder = Path(path)
-        settings = read_settings(folder)
-        evaluations = {e.trial: e for e in _read_trials(folder)}
-        finals = read_final(folder)
-        evaluations.update({e.trial: e for e in finals})
-        return cls(folder, settings, tuple(evaluations[n] for n in sorted(evaluations)), bool(finals))
+        settings, problems = read_settings(folder), list[str]()
+        evaluations: dict[int, Evaluation] = {}
+        for number in trial_numbers(folder):
+            try:
+                evaluation = read_evaluation(folder, number)
+            except StudyError as error:
+                problems.append(f"trial {number} is left out: {error}")
+            else:
+                evaluations |= {number: evaluation} if evaluation else {}
+        try:
+            finals, conditions = read_final(folder)
+        except StudyError as error:
+            finals, conditions = [], {}
+            problems.append(f"no final figures: {error}; the same search again takes them again")
+        evaluations |= {e.trial: e for e in finals}
+        ordered = tuple(evaluations[n] for n in sorted(evaluations))
+        return cls(folder, settings, ordered, bool(finals), conditions, tuple(problems))
 
     @cached_property
     def baselines(self) -> tuple[Evaluation, ...]:
@@ -189,11 +212,6 @@ class Study:
     def constraints(self) -> tuple[Constraint, ...]:
         """The constraints of the study with absolute limits; none as long as the fp32 baseline is missing."""
         return resolved(self.settings.constraints, self.evaluations)
-
-    @cached_property
-    def conditions(self) -> dict[str, Any]:
-        """How the final figures were taken: when, with what versions, how it was timed; empty before the end."""
-        return dict(json.loads((self.path / "final.json").read_text())["conditions"]) if self.final else {}
 
     @property
     def constraints_met(self) -> bool:
@@ -294,35 +312,100 @@ def front_of(complete: Sequence[Evaluation], constraints: Sequence[Constraint]) 
 
 def trial_folder(study: Path, trial: int) -> Path:
     """Where a trial keeps its files."""
-    return study / "trials" / f"{trial:06d}"
+    return study / trial_name(trial)
+
+
+def trial_name(trial: int) -> str:
+    """The name of a trial's folder, inside that of the study."""
+    return f"trials/{trial:06d}"
+
+
+def trial_numbers(study: Path) -> list[int]:
+    """Numbers of the trials that have a folder, in order.
+
+    Raises:
+        StudyError: a number is far beyond those before it, as no search makes it.
+    """
+    numbers = sorted(int(name) for name in Folder(study).names("trials") if _TRIAL_FOLDER.fullmatch(name))
+    for before, number in zip([-1, *numbers], numbers, strict=False):
+        if number - before > _MOST_MISSING:
+            raise StudyError(
+                f"{study}/{trial_name(number)}: no trial of this study: the one before it is {before}; "
+                "move this folder out of the study"
+            )
+    return numbers
 
 
 def write_evaluation(study: Path, evaluation: Evaluation) -> None:
     """Keep the result of a trial, all or nothing."""
-    write_atomically(
-        trial_folder(study, evaluation.trial) / "evaluation.json", evaluation.model_dump_json(indent=1) + "\n"
-    )
+    Folder(study).write(_evaluation_of(evaluation.trial), evaluation.model_dump_json(indent=1) + "\n")
 
 
 def read_evaluation(study: Path, trial: int) -> Evaluation | None:
-    """The kept result of a trial, or None."""
-    path = trial_folder(study, trial) / "evaluation.json"
-    return _read_trial(path) if path.exists() else None
+    """The kept result of a trial, or None.
+
+    Raises:
+        StudyError: it is damaged, or was written by another version.
+    """
+    name = _evaluation_of(trial)
+    data = Folder(study).read(name)
+    if data is None:
+        return None
+    evaluation = _parse(f"{study}/{name}", data)
+    if evaluation.trial != trial:
+        raise StudyError(f"{study}/{name}: damaged: it is the result of trial {evaluation.trial}")
+    return evaluation
+
+
+def has_evaluation(study: Path, trial: int) -> bool:
+    """Whether a trial has a result, readable or not."""
+    return Folder(study).has(_evaluation_of(trial))
+
+
+def _evaluation_of(trial: int) -> str:
+    return f"{trial_name(trial)}/evaluation.json"
+
+
+def read_artifact(study: Path, evaluation: Evaluation) -> bytes:
+    """The ONNX file of a trial, as it was when the trial was evaluated.
+
+    Raises:
+        StudyError: there is none, it lies outside the study, or it is not the one that was evaluated.
+    """
+    name = evaluation.artifact
+    if name is None:
+        raise StudyError(
+            f"{study}: trial {evaluation.trial} has no file: it was {evaluation.state} ({evaluation.reason})"
+        )
+    data = Folder(study).read(name, MODEL_BYTES)
+    if data is None:
+        raise StudyError(f"{study}/{name}: the file of trial {evaluation.trial} is gone; {_REPEAT}")
+    digest = hashlib.sha256(data).hexdigest()
+    if evaluation.sha256 is not None and digest != evaluation.sha256:
+        raise StudyError(
+            f"{study}/{name}: not the file that was evaluated: its sha256 is {digest[:12]}..., that of trial "
+            f"{evaluation.trial} {evaluation.sha256[:12]}...; no figure of the trial holds for it; {_REPEAT}"
+        )
+    return data
+
+
+_REPEAT = "repeat it from its recipe with `autocompress apply`"
 
 
 def write_workloads(study: Path, workloads: Iterable[Workload]) -> None:
     """Keep what a file executes; the same content is kept once."""
     for workload in workloads:
-        path = study / "workloads" / f"{workload.fingerprint}.json"
-        if not path.exists():
-            write_atomically(path, workload.to_json())
+        name = f"workloads/{workload.fingerprint}.json"
+        if not Folder(study).has(name):
+            Folder(study).write(name, workload.to_json())
 
 
 def read_workload(study: Path, fingerprint: str) -> Workload | None:
     """What was kept under a fingerprint, or None if it is gone or damaged."""
     try:
-        workload = Workload.from_json((study / "workloads" / f"{fingerprint}.json").read_text())
-    except (OSError, ValueError):
+        data = Folder(study).read(f"workloads/{fingerprint}.json")
+        workload = Workload.from_json(data or b"")
+    except (StudyError, ValueError):
         return None
     return workload if workload.fingerprint == fingerprint else None
 
@@ -330,17 +413,27 @@ def read_workload(study: Path, fingerprint: str) -> Workload | None:
 def write_final(study: Path, evaluations: Iterable[Evaluation], conditions: dict[str, Any]) -> None:
     """Keep the final figures of the front and of the baselines, and how they were taken."""
     points = [e.model_dump(mode="json") for e in evaluations]
-    write_json(study / "final.json", {"version": 1, "conditions": conditions, "points": points})
+    Folder(study).write_json(_FINAL, {"version": 1, "conditions": conditions, "points": points})
 
 
 def is_final(study: Path) -> bool:
     """Whether the final figures of all that was judged are there."""
-    return (study / "final.json").exists()
+    return Folder(study).has(_FINAL)
 
 
 def take_back_final(study: Path) -> None:
     """Remove the final figures: there is more to measure and to score than they speak of."""
-    (study / "final.json").unlink(missing_ok=True)
+    Folder(study).remove(_FINAL)
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder is that of a study."""
+    return Folder(folder).has(_SETTINGS)
+
+
+def write_settings(study: Path, settings: Settings) -> None:
+    """Keep the inputs of a study."""
+    Folder(study).write_json(_SETTINGS, settings.model_dump(mode="json"))
 
 
 def read_settings(study: Path) -> Settings:
@@ -349,60 +442,47 @@ def read_settings(study: Path) -> Settings:
     Raises:
         StudyError: there are none, or they are of another version.
     """
-    path = study / "study.json"
-    if not path.exists():
+    path = f"{study}/{_SETTINGS}"
+    data = Folder(study).read(_SETTINGS) if study.is_dir() else None
+    if data is None:
         raise StudyError(f"{study}: not a study folder (it has no study.json); give the --out of a search")
+    inputs = json_object(path, data)
+    check_version(inputs, path, StudyError, STUDY_VERSION)
     try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:  # not JSON, not text
-        raise StudyError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(data, dict):
-        raise StudyError(f"{path}: damaged: it must hold a JSON object, got {type(data).__name__}")
-    check_version(data, str(path), StudyError, STUDY_VERSION)
-    try:
-        return Settings.model_validate(data)
+        return Settings.model_validate(inputs)
     except ValidationError as error:
-        raise StudyError(explain(error, str(path), list(Settings.model_fields))) from None
+        raise StudyError(explain(error, path, list(Settings.model_fields))) from None
 
 
-def _read_trials(study: Path) -> list[Evaluation]:
-    paths = sorted((study / "trials").glob("[0-9]*/evaluation.json"))
-    return [_read_trial(path) for path in paths]
-
-
-def read_final(study: Path) -> list[Evaluation]:
-    """The final figures of the front and of the baselines; nothing before the end of a search.
+def read_final(study: Path) -> tuple[list[Evaluation], dict[str, Any]]:
+    """The final figures of the front and of the baselines, and their conditions; nothing before the end of a search.
 
     Raises:
-        StudyError: they are damaged.
+        StudyError: they are damaged, or were written by another version.
     """
-    path = study / "final.json"
-    if not path.exists():
-        return []
+    path = f"{study}/{_FINAL}"
+    data = Folder(study).read(_FINAL)
+    if data is None:
+        return [], {}
+    final = json_object(path, data)
+    check_version(final, path, StudyError, STUDY_VERSION)
+    points, conditions = final.get("points"), final.get("conditions")
+    if not isinstance(points, list) or not isinstance(conditions, dict):
+        raise StudyError(f"{path}: damaged: it must hold 'points' and 'conditions'")
+    return [_parse(path, json.dumps(point).encode()) for point in points], conditions
+
+
+def _parse(path: str, data: bytes) -> Evaluation:
     try:
-        data = json.loads(path.read_text())
-        check_version(data, str(path), StudyError, STUDY_VERSION)
-        points = list(data["points"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(f"{path}: damaged ({error}); {_REFINISH}") from None
-    return [_parse(path, json.dumps(point), _REFINISH) for point in points]
-
-
-_REFINISH = "delete it and run the search again to finish"
-
-
-def _read_trial(path: Path) -> Evaluation:
-    advice = "delete this trial's folder"
-    try:
-        return _parse(path, path.read_text(), advice)
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: damaged: {error}; {advice}") from None
-
-
-def _parse(path: Path, text: str, advice: str) -> Evaluation:
-    try:
-        return Evaluation.model_validate_json(text)
+        evaluation = Evaluation.model_validate_json(data)
     except ValidationError as error:
-        raise StudyError(f"{path}: damaged: {error.errors()[0]['msg']}; {advice}") from None
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            raise StudyError(f"{path}: it was written by another version of autocompress ({where})") from None
+        raise StudyError(f"{path}: damaged: {where + ': ' if where else ''}{problem['msg']}") from None
     except RecipeError as error:  # of another version, or of a technique that is not installed here
         raise StudyError(f"{path}: its recipe cannot be read: {error}") from None
+    if problem_text := evaluation.inconsistency():
+        raise StudyError(f"{path}: damaged: {problem_text}")
+    return evaluation

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autocompress._files import write_atomically
+from autocompress._files import MODEL_BYTES, Folder
+from autocompress.errors import AutocompressError
 
 
 def save_weights(path: Path, state: dict[str, Any]) -> None:
@@ -18,21 +20,21 @@ def save_weights(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
-    write_atomically(path, hashlib.sha256(data).digest() + data)
+    Folder(path.parent).write(path.name, hashlib.sha256(data).digest() + data)
 
 
 def load_weights(path: Path) -> dict[str, Any] | None:
     """What was written, or None where there is nothing or the file is damaged (it is then deleted)."""
-    if not path.exists():
-        return None
     try:
-        data = path.read_bytes()
+        data = Folder(path.parent).read(path.name, MODEL_BYTES)
+        if data is None:
+            return None
         digest, state = data[:32], data[32:]
         if hashlib.sha256(state).digest() != digest:
             raise ValueError("checksum")
         loaded: dict[str, Any] = torch.load(io.BytesIO(state), weights_only=True)
         os.utime(path)  # not touch(): another process may have removed it to make room
         return loaded
-    except (ValueError, OSError, RuntimeError, EOFError):
+    except (ValueError, OSError, RuntimeError, EOFError, pickle.UnpicklingError, AutocompressError):
         path.unlink(missing_ok=True)
         return None

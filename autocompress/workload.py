@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from autocompress._files import parse_json
+
 if TYPE_CHECKING:
     import onnx
 
@@ -145,6 +147,8 @@ class Op:
 
 
 _COLUMNS = tuple(f.name for f in fields(Op) if f.name != "name")
+_COUNTS = tuple(name for name in _COLUMNS if name not in ("kind", "dtype", "kernel"))
+_LARGEST = 2**53
 
 
 @dataclass(frozen=True)
@@ -185,18 +189,23 @@ class Workload:
         return json.dumps(data, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Workload:
+    def from_json(cls, text: str | bytes) -> Workload:
         """Read what `to_json` wrote.
 
         Raises:
             ValueError: the text is damaged or of another version.
         """
         try:
-            data: dict[str, Any] = json.loads(text)
+            data: dict[str, Any] = parse_json(text)
             if data["version"] != 1 or data["columns"] != list(_COLUMNS):
                 raise ValueError("it was written by another version of autocompress")
             rows = [dict(zip(_COLUMNS, row, strict=True)) for row in data["ops"]]
             ops = tuple(Op(**row | {"name": "", "kernel": tuple(row["kernel"])}) for row in rows)
+            numbers = [n for op in ops for n in (*op.kernel, *(getattr(op, name) for name in _COUNTS))]
+            if any(type(n) is not int or not 0 <= n < _LARGEST for n in numbers) or any(
+                o.kind not in KINDS for o in ops
+            ):
+                raise ValueError("it holds a count or a kind that no operator has")
             return cls(ops, int(data["peak_activation_bytes"]), tuple(map(str, data.get("assumptions", ()))))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"damaged: {error!r}") from None

@@ -13,6 +13,7 @@ from autocompress.results import Evaluation, Score
 from autocompress.study import (
     Settings,
     Study,
+    read_artifact,
     read_evaluation,
     read_settings,
     resolved,
@@ -143,14 +144,6 @@ FINAL2 = b'{"version": 2, "points": []}'
         ("study.json", b'{"version": 1', "study.json: cannot be read"),
         ("study.json", b"\xff\xfe", "study.json: cannot be read"),
         ("study.json", b"[]", "study.json: damaged: it must hold a JSON object, got list"),
-        (TRIAL, b"", "000003/evaluation.json: damaged: Invalid JSON"),
-        (TRIAL, b"\xff\xfe", "000003/evaluation.json: damaged"),
-        (TRIAL, b'{"trial": 3}', "000003/evaluation.json: damaged: Field required; delete this trial's folder"),
-        (TRIAL, FUTURE, "000003/evaluation.json: its recipe cannot be read: stages.1: unknown technique 'ptqx'"),
-        ("final.json", b"{}", "final.json: damaged ('points'); delete it and run the search again to finish"),
-        ("final.json", b"[1]", "final.json: damaged"),
-        ("final.json", FINAL2, "final.json: version must be 1, got 2; it was written by another version"),
-        ("final.json", b'{"points": [{}]}', "final.json: damaged: Field required; delete it and run the search"),
     ],
 )
 def test_damaged_or_foreign_folder_is_one_clear_error(folder: Path, name: str, content: bytes, message: str) -> None:
@@ -159,6 +152,66 @@ def test_damaged_or_foreign_folder_is_one_clear_error(folder: Path, name: str, c
     with pytest.raises(StudyError) as caught:
         Study.open(folder)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+NULLS = b'{"trial": 3, "recipe": {}, "recipe_digest": "x", "state": "complete"}'
+HUGE = TRIALS[3].model_dump_json().replace('"size_bytes":100', f'"size_bytes":{10**400}').encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (TRIAL, b"", "trial 3 is left out: {}/trials/000003/evaluation.json: damaged: Invalid JSON"),
+        (TRIAL, b"\xff\xfe", "000003/evaluation.json: damaged"),
+        (TRIAL, b"[" * 100_000, "000003/evaluation.json: damaged: Invalid JSON: recursion limit exceeded"),
+        (TRIAL, b'{"trial": 3}', "000003/evaluation.json: damaged: recipe: Field required"),
+        (TRIAL, NULLS, "damaged: complete, but without a score, a latency or a size"),
+        (TRIAL, HUGE, "damaged"),
+        (TRIAL, TRIALS[4].model_dump_json().encode(), "damaged: it is the result of trial 4"),
+        (TRIAL, FUTURE, "000003/evaluation.json: its recipe cannot be read: stages.1: unknown technique 'ptqx'"),
+        (TRIAL, TRIALS[3].model_dump_json().replace('"notes"', '"remarks"').encode(), "written by another version"),
+        ("final.json", b"{}", "no final figures: {}/final.json: damaged: it must hold 'points' and 'conditions'"),
+        ("final.json", b"[1]", "final.json: damaged"),
+        ("final.json", FINAL2, "final.json: version must be 1, got 2; it was written by another version"),
+        ("final.json", b'{"points": [{}], "conditions": {}}', "final.json: damaged: trial: Field required"),
+    ],
+)
+def test_what_is_damaged_costs_only_itself_and_is_named(folder: Path, name: str, content: bytes, message: str) -> None:
+    before = Study.open(folder)
+    damage(folder, name, content)
+    study = Study.open(folder)
+    (problem,) = study.problems
+    assert message.format(folder) in problem and "\n" not in problem and "delete" not in problem
+    assert [e.trial for e in study.evaluations] == [
+        e.trial for e in before.evaluations if name != TRIAL or e.trial != 3
+    ]
+    assert not study.final
+
+
+@pytest.mark.parametrize("name", ["9999999", "000020000", "²", "12"])
+def test_folders_that_no_search_makes_are_named_or_ignored(folder: Path, name: str) -> None:
+    (folder / "trials" / name).mkdir()
+    if name.isascii() and int(name) > 10_000:
+        with pytest.raises(StudyError, match="no trial of this study: the one before it is 5; move this folder out"):
+            Study.open(folder)
+    else:
+        assert len(Study.open(folder).evaluations) == len(TRIALS)
+
+
+@pytest.mark.parametrize(
+    "artifact", ["/etc/passwd", "../../etc/passwd", "trials/../../secret", "link.onnx", "a\0b", ""]
+)
+def test_a_file_of_a_trial_lies_inside_the_study(folder: Path, artifact: str) -> None:
+    (folder / "link.onnx").symlink_to("/etc/passwd")
+    with pytest.raises(StudyError, match=r"no name of a file inside this folder|is a link"):
+        read_artifact(folder, TRIALS[3].model_copy(update={"artifact": artifact, "sha256": None}))
+
+
+def test_a_file_that_was_changed_is_not_the_one_of_the_figures(folder: Path) -> None:
+    trial = TRIALS[3].model_copy(update={"artifact": "trials/000003/model.onnx", "sha256": "0" * 64})
+    (folder / "trials/000003/model.onnx").write_bytes(b"other")
+    with pytest.raises(StudyError, match=r"not the file that was evaluated: its sha256 is d9298a10d1b0"):
+        read_artifact(folder, trial)
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:

@@ -240,8 +240,12 @@ def _moved(
         points = _measured_in(measured, like) if measured.is_dir() else read_table(measured, shapes)
         return refit(start, points, name)
     assert base_model is not None and latency_ms is not None
-    if not 0 < latency_ms < float("inf"):
-        raise InputError(f"--latency-ms must be a positive number of milliseconds, got {latency_ms:g}")
+    from autocompress.latency.measurements import LONGEST_MS, SHORTEST_MS
+
+    if not SHORTEST_MS <= latency_ms <= LONGEST_MS:
+        raise InputError(
+            f"--latency-ms must be a positive number of milliseconds up to {LONGEST_MS:g}, got {latency_ms:g}"
+        )
     return refit(start, [(base_model.name, read_model(base_model, shapes)[1], latency_ms)], name)
 
 

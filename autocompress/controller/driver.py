@@ -101,7 +101,7 @@ def search(
                 share_weights(plan, budget, seed)
             return _start(workers, judge, reference, reporter)
 
-        with closing(store), database_errors():
+        with closing(store), database_errors(storage):
             judged_more = Loop(plan, store, budget, start, reporter, earlier).run()
         if judged_more or not is_final(out):
             finish(out, judge, reporter)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from autocompress._files import MODEL_BYTES, Folder
 from autocompress.controller.plan import Plan
 from autocompress.controller.proposals import Proposals
 from autocompress.domains import Value
@@ -39,10 +39,10 @@ class Earlier:
 
         Weights are named by all that led to them, so that none is mistaken.
         """
-        cache.mkdir(parents=True, exist_ok=True)
-        for path in (self.study.path / "cache").glob("*.pt"):
-            if not (cache / path.name).exists():
-                shutil.copy2(path, cache / path.name)
+        theirs, mine = Folder(self.study.path).inner("cache"), Folder(cache)
+        for name in theirs.names():
+            if name.endswith(".pt") and not mine.has(name) and (data := theirs.read(name, MODEL_BYTES)) is not None:
+                mine.write(name, data)
 
     def settings(self, plan: Plan, proposals: Proposals) -> list[dict[str, Value]]:
         """The settings of the plan's space that give the earlier recipes, those without use here left out.

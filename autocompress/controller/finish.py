@@ -15,14 +15,14 @@ from autocompress.constraints import Constraint, met_by
 from autocompress.controller.doubts import contradictions, is_repeated
 from autocompress.controller.plan import now, versions
 from autocompress.controller.reporter import Reporter
-from autocompress.errors import AutocompressError, CandidateError, failing_as
+from autocompress.errors import AutocompressError, CandidateError, StudyError, failing_as
 from autocompress.evaluate import Evaluator
 from autocompress.graph.exits import path_feeds
 from autocompress.graph.export import INPUT
 from autocompress.results import Evaluation, Score
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.sample_scores import write_sample_scores
-from autocompress.study import Study, front_of, resolved, take_back_final, write_final
+from autocompress.study import Study, front_of, read_artifact, resolved, take_back_final, write_final
 from autocompress.task import ACCURACY
 
 _SLACK = 1.25
@@ -69,7 +69,7 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
             reporter.status(f"scoring trial {evaluation.trial} on the test split")
             try:
                 with failing_as(CandidateError, "scoring the file on the test split"):
-                    score, confusion = _test(folder / str(evaluation.artifact), evaluator)
+                    score, confusion = _test(folder, evaluation, evaluator)
             except AutocompressError as error:
                 scored = evaluation.model_copy(update={"notes": (*evaluation.notes, f"no test score: {error}")})
             else:
@@ -80,15 +80,16 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
     write_final(folder, final, conditions)
 
 
-def _test(file: Path, evaluator: Evaluator) -> tuple[Score, Confusion | None]:
+def _test(folder: Path, evaluation: Evaluation, evaluator: Evaluator) -> tuple[Score, Confusion | None]:
     """Score a file on the test split, and count its answers by class where that is what the score counts.
 
     The scores of the samples are kept beside the file.
     """
+    file = read_artifact(folder, evaluation)
     task, answers = evaluator.task, list[Any]()
     score, samples = evaluator.judge(file, "test", lambda outputs: answers.append(outputs.argmax(-1)))
     if samples is not None:
-        write_sample_scores(file, "test", samples)
+        write_sample_scores(folder, str(evaluation.artifact), "test", samples)
     if task.metric is not ACCURACY or task.evaluate_test is not None:
         return score, None
     truth = np.concatenate([targets for _, targets in task.split("test")])
@@ -133,10 +134,10 @@ def _those_that_run(
     for evaluation in evaluations:
         try:
             with failing_as(CandidateError, "running the file"):
-                session = ort.session(folder / str(evaluation.artifact), evaluator.device.threads)
+                session = ort.session(read_artifact(folder, evaluation), evaluator.device.threads)
                 ort.run(session, path_feeds({INPUT: _sample(evaluator)}, max(0, len(evaluation.exits) - 1))[-1])
             able.append(evaluation)
-        except CandidateError as error:
+        except (CandidateError, StudyError) as error:
             notes = (*evaluation.notes, f"latency: predicted, not measured: {error}")
             broken.append(evaluation.model_copy(update={"notes": notes}))
     return able, broken
@@ -179,7 +180,7 @@ def measure(
     jobs: list[tuple[Any, dict[str, Any]]] = []
     spans = []
     for evaluation in evaluations:
-        session = ort.session(folder / str(evaluation.artifact), threads)
+        session = ort.session(read_artifact(folder, evaluation), threads)
         feeds = path_feeds({INPUT: sample}, max(0, len(evaluation.exits) - 1))
         spans.append((len(jobs), len(jobs) + len(feeds)))
         jobs += [(session, feed) for feed in feeds]

@@ -16,6 +16,7 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
+from autocompress._files import Folder
 from autocompress.errors import StudyError
 
 
@@ -24,7 +25,7 @@ class SafeJournalBackend(BaseJournalBackend):
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = Folder(path.parent).open(path.name, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self._reader = JournalFileBackend(self._path)
         with self._locked():
             self._cut_torn_tail()
@@ -83,7 +84,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = os.fdopen(Folder(folder).open("lock", os.O_RDWR | os.O_CREAT), "w")
     except OSError as error:
         raise StudyError(f"{folder}: cannot be used as a study folder: {error.strerror}") from None
     with lock as file:

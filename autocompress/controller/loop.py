@@ -98,6 +98,8 @@ class Loop:
         if base := self.store.baseline("fp32"):
             self.constraints = self.plan.resolve(base)
         self.store.recover(self.constraints)
+        for note in self.store.notes:
+            self.reporter.note(note)
         baseline = self._baselines()["fp32"]
         self.constraints = self.plan.resolve(baseline)
         done = [e for e in self.store.evaluations() if e.kind == "candidate"]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, FiniteFloat, ValidationError
 from scipy.interpolate import RBFInterpolator
 
-from autocompress._files import write_json
+from autocompress._files import Folder
 from autocompress.controller.plan import Budget, Fixed, Plan
+from autocompress.domains import Value
 from autocompress.elastic import Elastic
-from autocompress.errors import CandidateError, InputError, failing_as
+from autocompress.errors import CandidateError, InputError, StudyError, failing_as
 from autocompress.recipe import Recipe, suggestion
 from autocompress.study import EvaluatorName
 from autocompress.task import Task
@@ -84,6 +86,23 @@ def structures(plan: Plan, seed: int, n: int = _RECIPES) -> list[Recipe]:
     return [plan.space.sample(Fixed(values), outline) for values in settings]
 
 
+class _Readings(BaseModel):
+    """Accuracies that were read off, kept beside the shared weights."""
+
+    settings: list[dict[str, Value]]
+    accuracies: list[FiniteFloat]
+
+
+def _read_readings(path: Path, knobs: set[str]) -> _Readings | None:
+    """What was kept, or None where there is nothing or it is damaged."""
+    try:
+        found = _Readings.model_validate_json(Folder(path.parent).read(path.name) or b"")
+    except (StudyError, ValidationError):
+        return None
+    usable = len(found.settings) == len(found.accuracies) and all(knobs <= set(s) for s in found.settings)
+    return found if usable else None
+
+
 class ElasticAccuracy:
     """What the shared weights promise for settings: a feature for samplers that model the accuracy, no result.
 
@@ -105,9 +124,8 @@ class ElasticAccuracy:
         path = (
             evaluator.cache / f"elastic-{evaluator.elastic.key}.accuracy.{seed}.{n}.json" if evaluator.cache else None
         )
-        if path and path.exists():
-            kept = json.loads(path.read_text())
-            self.settings, self.accuracies = kept["settings"], kept["accuracies"]
+        if path and (kept := _read_readings(path, set(self._ratios))):
+            self.settings, self.accuracies = kept.settings, kept.accuracies
         else:
             rng = np.random.default_rng([seed, 2])
             self.settings, self.accuracies = [], []
@@ -119,7 +137,7 @@ class ElasticAccuracy:
                     self.accuracies.append(evaluator.elastic.accuracy(candidate).value)
                     self.settings.append(setting)
             if path:
-                write_json(path, {"settings": self.settings, "accuracies": self.accuracies})
+                Folder(path.parent).write_json(path.name, {"settings": self.settings, "accuracies": self.accuracies})
         columns = {name: np.array([setting[name] for setting in self.settings]) for name in self._ratios}
         where, index = np.unique(self._widths(columns), axis=0, return_inverse=True)
         means = np.bincount(index, self.accuracies) / np.bincount(index)

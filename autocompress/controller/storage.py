@@ -6,20 +6,22 @@ One search writes to it, as with the file: what several processes share is the f
 
 from __future__ import annotations
 
-import json
 import logging
 import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.util import immutabledict
 
-from autocompress._files import write_json
+from autocompress._files import Folder
 from autocompress.controller.journal import SafeJournalBackend
 from autocompress.errors import StudyError, first_line
 
@@ -36,42 +38,88 @@ def open_storage(folder: Path, url: str | None) -> tuple[str, BaseStorage]:
     Raises:
         StudyError: the study is kept elsewhere, or the storage cannot be opened or read.
     """
-    pointer = folder / _POINTER
+    files = Folder(folder)
+    kept = _read_pointer(files)
     if url is None:
-        if pointer.exists():
-            kept = json.loads(pointer.read_text())["url"]
-            raise StudyError(f"{folder}: its trials are kept in {kept}; give it again with --storage")
+        if kept:
+            raise StudyError(f"{folder}: its trials are kept in {kept.url}; give it again with --storage")
         return _NAME, _journal(folder / _JOURNAL)
-    if (folder / _JOURNAL).exists():
+    if files.has(_JOURNAL):
         raise StudyError(f"{folder}: its trials are kept in {_JOURNAL}; leave out --storage, or use another --out")
+    shown = without_secrets(url)
     try:
-        shown = make_url(url).render_as_string(hide_password=True)
         storage = RDBStorage(url)
-    except ArgumentError:
-        raise StudyError(
-            f"not the URL of a database: {url!r}; give one such as postgresql://user:password@host/name"
-        ) from None
     except ImportError as error:
-        raise StudyError(f"{shown}: the Python package for this database is missing: {error}") from None
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise StudyError(f"{shown}: cannot be opened: {first_line(error)}") from None
-    if not pointer.exists():
-        write_json(pointer, {"url": shown, "study": f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}"})
-    return str(json.loads(pointer.read_text())["study"]), storage
+        raise StudyError(f"{shown}: the Python package for this database is missing: {error.name}") from None
+    except Exception as error:  # each driver has errors of its own, also for options that it does not know
+        raise StudyError(f"{shown}: cannot be opened: {censored(first_line(error), url)}") from None
+    if kept is None:
+        kept = _Pointer(url=shown, study=f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}")
+        files.write(_POINTER, kept.model_dump_json(indent=1) + "\n")
+    return kept.study, storage
+
+
+class _Pointer(BaseModel):
+    """Which database holds the trials of a folder, and under what name."""
+
+    url: str
+    study: str
+
+
+def _read_pointer(files: Folder) -> _Pointer | None:
+    data = files.read(_POINTER)
+    if data is None:
+        return None
+    try:
+        return _Pointer.model_validate_json(data)
+    except ValidationError:
+        raise StudyError(
+            f"{files.path}/{_POINTER}: damaged: it must hold the 'url' and the 'study' of a database"
+        ) from None
+
+
+def without_secrets(url: str) -> str:
+    """Kind, host and name of a database; never user, password or options, which may hold one, too.
+
+    Raises:
+        StudyError: it is no URL of a database. It is not repeated: a password may be anywhere in it.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        raise StudyError(
+            "--storage is not the URL of a database; give one such as postgresql://user:password@host:5432/name"
+        ) from None
+    return parsed._replace(username=None, password=None, query=immutabledict()).render_as_string()
+
+
+def censored(text: str, url: str) -> str:
+    """A message of a database's driver without what may be secret in its URL."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return "(the message may hold a password)"
+    secrets = [parsed.password, *(v for values in parsed.normalized_query.values() for v in values)]
+    for secret in sorted(filter(None, map(str, filter(None, secrets))), key=len, reverse=True):
+        for form in {secret, quote(secret), quote_plus(secret)}:
+            text = text.replace(form, "***")
+    return text.replace(url, "***")
 
 
 def _journal(path: Path) -> BaseStorage:
+    """Optuna's journal; one that it cannot read is set aside, and written again from the folders of the trials."""
     try:
         return JournalStorage(SafeJournalBackend(path))
-    except (ValueError, KeyError, AttributeError) as error:  # not JSON, or not what Optuna wrote
-        raise StudyError(
-            f"{path}: damaged ({first_line(error)}); delete it: it is written again from the folders of the trials"
-        ) from None
+    except (StudyError, OSError):
+        raise
+    except Exception:  # not JSON, or not what Optuna wrote: it fails in any way it likes
+        Folder(path.parent).set_aside(path.name)
+        return JournalStorage(SafeJournalBackend(path))
 
 
 @contextmanager
-def database_errors() -> Iterator[None]:
-    """Turn the loss of a database into one sentence.
+def database_errors(url: str | None) -> Iterator[None]:
+    """Turn the loss of a database into one sentence, without what is secret in its URL.
 
     Raises:
         StudyError: the database cannot be reached any more.
@@ -81,9 +129,9 @@ def database_errors() -> Iterator[None]:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ or error
         raise StudyError(
-            f"the database of --storage failed: {first_line(cause)}; nothing that was finished is lost, "
-            "run the same command again when it is back"
-        ) from error
+            f"the database of --storage failed: {censored(first_line(cause), url or '')}; nothing that was finished is "
+            "lost, run the same command again when it is back"
+        ) from None
 
 
 @contextmanager

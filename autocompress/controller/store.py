@@ -7,7 +7,6 @@ when the driver died is taken up again under its own number.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,11 +14,12 @@ from typing import Any, Final, Literal
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from autocompress._files import write_atomically, write_json
+from autocompress._files import Folder, json_object
 from autocompress.constraints import Constraint, value_of
 from autocompress.controller.storage import open_storage, quiet
-from autocompress.errors import StudyError
+from autocompress.errors import RecipeError, StudyError
 from autocompress.evaluate import Outcome
 from autocompress.known_costs import KnownCostSampler
 from autocompress.known_costs.sampler import DERIVED_FROM
@@ -27,11 +27,15 @@ from autocompress.results import Evaluation
 from autocompress.sample_scores import write_sample_scores
 from autocompress.study import (
     Settings,
+    has_evaluation,
+    is_study,
     read_evaluation,
     read_settings,
     take_back_final,
-    trial_folder,
+    trial_name,
+    trial_numbers,
     write_evaluation,
+    write_settings,
     write_workloads,
 )
 
@@ -43,6 +47,10 @@ _OBJECTIVES: Final[dict[str, Literal["maximize", "minimize"]]] = {
 """Energy is no objective: on one device it is proportional to latency. Memory can be limited by a constraint."""
 _STATES: Final = {"complete": TrialState.COMPLETE, "rejected": TrialState.PRUNED, "failed": TrialState.FAIL}
 _PROPOSAL = "proposal.json"
+_ELAPSED = "elapsed.json"
+_LONGEST_S = 3e9
+"""A century: no search took longer."""
+_OUTCOMES: Final = TypeAdapter(list[Evaluation])
 _INDEX = "derived_index"
 """User attribute of points that were found with another one, as the thresholds of exits are: which of them it is."""
 _TRIES = 10
@@ -56,8 +64,17 @@ class Store:
         self.folder = folder
         self.settings = settings
         _keep_settings(folder, settings)
+        files = Folder(folder)
+        for name in ("", *(trial_name(number) for number in trial_numbers(folder))):
+            files.sweep(name)
+        self.notes: list[str] = []
+        """What of the folder cannot be read, a sentence each."""
+        before = set(files.names())
         with quiet():
             name, self._storage = open_storage(folder, url)
+            for aside in set(files.names()) - before:
+                if "unreadable" in aside:
+                    self.notes.append(f"Optuna's journal could not be read; it is kept as {aside}, and written again")
             self._study = optuna.create_study(
                 study_name=name,
                 storage=self._storage,
@@ -68,6 +85,7 @@ class Store:
         self.sampler_of: Callable[[int], optuna.samplers.BaseSampler] | None = None
         """The sampler for each trial, by its number."""
         self._asked: set[int] = set()
+        self._elapsed_s: float | None = None
 
     def close(self) -> None:
         """Leave the database, if it is one."""
@@ -83,26 +101,43 @@ class Store:
     def evaluations(self) -> Iterator[Evaluation]:
         """Results of all finished trials."""
         for trial in self.trials:
-            evaluation = read_evaluation(self.folder, trial.number)
+            evaluation = self._read(trial.number)
             if evaluation is not None and trial.state.is_finished():
                 yield evaluation
 
     def baseline(self, label: str) -> Evaluation | None:
         """A baseline that is on disk, told to Optuna or not."""
-        on_disk = (read_evaluation(self.folder, number) for number in range(self._n_on_disk()))
+        on_disk = (self._read(number) for number in range(self._n_on_disk()))
         return next((e for e in on_disk if e and e.kind == "baseline" and e.label == label), None)
 
     def key(self, number: int) -> str:
         """What was kept as the key of a finished trial, or nothing."""
-        return str(_read_proposal(self.folder, number).get("key", ""))
+        return _read_proposal(self.folder, number).key
+
+    def _read(self, number: int) -> Evaluation | None:
+        """The result of a trial; what cannot be read is replaced from what else is kept of it, or set aside."""
+        try:
+            return read_evaluation(self.folder, number)
+        except StudyError as error:
+            if outcomes := _read_outcomes(self.folder, number):
+                write_evaluation(self.folder, outcomes[0])
+                return outcomes[0]
+            note = f"trial {number} is left out: {error}"
+            if note not in self.notes:
+                self.notes.append(note)
+            return None
 
     def elapsed_s(self) -> float:
-        """Seconds of search so far, over all sessions."""
-        return float(self._study.user_attrs.get("elapsed_s", 0.0))
+        """Seconds of search so far, over all sessions; also where Optuna's record of them is gone."""
+        if self._elapsed_s is None:
+            kept = _read_elapsed(self.folder)
+            self._elapsed_s = max(kept, float(self._study.user_attrs.get("elapsed_s", 0.0)))
+        return self._elapsed_s
 
     def add_elapsed(self, seconds: float) -> None:
         """Account for the time that a trial took."""
-        self._study.set_user_attr("elapsed_s", round(self.elapsed_s() + seconds, 3))
+        self._elapsed_s = round(self.elapsed_s() + seconds, 3)
+        Folder(self.folder).write_json(_ELAPSED, {"seconds": self._elapsed_s})
 
     def enqueue(self, values: dict[str, Any]) -> None:
         """Have a setting tried next, once."""
@@ -198,13 +233,13 @@ class Store:
     def recover(self, constraints: Sequence[Constraint]) -> None:
         """Bring Optuna up to what is on disk: results that it does not know, points not yet added."""
         for number in range(self._n_on_disk()):
-            evaluation = read_evaluation(self.folder, number)
+            evaluation = self._read(number)
             if number >= len(self.trials):
                 self._add(evaluation, constraints)
             elif evaluation is not None:
                 self._tell(evaluation, constraints)
         for trial in self.trials:
-            evaluation = read_evaluation(self.folder, trial.number)
+            evaluation = self._read(trial.number)
             if evaluation is not None and evaluation.state == "complete":
                 self._add_derived(trial.number, constraints)
 
@@ -213,21 +248,22 @@ class Store:
 
         A folder with neither is that of a baseline which a kill left half written: it is evaluated again.
         """
-        kept = (path for name in (_PROPOSAL, "evaluation.json") for path in self.folder.glob(f"trials/[0-9]*/{name}"))
-        return max((int(path.parent.name) + 1 for path in kept), default=0)
+        files = Folder(self.folder)
+        for number in reversed(trial_numbers(self.folder)):
+            if files.has(f"{trial_name(number)}/{_PROPOSAL}") or has_evaluation(self.folder, number):
+                return number + 1
+        return 0
 
     def _write(self, number: int, outcomes: Sequence[Outcome]) -> list[Evaluation]:
-        folder = trial_folder(self.folder, number)
         evaluations = []
         for i, outcome in enumerate(outcomes):
-            path = folder / ("model.onnx" if i == 0 else f"model.{i}.onnx")
-            write_atomically(path, outcome.file)
+            artifact = f"{trial_name(number)}/" + ("model.onnx" if i == 0 else f"model.{i}.onnx")
+            Folder(self.folder).write(artifact, outcome.file)
             write_workloads(self.folder, outcome.workloads)
             if outcome.sample_scores is not None:
-                write_sample_scores(path, "validation", outcome.sample_scores)
-            artifact = path.relative_to(self.folder).as_posix()
+                write_sample_scores(self.folder, artifact, "validation", outcome.sample_scores)
             evaluations.append(outcome.evaluation.model_copy(update={"trial": number, "artifact": artifact}))
-        write_json(folder / "outcomes.json", [e.model_dump(mode="json") for e in evaluations])
+        Folder(self.folder).write_json(_outcomes_of(number), [e.model_dump(mode="json") for e in evaluations])
         return evaluations
 
     def _write_proposal(self, number: int, key: str) -> None:
@@ -237,20 +273,15 @@ class Store:
             name: [distribution_to_json(domain), domain.to_internal_repr(trial.params[name])]
             for name, domain in trial.distributions.items()
         }
-        write_json(trial_folder(self.folder, number) / _PROPOSAL, {"key": key, "params": params})
+        Folder(self.folder).write_json(f"{trial_name(number)}/{_PROPOSAL}", {"key": key, "params": params})
 
     def _add_derived(self, number: int, constraints: Sequence[Constraint]) -> list[Evaluation]:
-        path = trial_folder(self.folder, number) / "outcomes.json"
-        if not path.exists():
-            return []
         known = {t.user_attrs.get(_INDEX) for t in self.trials if t.user_attrs.get(DERIVED_FROM) == number}
         added = []
-        for i, item in enumerate(json.loads(path.read_text())):
+        for i, outcome in enumerate(_read_outcomes(self.folder, number)):
             if i == 0 or i in known:
                 continue
-            evaluation = Evaluation.model_validate(item).model_copy(
-                update={"trial": len(self.trials), "derived_from": number}
-            )
+            evaluation = outcome.model_copy(update={"trial": len(self.trials), "derived_from": number})
             write_evaluation(self.folder, evaluation)
             self._add(evaluation, constraints)
             added.append(evaluation)
@@ -283,9 +314,12 @@ class Store:
             )
 
     def _proposed(self, number: int) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-        kept = _read_proposal(self.folder, number).get("params", {})
-        distributions = {name: json_to_distribution(text) for name, (text, _) in kept.items()}
-        return {n: d.to_external_repr(kept[n][1]) for n, d in distributions.items()}, distributions
+        kept = _read_proposal(self.folder, number).params
+        try:
+            distributions = {name: json_to_distribution(text) for name, (text, _) in kept.items()}
+            return {n: d.to_external_repr(kept[n][1]) for n, d in distributions.items()}, distributions
+        except Exception:  # a domain that Optuna cannot read: it says so in any way it likes
+            return {}, {}
 
     def _tell(self, evaluation: Evaluation, constraints: Sequence[Constraint]) -> None:
         frozen = self.trials[evaluation.trial]
@@ -315,12 +349,40 @@ class Store:
             self._study.sampler = self.sampler_of(number)
 
 
-def _read_proposal(folder: Path, number: int) -> dict[str, Any]:
-    path = trial_folder(folder, number) / _PROPOSAL
+class _Proposal(BaseModel):
+    """What was proposed for a trial."""
+
+    key: str = ""
+    params: dict[str, tuple[str, float]] = Field(default_factory=dict)
+    """By knob: its domain as Optuna writes it, and the value as Optuna numbers it."""
+
+
+def _read_proposal(folder: Path, number: int) -> _Proposal:
+    """What was proposed; nothing where that is not known any more."""
     try:
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{path}: damaged: {error}; delete this trial's folder") from None
+        return _Proposal.model_validate_json(Folder(folder).read(f"{trial_name(number)}/{_PROPOSAL}") or b"{}")
+    except (StudyError, ValidationError):
+        return _Proposal()
+
+
+def _read_elapsed(folder: Path) -> float:
+    try:
+        seconds = json_object(_ELAPSED, Folder(folder).read(_ELAPSED) or b"{}").get("seconds", 0.0)
+    except StudyError:
+        return 0.0
+    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < _LONGEST_S else 0.0
+
+
+def _outcomes_of(number: int) -> str:
+    return f"{trial_name(number)}/outcomes.json"
+
+
+def _read_outcomes(folder: Path, number: int) -> list[Evaluation]:
+    """All points that were found with one network, the trial's own first; none where that is not known any more."""
+    try:
+        return _OUTCOMES.validate_json(Folder(folder).read(_outcomes_of(number)) or b"[]")
+    except (StudyError, RecipeError, ValidationError):
+        return []
 
 
 def _attributes(evaluation: Evaluation) -> dict[str, Any]:
@@ -343,23 +405,23 @@ def check_folder(folder: Path) -> None:
     Raises:
         StudyError: it is not empty, and not a study.
     """
-    if not folder.is_dir() or (folder / "study.json").exists():
+    if not folder.is_dir() or is_study(folder):
         return
-    if any(path.name not in ("lock", "cache") for path in folder.iterdir()):
+    if any(not name.startswith(".") and name not in ("lock", "cache") for name in Folder(folder).names()):
         raise StudyError(f"{folder}: is not empty and not a study; use another --out")
 
 
 def remarks(folder: Path, settings: Settings) -> list[str]:
     """What is to be said before the study in a folder goes on with these settings."""
-    return read_settings(folder).remarks(settings) if (folder / "study.json").exists() else []
+    return read_settings(folder).remarks(settings) if is_study(folder) else []
 
 
 def _keep_settings(folder: Path, settings: Settings) -> None:
-    if (folder / "study.json").exists():
+    if is_study(folder):
         if differences := read_settings(folder).differences(settings):
             raise StudyError(
                 f"{folder}: holds a study with other inputs: {'; '.join(differences)}. Use the same inputs to resume, "
                 f"or another --out with --start-from {folder}, which tries its best recipes first"
             )
         return
-    write_json(folder / "study.json", settings.model_dump(mode="json"))
+    write_settings(folder, settings)

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from autocompress._files import parse_json, read_file
 from autocompress.errors import DeviceError, InputError, MeasurementError
 from autocompress.input_shapes import Shapes, fix_inputs
 from autocompress.latency import _bundle_runner as runner
@@ -162,9 +163,7 @@ def read_result(path: str | Path, accept_unsteady: bool = False) -> Measurements
         MeasurementError: the device throttled or was not steady, and `accept_unsteady` is not set.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DeviceError(f"{path}: cannot be read: {error.strerror or error}.") from None
+        data = parse_json(read_file(path, DeviceError))
     except ValueError:
         raise DeviceError(f"{path}: this is not JSON, or it was cut; copy result.json from the device again.") from None
     if not isinstance(data, dict) or "timings" not in data:

@@ -17,11 +17,13 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from autocompress._files import read_file
 from autocompress.device import Calibration, DeviceProfile, Dtype, OpCost, Provenance
 from autocompress.errors import DeviceError
 from autocompress.input_shapes import Shapes
 from autocompress.latency.bundle import read_model
 from autocompress.latency.linear import predict
+from autocompress.latency.measurements import LONGEST_MS, SHORTEST_MS
 from autocompress.workload import Workload
 
 Floats = npt.NDArray[np.float64]
@@ -31,6 +33,7 @@ Point = tuple[str, Workload, float]
 _DEVIATION = 0.25
 _NOISE = 0.12
 _STEPS = 12
+_TABLE_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +202,11 @@ def read_table(path: str | Path, shapes: Shapes = MappingProxyType({})) -> list[
     """
     table = Path(path)
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise DeviceError(f"{path}: cannot be read: {reason}.") from None
+        rows = list(csv.DictReader(read_file(table, DeviceError, _TABLE_BYTES).decode("utf-8-sig").splitlines()))
+    except UnicodeDecodeError:
+        raise DeviceError(f"{path}: cannot be read: it is not UTF-8 text.") from None
+    except csv.Error as error:
+        raise DeviceError(f"{path}: not a CSV table: {error}.") from None
     if not rows or not {"file", "latency_ms"} <= set(rows[0]):
         raise DeviceError(f"{path}: needs a first line 'file,latency_ms' and at least one row below it.")
     points: list[Point] = []
@@ -212,9 +215,10 @@ def read_table(path: str | Path, shapes: Shapes = MappingProxyType({})) -> list[
             ms = float(row["latency_ms"] or "")
         except ValueError:
             ms = math.nan
-        if not math.isfinite(ms) or ms <= 0:
+        if not SHORTEST_MS <= ms <= LONGEST_MS:
             raise DeviceError(
-                f"{path}, line {number}: latency_ms must be a positive number, got {row['latency_ms']!r}."
+                f"{path}, line {number}: latency_ms must be a positive number up to {LONGEST_MS:g}, "
+                f"got {row['latency_ms']!r}."
             )
         points.append((row["file"] or "", read_model(table.parent / (row["file"] or ""), shapes)[1], ms))
     names = [label for label, _, _ in points]

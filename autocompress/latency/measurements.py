@@ -17,8 +17,10 @@ UNSTEADY_SLOWDOWN = 0.3
 UNSTEADY_SPREAD = 0.1
 """Larger median difference between the passes: the same."""
 
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SHORTEST_MS, LONGEST_MS = 1e-6, 1e7
+"""A nanosecond and three hours: no call of a runtime lies outside."""
+_Latency = Annotated[float, Field(ge=SHORTEST_MS, le=LONGEST_MS, allow_inf_nan=False)]
+_NonNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 class _Data(BaseModel):
@@ -33,7 +35,7 @@ class Machine(_Data):
     """Flags that matter for the kernels; empty where unknown."""
     int8_saturates: bool
     """Found by test: uint8 x int8 products overflow 16-bit sums."""
-    cores: Annotated[int, Field(ge=1)]
+    cores: Annotated[int, Field(ge=1, le=2**20)]
     system: str
     """Operating system and architecture, for example "Linux aarch64"."""
 
@@ -42,8 +44,8 @@ class ModelTiming(_Data):
     """Latency of one micro-model, and of the reference net that ran in the same batch."""
 
     name: str
-    latency_ms: _Positive
-    reference_ms: _Positive
+    latency_ms: _Latency
+    reference_ms: _Latency
     spread: _NonNegative
     """Relative difference between the passes."""
     at_s: _NonNegative
@@ -60,7 +62,7 @@ class Measurements(_Data):
     """Digest of the user's own ONNX file, timed as "base"; empty if there was none."""
     runtime: Literal["onnxruntime"] = "onnxruntime"
     runtime_version: str
-    threads: Annotated[int, Field(ge=1)]
+    threads: Annotated[int, Field(ge=1, le=4096)]
     machine: Machine
     started: str
     """ISO date and time, UTC."""
@@ -72,7 +74,7 @@ class Measurements(_Data):
     """The machine itself reported that it lowered its clock during the run."""
     refused: tuple[str, ...] = ()
     """Models that the runtime cannot run, for example because it is too old."""
-    timings: Annotated[tuple[ModelTiming, ...], Field(min_length=1)]
+    timings: Annotated[tuple[ModelTiming, ...], Field(min_length=1, max_length=10_000)]
 
     @property
     def reference_ms(self) -> float:

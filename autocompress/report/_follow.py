@@ -5,22 +5,49 @@ Nothing is locked and nothing is written. What cannot be read yet, or is damaged
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autocompress._files import Folder
 from autocompress.errors import StudyError
 from autocompress.report._volume import Volumes, hypervolume_reference, in_order
 from autocompress.results import Evaluation
-from autocompress.study import Settings, Study, read_evaluation, read_final, read_settings, trial_folder
+from autocompress.study import Settings, Study, read_evaluation, read_final, read_settings, trial_name, trial_numbers
 
 PROGRESS = "progress.json"
 """What the search writes for those who watch it: budget, time left, what each worker does."""
 
 _Stamp = tuple[int, int]
+
+
+class _Doing(BaseModel):
+    """What a worker does."""
+
+    trial: int | None
+    doing: str
+
+
+class _Told(BaseModel):
+    """What the search said about itself; a file of anybody's."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    version: int = 1
+    host: str = ""
+    pid: Annotated[int, Field(le=2**31 - 1)] = 0
+    started_at: str = ""
+    updated_at: str = ""
+    budget: dict[str, float | None] = Field(default_factory=dict)
+    share: float | None = None
+    eta_s: float | None = None
+    notes: list[str] = Field(default_factory=list)
+    workers: list[_Doing] = Field(default_factory=list)
+    ended: str = ""
 
 
 class Follower:
@@ -40,7 +67,7 @@ class Follower:
         self._known: dict[int, tuple[_Stamp, Evaluation | None]] = {}
         self.judged: set[int] = set()
         """Trials whose result was read."""
-        self._final: tuple[_Stamp | None, list[Evaluation]] = (None, [])
+        self._final: tuple[_Stamp | None, list[Evaluation], dict[str, Any]] = (None, [], {})
         self._lock = threading.Lock()
 
     def refresh(self) -> bool:
@@ -57,7 +84,7 @@ class Follower:
                 evaluations = {n: e for n, (_, e) in self._known.items() if e is not None}
                 evaluations |= {e.trial: e for e in self._final[1]}
                 ordered = tuple(evaluations[n] for n in sorted(evaluations))
-                self.study = Study(self.folder, self._settings, ordered, bool(self._final[1]))
+                self.study = Study(self.folder, self._settings, ordered, bool(self._final[1]), self._final[2])
                 self._measure(self.study, new)
                 self.version += 1
             return changed
@@ -65,11 +92,11 @@ class Follower:
     def _read_trials(self) -> list[Evaluation]:
         new = []
         try:
-            names = [entry.name for entry in os.scandir(self.folder / "trials") if entry.name.isdigit()]
-        except OSError:
-            names = []
-        for number in sorted(set(map(int, names)) - self.judged):  # what was read whole never changes
-            stamp = _stamp(trial_folder(self.folder, number) / "evaluation.json")
+            numbers = trial_numbers(self.folder)
+        except (OSError, StudyError):
+            numbers = []
+        for number in sorted(set(numbers) - self.judged):  # what was read whole never changes
+            stamp = Folder(self.folder).stamp(f"{trial_name(number)}/evaluation.json")
             if stamp is None or self._known.get(number, (None,))[0] == stamp:
                 continue
             try:
@@ -84,13 +111,13 @@ class Follower:
         return new
 
     def _read_final(self) -> bool:
-        stamp = _stamp(self.folder / "final.json")
+        stamp = Folder(self.folder).stamp("final.json")
         if stamp == self._final[0]:
             return False
         try:
-            self._final = (stamp, read_final(self.folder))
+            self._final = (stamp, *read_final(self.folder))
         except StudyError:
-            self._final = (stamp, [])
+            self._final = (stamp, [], {})
         return True
 
     def _measure(self, study: Study, new: list[Evaluation]) -> None:
@@ -109,33 +136,24 @@ class Follower:
         runs on another machine or does not say what it does.
         """
         try:
-            told: dict[str, Any] = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            told = {}
-        told = told if isinstance(told, dict) else {}
-        told["workers"] = [w for w in told.get("workers", []) if w.get("trial") not in self.judged]
+            told = _Told.model_validate_json(Folder(self.folder).read(PROGRESS) or b"{}").model_dump()
+        except (OSError, StudyError, ValidationError):
+            told = _Told().model_dump()
+        told["workers"] = [w for w in told["workers"] if w["trial"] not in self.judged]
         return {**told, "state": self._state(told)}
 
     def _state(self, told: dict[str, Any]) -> str:
         if self.study is None:
             return "waiting"
-        if told.get("host") == socket.gethostname() and not told.get("ended"):
-            return "running" if _alive(told.get("pid")) else "finished" if self.study.final else "interrupted"
+        if told["host"] == socket.gethostname() and not told["ended"]:
+            return "running" if _alive(told["pid"]) else "finished" if self.study.final else "interrupted"
         if self.study.final:
             return "finished"
-        return "interrupted" if told.get("ended") else "unknown"
+        return "interrupted" if told["ended"] else "unknown"
 
 
-def _stamp(path: Path) -> _Stamp | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
-
-
-def _alive(pid: object) -> bool:
-    if not isinstance(pid, int) or pid <= 0:
+def _alive(pid: int) -> bool:
+    if pid <= 0:
         return False
     try:
         os.kill(pid, 0)

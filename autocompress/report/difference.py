@@ -11,7 +11,7 @@ from autocompress.errors import InputError
 from autocompress.recipe import Recipe
 from autocompress.report._words import accuracy_text, is_percentage, ms_text, ratio_text, size_text
 from autocompress.results import Evaluation
-from autocompress.study import Study
+from autocompress.study import Study, is_study
 
 _TRIAL = re.compile(r"(?P<study>.+)[:#](?P<trial>\d+|[a-z-]+)")
 
@@ -33,7 +33,7 @@ def load_side(text: str) -> Side:
         InputError: it is neither, or there is no such trial.
     """
     match = _TRIAL.fullmatch(text)
-    if match and (Path(match["study"]) / "study.json").exists():
+    if match and is_study(Path(match["study"])):
         study, trial = Study.open(match["study"]), match["trial"]
         point = study.evaluation(int(trial)) if trial.isdigit() else study.front.select(trial)  # type: ignore[arg-type]
         return Side(f"{match['study']}:{point.trial}", point.recipe, study, point)

@@ -12,6 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from autocompress._files import Folder
 from autocompress.study import Study
 
 ENOUGH = 30
@@ -43,7 +44,7 @@ def importances(study: Study) -> tuple[list[Importance], str]:
     Reference: Watanabe et al., PED-ANOVA, IJCAI 2023, arXiv 2304.10255.
     """
     path = study.path / "study.journal"
-    if not path.exists():
+    if not Folder(study.path).has(path.name):
         return [], "The study folder has no journal, so the knobs of the trials are not known."
     previous = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

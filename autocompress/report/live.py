@@ -25,14 +25,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 from rich.text import Text
 
-from autocompress._files import write_atomically
+from autocompress._files import Folder
 from autocompress.errors import AutocompressError
 from autocompress.report._follow import PROGRESS, Follower
 from autocompress.report._payload import reasons
 from autocompress.report._words import ms_text, size_text
 from autocompress.report.table import front_rows
 from autocompress.results import Evaluation
-from autocompress.study import trial_folder
+from autocompress.study import has_evaluation, is_study
 
 if TYPE_CHECKING:
     from autocompress.controller.reporter import Reporter
@@ -121,7 +121,7 @@ class Activity:
         """Trial (None for everything else) and what is done for it."""
         if self._folder is not None:
             for trial in list(self._trials):
-                if (trial_folder(self._folder, trial) / "evaluation.json").exists():
+                if has_evaluation(self._folder, trial):
                     self.done(trial)
         trials = dict(self._trials)  # another thread may add one
         rows: list[dict[str, Any]] = [{"trial": n, "doing": trials[n]} for n in sorted(trials)]
@@ -297,13 +297,13 @@ class Recorder:
             self._stop.wait(1.0)
 
     def _write(self) -> None:
-        if not (self._folder / "study.json").exists():
+        if not is_study(self._folder):
             return
         with self._lock:
             told = {**self._told, "workers": self._activity.workers(), "updated_at": _now()}
             text = json.dumps(told)
         try:
-            write_atomically(self._folder / PROGRESS, text)
+            Folder(self._folder).write(PROGRESS, text)
         except AutocompressError:
             return  # a full disk stops the search where it matters, not here
 

@@ -15,7 +15,8 @@ import pytest
 from small import EXITS, NUMERICS, small_task
 from test_driver import found, run, states
 
-from autocompress.controller.storage import database_errors
+from autocompress.controller.storage import database_errors, open_storage
+from autocompress.controller.store import Store
 from autocompress.errors import StudyError
 from autocompress.study import Study
 from autocompress.task import Task
@@ -58,18 +59,56 @@ def test_points_of_exits_survive_the_loss_of_the_journal(tmp_path: Path) -> None
     assert derived == list(range(1, len(derived) + 1)) and derived
 
 
-def test_a_damaged_journal_is_named_and_can_be_deleted(task: Task, whole: Study, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [b"\x00\xffgarbage\n", b"[]\n", b"[" * 5000 + b"\n", b'{"op_code": null}\n', b"7\n"])
+def test_a_damaged_journal_is_set_aside_and_written_again(
+    task: Task, whole: Study, tmp_path: Path, line: bytes
+) -> None:
     folder = tmp_path / "study"
     shutil.copytree(whole.path, folder)
     journal = folder / "study.journal"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:10], b"\x00\xffgarbage\n", *lines[10:]]))
-    with pytest.raises(
-        StudyError, match=r"study\.journal: damaged .*; delete it: it is written again from the folders"
-    ):
-        run(task, folder, 7)
-    journal.unlink()
+    damaged = b"".join([*lines[:10], line, *lines[10:]])
+    journal.write_bytes(damaged)
     assert found(run(task, folder, 6)) == found(whole)
+    (aside,) = folder.glob("study.journal.unreadable-*")
+    assert aside.read_bytes() == damaged
+
+
+def test_hours_are_kept_when_the_journal_is_not(task: Task, whole: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(whole.path, folder)
+    spent = json.loads((folder / "elapsed.json").read_text())["seconds"]
+    (folder / "study.journal").unlink()
+    store = Store(folder, whole.settings)
+    assert store.elapsed_s() == spent > 0
+
+
+def test_a_result_that_cannot_be_read_is_taken_from_the_outcomes(task: Task, whole: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(whole.path, folder)
+    trial = next(e.trial for e in whole.candidates if e.state == "complete" and e.derived_from is None)
+    (folder / f"trials/{trial:06d}/evaluation.json").write_text("{")
+    assert found(run(task, folder, 6)) == found(whole)
+
+
+SECRETS = [
+    "postgresql//user:hunter2@host/db",
+    "postgresql://user:hunter2@host:54x2/db",
+    "postgresql://user:hunter2@nowhere.invalid/db",
+    "postgresql://nowhere.invalid/db?password=hunter2",
+    "postgresql://nowhere.invalid/db?passwrod=hunter2",
+    "sqlite:////no/such/folder/x.db?password=hunter2",
+    "oracle+oracledb://user:hunter2@host/db",
+    "hunter2",
+]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_no_message_holds_a_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        open_storage(tmp_path, url)
+    assert "hunter2" not in str(caught.value) and caught.value.__suppress_context__
+    assert not list(tmp_path.iterdir())
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -132,7 +171,7 @@ def test_a_study_in_postgresql(task: Task, whole: Study, tmp_path: Path, postgre
 
 
 def test_storages_that_cannot_be_used(task: Task, tmp_path: Path, whole: Study) -> None:
-    with pytest.raises(StudyError, match=r"not the URL of a database: 'trials\.db'; give one such as postgresql://"):
+    with pytest.raises(StudyError, match=r"--storage is not the URL of a database; give one such as postgresql://"):
         run(task, tmp_path / "a", 1, storage="trials.db")
     with pytest.raises(StudyError, match=r"sqlite:////no/such/folder/x\.db: cannot be opened: .*unable to open"):
         run(task, tmp_path / "b", 1, storage="sqlite:////no/such/folder/x.db")
@@ -147,5 +186,5 @@ def test_a_database_that_goes_away_is_one_sentence(task: Task, tmp_path: Path) -
     run(task, tmp_path / "study", 1, NUMERICS, storage=url)
     (tmp_path / "trials.db").write_bytes(b"no database any more" * 100)
     words = "the database of --storage failed: .*; nothing that was finished is lost"
-    with pytest.raises(StudyError, match=words), database_errors():
+    with pytest.raises(StudyError, match=words), database_errors(url):
         optuna.load_study(study_name="x", storage=url)

@@ -10,12 +10,11 @@ from autocompress.sample_scores import read_sample_scores, write_sample_scores
 
 @pytest.mark.parametrize("scores", [np.arange(11) % 3 == 0, np.ones(8), np.linspace(-3.5, 40, 9)])
 def test_scores_come_back_split_by_split(tmp_path: Path, scores: np.ndarray) -> None:
-    file = tmp_path / "model.2.onnx"
-    write_sample_scores(tmp_path, "model.onnx", "validation", scores)
+    write_sample_scores(tmp_path, "model.2.onnx", "validation", scores)
     np.testing.assert_allclose(
-        read_sample_scores(tmp_path, "model.onnx", "validation"), scores.astype(float), rtol=1e-6
+        read_sample_scores(tmp_path, "model.2.onnx", "validation"), scores.astype(float), rtol=1e-6
     )
-    assert read_sample_scores(tmp_path, "model.onnx", "test") is None
+    assert read_sample_scores(tmp_path, "model.2.onnx", "test") is None
 
 
 def test_right_and_wrong_take_one_bit_a_sample(tmp_path: Path) -> None:

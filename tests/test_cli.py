@@ -340,7 +340,7 @@ def test_a_file_that_is_gone_is_reported(study: Path, tmp_path: Path, run: Run) 
     shutil.copytree(study, copy)
     for file in copy.glob("trials/*/*.onnx"):
         file.unlink()
-    run("export", copy, "--pick", "knee").refused("the file of trial", "is gone; repeat it with `autocompress apply`")
+    run("export", copy, "--pick", "knee").refused("the file of trial", "is gone; repeat it from its recipe with")
 
 
 # -------------------------------------------------------------------------------------------- devices and measure

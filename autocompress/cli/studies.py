@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,9 @@ def watch(
         "127.0.0.1"
     ),
     port: PortOption = None,
+    token: Annotated[
+        str | None, typer.Option(help="Answer only those who open the page with this token; 'new' makes one.")
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Show a study on a local web page that refreshes while the search runs; Ctrl-C ends it."""
@@ -42,8 +46,8 @@ def watch(
         raise StudyError(f"{study}: there is no such folder; give the --out of a search")
     from autocompress.report.watch import Watch
 
-    page = Watch(study, host, port)
-    typer.echo(f"watch {study} at {page.url} (Ctrl-C ends it)")
+    page = Watch(study, host, port, secrets.token_urlsafe(16) if token == "new" else token)
+    typer.echo(f"watch {study} at {page.url} (Ctrl-C ends it)\n{page.audience}")
     if open_browser:
         typer.launch(page.url)
     try:

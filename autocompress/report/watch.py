@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import ipaddress
 import json
 import secrets
 import shlex
@@ -17,11 +18,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from plotly.offline import get_plotlyjs
 
@@ -37,6 +39,7 @@ from autocompress.study import Study
 
 HOST, PORT = "127.0.0.1", 8642
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_COOKIE = "autocompress_token"
 _RECENT = 12
 """So many of the last trials are listed."""
 _POLICY = (
@@ -52,24 +55,28 @@ class Watch:
         folder: of the study; it may still be empty.
         host: address to serve at; anything but a loopback address shows the study to the network.
         port: None takes 8642, or any free one where that is taken; 0 takes any free one.
+        token: only who has opened the page with it (`url` holds it) is answered; None for everybody who can reach it.
 
     Raises:
         InputError: the port is taken, or the address is not one of this machine.
     """
 
-    def __init__(self, folder: Path, host: str = HOST, port: int | None = None) -> None:
+    def __init__(self, folder: Path, host: str = HOST, port: int | None = None, token: str | None = None) -> None:
         self._pages = _Pages(folder)
         pages = self._pages
-        allowed = None if host not in _LOOPBACK else {host, *_LOOPBACK}
+        local = {*_LOOPBACK, host}
+        allowed = local if host in _LOOPBACK else {*local, socket.gethostname().lower(), socket.getfqdn().lower()}
 
         class Handler(_Handler):
             def __init__(self, *arguments: Any) -> None:
-                self.pages, self.hosts = pages, allowed
+                self.pages, self.hosts, self.token = pages, allowed, token
+                self.is_local = host in _LOOPBACK
                 super().__init__(*arguments)
 
         self._server = _listen(host, port, Handler)
         name = f"[{host}]" if ":" in host else host
-        self.url = f"http://{name}:{self._server.server_address[1]}/"
+        self.url = f"http://{name}:{self._server.server_address[1]}/" + (f"?token={quote(token)}" if token else "")
+        self.audience = _audience(host, token)
         self._thread = threading.Thread(target=self.serve_forever, name="watch", daemon=True)
 
     def serve_forever(self) -> None:
@@ -91,9 +98,22 @@ class Watch:
         self._server.server_close()
 
 
+def _audience(host: str, token: str | None) -> str:
+    """What is shown, and to whom, in one sentence."""
+    if host in _LOOPBACK:
+        who = "programs and users of this machine"
+    else:
+        who = "everybody who can reach this address, unencrypted"
+    who += ", if they have the token" if token else ""
+    return f"recipes, figures, file names and notes of this study are shown to {who}; no file is handed out"
+
+
 def _listen(host: str, port: int | None, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
     class Server(ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Say nothing of a tab that was closed; the terminal belongs to the search."""
 
     try:
         return Server((host, PORT if port is None else port), handler)
@@ -140,15 +160,27 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = 30
     pages: _Pages
-    hosts: set[str] | None
-    """Names under which a browser may ask; None for all. Keeps pages of other sites from reading this one."""
+    hosts: set[str]
+    """Names under which a browser may ask, so that no page of another site reads this one through a name of its own."""
+    is_local: bool
+    token: str | None
 
     def do_GET(self) -> None:
         """Answer."""
-        if self.hosts is not None and urlsplit(f"//{self.headers.get('Host', '')}").hostname not in self.hosts:
-            self.send_error(HTTPStatus.FORBIDDEN, "served to this machine only")
+        try:
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+            path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+        except ValueError:  # such as "Host: ["
+            self.send_error(HTTPStatus.BAD_REQUEST)
             return
-        path = urlsplit(self.path).path
+        if host not in self.hosts and (self.is_local or not _is_address(host)):
+            self.send_error(HTTPStatus.FORBIDDEN, "not served under this name")
+            return
+        given = query.get("token", [""])[0]
+        if self.token and not any(_same(t, self.token) for t in (given, self._cookie())):
+            self.send_error(HTTPStatus.FORBIDDEN, "open the address with its token")
+            return
+        self._newcomer = bool(self.token and given)
         routes: dict[str, tuple[str, Callable[[], tuple[bytes, str]]]] = {
             "/": ("text/html", lambda: _file("watch.html")),
             "/watch.js": ("text/javascript", lambda: _file("watch.js")),
@@ -177,14 +209,38 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         if status is HTTPStatus.OK:
             self.send_header("Content-Length", str(length))
+        if self._newcomer:
+            self.send_header("Set-Cookie", f"{_COOKIE}={quote(self.token or '')}; HttpOnly; SameSite=Strict; Path=/")
+        self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("ETag", tag)
         self.send_header("Cache-Control", "no-cache")
         self.send_header("Content-Security-Policy", _POLICY)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
 
+    def _cookie(self) -> str:
+        """The token that the browser was given, if it has one."""
+        try:
+            found = SimpleCookie(self.headers.get("Cookie", "")).get(_COOKIE)
+        except CookieError:
+            return ""
+        return unquote(found.value) if found else ""
+
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the terminal belongs to the search."""
+
+
+def _is_address(host: str) -> bool:
+    """Whether it is a number and no name: only names can be made to point somewhere else."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _same(given: str, token: str) -> bool:
+    return secrets.compare_digest(given.encode(), token.encode())
 
 
 def state(follower: Follower) -> dict[str, Any]:

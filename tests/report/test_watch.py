@@ -114,6 +114,43 @@ def test_other_sites_cannot_read_it(watch: Watch) -> None:
     assert urlsplit(watch.url).hostname == "127.0.0.1"
 
 
+def test_no_name_of_another_site_is_answered_on_the_network_either(folder: Path) -> None:
+    with Watch(folder, "0.0.0.0", port=0) as watch:
+        for host in ("evil.example:8642", "", "127.0.0.1.evil.example", "localhost.evil.example"):
+            assert get(watch, "/state.json", Host=host)[0].status == 403
+        for host in ("127.0.0.1:8642", "localhost", socket.gethostname(), "192.0.2.7:8642", "[::1]:1"):
+            assert get(watch, "/state.json", Host=host)[0].status == 200
+        assert "everybody who can reach this address, unencrypted" in watch.audience
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "[x]y", "\xff", "a" * 5000])
+def test_a_malformed_host_is_an_answer_and_no_traceback(
+    watch: Watch, capfd: pytest.CaptureFixture[str], host: str
+) -> None:
+    assert get(watch, "/state.json", Host=host)[0].status in (400, 403)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_tab_that_is_closed_says_nothing(watch: Watch, capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", urlsplit(watch.url).port or 0)) as tab:
+            tab.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset at once
+            tab.sendall(b"GET /plotly.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert get(watch, "/state.json")[0].status == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_with_a_token_only_those_who_have_it_are_answered(folder: Path) -> None:
+    with Watch(folder, port=0, token="s3 cret&") as watch:
+        assert get(watch, "/state.json")[0].status == 403
+        assert get(watch, "/state.json?token=wrong")[0].status == 403
+        first, _ = get(watch, "/?" + urlsplit(watch.url).query)
+        cookie = first.headers["Set-Cookie"]
+        assert first.status == 200 and "HttpOnly" in cookie and "SameSite=Strict" in cookie
+        assert get(watch, "/state.json", Cookie=cookie.partition(";")[0])[0].status == 200
+        assert get(watch, "/state.json", Cookie="autocompress_token=wrong")[0].status == 403
+
+
 def test_a_port_that_is_taken(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -147,7 +147,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ablation.json"
     for text in ("{", "[]", json.dumps({"version": 1, "chains": 3})):
         path.write_text(text)
-        with pytest.raises(StudyError, match=r"ablation.json: damaged .* run `autocompress ablate`"):
+        with pytest.raises(StudyError, match=r"ablation.json: (damaged|cannot be read)"):
             read_ablation(tmp_path)
     path.write_text(json.dumps({"version": 2}))
     with pytest.raises(StudyError, match="version must be 1"):

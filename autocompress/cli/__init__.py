@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from contextlib import suppress
 
 import typer
 
-from autocompress._process import let_threads_sleep
+from autocompress._process import interrupt, let_threads_sleep
 from autocompress.cli.devices import app as devices
 from autocompress.cli.files import apply, measure, schema
 from autocompress.cli.studies import ablate, compare, diff, export, retarget, show, watch
@@ -33,8 +36,14 @@ def main() -> None:
     """Run the command line; input errors end with one sentence and exit code 2, others of ours with 1."""
     let_threads_sleep()
     try:
+        _end_on_signals()
         app(standalone_mode=True)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_closed_pipe()
     except SystemExit as end:  # typer turns Ctrl-C into this one, without a word
+        if isinstance(end.__context__, BrokenPipeError):  # and this one of a closed pipe
+            _leave_closed_pipe()
         if end.code != _INTERRUPTED:
             raise
         _fail("interrupted; nothing that was finished is lost, run the same command again to go on", _INTERRUPTED)
@@ -50,6 +59,21 @@ def main() -> None:
         _fail(f"a bug of autocompress: {where(error)}; nothing that was finished is lost; please report {log}", 1)
 
 
+def _end_on_signals() -> None:
+    """End on SIGTERM and on a closed terminal as on Ctrl-C: once with everything put away, the second time at once."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
+            signal.signal(number, interrupt)
+
+
+def _leave_closed_pipe() -> None:
+    """Whoever read our output has gone, as `head` does: no error of the user's, but what is not done is not done."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+    _fail("the output was closed; nothing that was finished is lost, run the same command again to go on", 1)
+
+
 def _fail(error: object, code: int) -> None:
-    typer.echo(f"error: {error}", err=True)
+    with suppress(OSError):  # standard error may be gone with the terminal
+        typer.echo(f"error: {error}", err=True)
     sys.exit(code)

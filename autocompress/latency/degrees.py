@@ -217,8 +217,8 @@ def read_table(path: str | Path, shapes: Shapes = MappingProxyType({})) -> list[
             ms = math.nan
         if not SHORTEST_MS <= ms <= LONGEST_MS:
             raise DeviceError(
-                f"{path}, line {number}: latency_ms must be a positive number up to {LONGEST_MS:g}, "
-                f"got {row['latency_ms']!r}."
+                f"{path}, line {number}: latency_ms must be a positive number, got {row['latency_ms']!r}; from "
+                f"{SHORTEST_MS:g} to {LONGEST_MS:g} is possible."
             )
         points.append((row["file"] or "", read_model(table.parent / (row["file"] or ""), shapes)[1], ms))
     names = [label for label, _, _ in points]

@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress._files import Folder
+from autocompress._process import interrupt
 from autocompress.errors import AutocompressError
 from autocompress.report._follow import PROGRESS, Follower
 from autocompress.report._payload import reasons
@@ -49,7 +50,7 @@ class Quiet:
     """Shows nothing."""
 
     def __enter__(self) -> Self:
-        self._previous = signal.signal(signal.SIGTERM, _interrupt)
+        self._previous = signal.signal(signal.SIGTERM, interrupt)
         return self
 
     def __exit__(
@@ -338,7 +339,3 @@ def _line(e: Evaluation) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt

@@ -577,7 +577,31 @@ def _hears_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once_and_a_closed_pipe_with_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    command = [sys.executable, "-m", "autocompress.cli", "search", write_task(tmp_path), "--out", str(folder)]
+    command += ["--space", str(write_space(tmp_path)), "--device", "raspberry-pi-4", "--trials", "100000"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=_environment(), preexec_fn=_hears_ctrl_c, **pipes) as process:
+        _wait_for(lambda: _finished(folder) >= 4, process)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode in (130, 143) and "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("error: ") and "nothing that was finished is lost" in errors
+    before = _finished(folder)
+    with subprocess.Popen([*command, "--json-lines"], env=_environment(), **pipes) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        process.wait()
+        errors = process.stderr.read() if process.stderr else ""
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("error: the output was closed; nothing that was finished is lost")
+    assert len(Study.open(folder).evaluations) >= before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "study"
     command = [sys.executable, "-m", "autocompress.cli", "search", write_task(tmp_path), "--out", str(folder)]

@@ -3,6 +3,7 @@
     python infer.py                        describe the model and run it on random numbers
     python infer.py samples.npy            run it on samples of yours: shape (N, ...), or one sample
     python infer.py --threshold 0.8 0.95   models with early exits: when each of them answers
+    python infer.py --verify KEY.pub       check the signature of this folder first (needs the package cryptography)
 
 card.json, if it lies here too, gives the names of the classes, the thresholds and what the figures were taken on.
 From Python: `from infer import Model; print(Model().predict(sample))`.
@@ -11,6 +12,8 @@ From Python: `from infer import Model; print(Model().predict(sample))`.
 from __future__ import annotations
 
 import argparse
+import base64
+import hashlib
 import json
 import sys
 import time
@@ -21,6 +24,8 @@ import numpy as np
 import onnxruntime
 
 HERE = Path(__file__).resolve().parent
+SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.minisig"
+"""Digests of the files of a signed folder, and the signature of that list."""
 SHOWN = 10
 """So many predictions are printed; the rest is counted."""
 
@@ -44,13 +49,20 @@ class Model:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         path, card = Path(folder) / "model.onnx", Path(folder) / "card.json"
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.card: dict[str, Any] = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+        content = path.read_bytes()
+        self.card = _read_card(card)
+        expected = self.card.get("point", {}).get("sha256")
+        if expected not in (None, hashlib.sha256(content).hexdigest()):
+            raise ValueError(f"{path}: not the file that card.json speaks of: its sha256 is another one")
+        try:
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as problem:  # onnxruntime has no common base class for its errors
+            raise ValueError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(problem).split())[:300]}") from None
+        if len(self.session.get_inputs()) != 1:
+            raise ValueError(f"{path}: it has {len(self.session.get_inputs())} inputs; this script runs files with one")
         self.input = self.session.get_inputs()[0]
         self.outputs = [output.name for output in self.session.get_outputs()]
-        self.dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}[
-            self.input.type
-        ]
+        self.dtype = _DTYPES.get(self.input.type, np.float32)
         self.shape = tuple(self.input.shape[1:])
         """Of one sample."""
         self.thresholds = sorted(
@@ -147,8 +159,100 @@ class Model:
         return shape
 
 
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    """What the card says; nothing where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"{path}: damaged: {problem}") from None
+    if not isinstance(card, dict) or not all(isinstance(card.get(key, {}), dict) for key in ("point", "task")):
+        raise ValueError(f"{path}: damaged: it must hold an object, with objects 'point' and 'task'")
+    return card
+
+
+def verify(folder: Path, public_key: str) -> str:
+    """Check that the files of a folder are those that the owner of a key signed; return the signed remark.
+
+    Args:
+        folder: with SHA256SUMS, its signature, and the files.
+        public_key: a file of minisign or its second line.
+
+    Raises:
+        ValueError: the signature is not of this key, or a file was changed, added or taken away.
+        OSError: a file cannot be read.
+    """
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ImportError:
+        raise ValueError("checking a signature needs the package cryptography: pip install cryptography") from None
+    text = Path(public_key).read_text(encoding="utf-8") if Path(public_key).is_file() else public_key
+    key = _decoded(text.strip().splitlines()[-1] if text.strip() else "", 42, "the public key")
+    for name in (SUMS, SIGNATURE):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder}: not signed: it has no {name}")
+    sums = (folder / SUMS).read_bytes()
+    lines = (folder / SIGNATURE).read_text(encoding="utf-8").splitlines()
+    if len(lines) != 4 or not lines[2].startswith("trusted comment: "):
+        raise ValueError(f"{folder / SIGNATURE}: not a signature of minisign")
+    remark = lines[2].removeprefix("trusted comment: ")
+    signature, overall = _decoded(lines[1], 74, "the signature"), _decoded(lines[3], 64, "the signature")
+    if signature[2:10] != key[2:10]:
+        raise ValueError(f"{folder}: signed with another key than the one given")
+    message = hashlib.blake2b(sums).digest() if signature[:2] == b"ED" else sums
+    try:
+        public = Ed25519PublicKey.from_public_bytes(key[10:])
+        public.verify(signature[10:], message)
+        public.verify(overall, signature[10:] + remark.encode())
+    except InvalidSignature:
+        raise ValueError(
+            f"{folder}: the signature does not match: the folder was changed after it was signed"
+        ) from None
+    listed = [line.split("  ", 1) for line in sums.decode().splitlines()]
+    for digest, name in listed:
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{folder / name}: changed after it was signed")
+    if extra := sorted({path.name for path in folder.iterdir()} - {name for _, name in listed} - _UNSIGNED):
+        raise ValueError(f"{folder / extra[0]}: not among the files that were signed; remove it")
+    return remark
+
+
+_UNSIGNED = {SUMS, SIGNATURE, "__pycache__"}
+
+
+def _decoded(line: str, length: int, what: str) -> bytes:
+    try:
+        raw = base64.b64decode(line, validate=True)
+    except ValueError:
+        raw = b""
+    if len(raw) != length:
+        raise ValueError(f"{what} is not one of minisign (Ed25519)")
+    return raw
+
+
 def _shape(sizes: Any) -> str:
     return f"({', '.join(map(str, sizes))})"
+
+
+def _load_samples(path: str) -> np.ndarray:
+    try:
+        data = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as problem:
+        raise ValueError(f"{path}: not an array in the format .npy: {problem}") from None
+    if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
+        raise ValueError(f"{path}: must hold one array of numbers")
+    return data
 
 
 def main() -> None:
@@ -158,10 +262,13 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, nargs="+", help="one for each early exit; those of the file without")
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
+    parser.add_argument("--verify", metavar="KEY.pub", help="check the signature of this folder with this public key")
     arguments = parser.parse_args()
+    if arguments.verify is not None:
+        print(f"signature is right: {verify(HERE, arguments.verify)}\n")
     model = Model(threads=arguments.threads)
     print(model.describe())
-    data = model.random(1, arguments.seed) if arguments.samples is None else np.load(arguments.samples)
+    data = model.random(1, arguments.seed) if arguments.samples is None else _load_samples(arguments.samples)
     samples = model.samples(data)
     model.predict(samples[0], arguments.threshold)  # the first call is slower
     predictions = [model.predict(sample, arguments.threshold) for sample in samples]
@@ -180,5 +287,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError, KeyError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, MemoryError) as problem:
         sys.exit(f"error: {problem}")

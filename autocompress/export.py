@@ -18,8 +18,8 @@ FILES = ("model.onnx", "infer.py", "recipe.yaml", "device.yaml", "card.md", "car
 _INFER = Path(__file__).with_name("_infer.py")
 
 
-def export_point(study: Study, point: Evaluation, folder: Path) -> Path:
-    """Write the `FILES` into `folder`.
+def export_point(study: Study, point: Evaluation, folder: Path, key: Path | None = None) -> Path:
+    """Write the `FILES` into `folder`; with a secret `key` sign them (see `signing`).
 
     Raises:
         StudyError: the point has no file: it was rejected or failed, or the file is gone or not the one evaluated.
@@ -36,8 +36,13 @@ def export_point(study: Study, point: Evaluation, folder: Path) -> Path:
         _markdown(study, point, card),
         json_text(card),
     )
-    for name, content in zip(FILES, contents, strict=True):
+    files = {n: c.encode() if isinstance(c, str) else c for n, c in zip(FILES, contents, strict=True)}
+    for name, content in files.items():
         target.write(name, content)
+    if key is not None:
+        from autocompress.signing import sign_folder
+
+        sign_folder(target, files, key, f"trial {point.trial} of {study.path.name}, {point.label}")
     return folder
 
 

@@ -67,6 +67,30 @@ def measure(
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
 
 
+def key(
+    path: Annotated[Path, typer.Argument(help="File of the secret key; the public one gets '.pub' behind it.")],
+) -> None:
+    """Make a pair of keys to sign hand-over folders with (Ed25519, in the format of minisign)."""
+    from autocompress.signing import new_key
+
+    public = new_key(path)
+    typer.echo(f"wrote {path}, to be kept secret, and {public}, to be given to those who check")
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A folder of `export --sign`.")],
+    public_key: Annotated[str, typer.Option("--key", help="Public key: a file, or its second line.")],
+) -> None:
+    """Check that nobody changed a signed hand-over folder; nothing of it is run."""
+    from autocompress._infer import verify as check
+
+    try:
+        remark = check(folder, public_key)
+    except (ValueError, OSError) as problem:
+        raise InputError(str(problem)) from None
+    typer.echo(f"signature is right: {remark}")
+
+
 def schema(
     what: Annotated[str, typer.Argument(help="recipe, space, device or study.")],
 ) -> None:

@@ -167,6 +167,9 @@ def export(
     max_energy_mj: MaxEnergy = None,
     min_accuracy: MinAccuracy = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; inside the study by default.")] = None,
+    sign: Annotated[Path | None, typer.Option(help="Sign the files with this secret key (see `autocompress key`).")] = (
+        None
+    ),
 ) -> None:
     """Hand over one point: model.onnx, infer.py that runs it, recipe.yaml and a card with figures and conditions."""
     from autocompress.export import FILES, export_point
@@ -187,7 +190,7 @@ def export(
             max_energy_mj=max_energy_mj,
             min_accuracy=min_accuracy,
         )
-    folder = export_point(opened, point, out or opened.path / f"export-trial-{point.trial}")
+    folder = export_point(opened, point, out or opened.path / f"export-trial-{point.trial}", sign)
     typer.echo(f"trial {point.trial}: {point.label}\nwrote {folder}/{', '.join(FILES)}")
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from autocompress._files import Folder, json_object
 from autocompress.errors import CandidateError, RecipeError, StudyError
 from autocompress.recipe import Phase, Recipe, Stage, check_version
-from autocompress.results import Evaluation, Pick
+from autocompress.results import Evaluation, Pick, Split
 from autocompress.study import Study, changes, read_artifact
 from autocompress.techniques.distill import Distill
 from autocompress.techniques.early_exit import EarlyExit
@@ -54,15 +54,17 @@ class Step(_Data):
     def change(self, before: Step) -> Change | None:
         """What this step changed, or None where one of the two failed."""
         mine, theirs = self.evaluation, before.evaluation
-        if mine.state != "complete" or theirs.state != "complete" or not (mine.score and theirs.score):
+        split: Split = "test" if mine.test and theirs.test else "validation"
+        after, earlier = mine.score_on(split), theirs.score_on(split)
+        if mine.state != "complete" or theirs.state != "complete" or not (after and earlier):
             return None
         if mine.latency_source == theirs.latency_source:
             latency = mine.objectives()[1] / theirs.objectives()[1] - 1
         else:
             latency = (mine.predicted_latency_ms or 0.0) / (theirs.predicted_latency_ms or 1.0) - 1
         return Change(
-            accuracy=mine.score.value - theirs.score.value,
-            tie=mine.score.overlaps(theirs.score),
+            accuracy=after.value - earlier.value,
+            tie=after.overlaps(earlier),
             latency=latency,
             size=mine.objectives()[2] / theirs.objectives()[2] - 1,
         )
@@ -103,11 +105,16 @@ class Ablation(_Data):
 
 
 def recommended(study: Study) -> dict[int, tuple[Pick, ...]]:
-    """The trials that `export --pick` hands over, with the names of their picks; baselines are left out."""
+    """The trials that `export --pick` hands over, with the names of their picks.
+
+    Baselines are left out, and a fastest point that is no faster than fp32.
+    """
     picks: dict[int, tuple[Pick, ...]] = {}
+    base = study.reference
     for pick in get_args(Pick) if len(study.front) else ():
         point = study.front.select(pick)
-        if point.kind == "candidate":
+        slower = pick == "fastest" and base is not None and point.objectives()[1] >= base.objectives()[1]
+        if point.kind == "candidate" and not slower:
             picks[point.trial] = (*picks.get(point.trial, ()), pick)
     return picks
 

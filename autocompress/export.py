@@ -1,4 +1,4 @@
-"""Hand over one point of a study: the file, a script that runs it, the recipe that makes it, and a card about it."""
+"""Export one point of a study: the file, a script that runs it, the recipe that makes it, and a card about it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from autocompress._files import Folder, json_text
 from autocompress.device import DeviceProfile
 from autocompress.errors import StudyError
-from autocompress.results import Evaluation
+from autocompress.report.against import costs_text
+from autocompress.results import Evaluation, Split
 from autocompress.study import Study, read_artifact
 
 FILES = ("model.onnx", "infer.py", "recipe.yaml", "device.yaml", "card.md", "card.json")
@@ -96,22 +97,23 @@ def _markdown(study: Study, point: Evaluation, card: dict[str, Any]) -> str:
 
 
 def _figures(study: Study, point: Evaluation) -> list[str]:
+    """The file and the baselines, all on one split: test where the file was scored there."""
+    split: Split = "test" if point.test and study.split == "test" else "validation"
     lines = [
-        f"| | {study.settings.metric} | 95 % interval | latency ms | source | bytes |",
+        f"| | {study.settings.metric} ({split}) | 95 % interval | latency ms | source | bytes |",
         "|---|---|---|---|---|---|",
     ]
     for name, e in [("this file", point)] + [(f"baseline {b.label}", b) for b in study.baselines]:
-        if e.score is not None and e.latency_ms is not None:
+        score = e.score_on(split)
+        if score is not None and e.latency_ms is not None:
+            interval = "{:.4f} to {:.4f}".format(*score.interval) if score.interval else "not known"
+            samples = f" (n = {score.n_samples})" if score.n_samples else ""
             lines.append(
-                f"| {name} | {e.score.value:.4f} ({e.score.split}, n = {e.score.n_samples}) | "
-                f"{e.score.low:.4f} to {e.score.high:.4f} | {e.latency_ms:.4f} | {e.latency_source} | "
-                f"{e.size_bytes:,} |"
+                f"| {name} | {score.value:.4f}{samples} | {interval} | {e.latency_ms:.4f} | "
+                f"{e.latency_source} | {e.size_bytes:,} |"
             )
-    base = next((b for b in study.baselines if b.label == "fp32"), None)
-    if base is not None and base.latency_ms and point.latency_ms and base.size_bytes and point.size_bytes:
-        same = base.latency_source == point.latency_source
-        factor = f"{base.latency_ms / point.latency_ms:.2f}x faster and " if same else ""
-        lines += ["", f"{factor}{base.size_bytes / point.size_bytes:.2f}x smaller than the fp32 baseline."]
+    if costs := costs_text(study, point):
+        lines += ["", f"Against fp32: {costs}."]
     return lines
 
 
@@ -122,7 +124,7 @@ def _exits(point: Evaluation) -> list[str]:
         f"Latency is the expectation over the validation data; worst case {point.worst_case_latency_ms:.4f} ms. "
         f"The thresholds are inputs of the file with these values as their defaults: {', '.join(names)}.",
         "",
-        "| leaves at | threshold | share | latency ms | accuracy there |",
+        "| leaves at | threshold | share | latency ms | accuracy there (validation) |",
         "|---|---|---|---|---|",
         *(
             f"| {e.place} | {e.threshold:g} | {e.rate:.1%} | {e.latency_ms:.4f} | "

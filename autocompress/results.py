@@ -162,6 +162,10 @@ class Evaluation(_Data):
         """The test score where there is one, else the validation score."""
         return self.test or self.validation
 
+    def score_on(self, split: Split) -> Score | None:
+        """The score of one split."""
+        return self.test if split == "test" else self.validation
+
     @property
     def accuracy(self) -> float | None:
         """Value of `score`."""
@@ -204,9 +208,13 @@ class Evaluation(_Data):
                 return "a figure beyond anything that is measured"
         return "a latency or a size that is not positive" if any(x is not None and x <= 0 for x in positive) else ""
 
-    def as_row(self) -> dict[str, Any]:
-        """The flat form used by `show --json`, `--csv` and the pandas frame."""
-        score = self.score
+    def as_row(self, split: Split | None = None) -> dict[str, Any]:
+        """The flat form used by `show --json`, `--csv` and the pandas frame.
+
+        Args:
+            split: of the columns "accuracy...", which are empty where it was not scored; by default that of `score`.
+        """
+        score = self.score_on(split) if split else self.score
         return {
             "trial": self.trial,
             "kind": self.kind,
@@ -370,9 +378,9 @@ class ParetoFront:
         """
         return hypervolume([p.objectives() for p in self.points], reference)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One flat dictionary per point, fastest first."""
-        return [point.as_row() for point in self.points]
+    def rows(self, split: Split | None = None) -> list[dict[str, Any]]:
+        """One flat dictionary per point, fastest first; see `Evaluation.as_row`."""
+        return [point.as_row(split) for point in self.points]
 
 
 def _within(value: float | None, limit: float | None) -> bool:

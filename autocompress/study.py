@@ -25,7 +25,7 @@ from autocompress._files import MODEL_BYTES, Folder, json_object
 from autocompress.constraints import Constraint, met_by
 from autocompress.errors import RecipeError, StudyError
 from autocompress.recipe import check_version, explain
-from autocompress.results import Evaluation, MetricUnit, ParetoFront
+from autocompress.results import Evaluation, MetricUnit, ParetoFront, Split
 from autocompress.workload import Workload
 
 if TYPE_CHECKING:
@@ -254,25 +254,32 @@ class Study:
                 return evaluation
         raise StudyError(f"{self.path}: there is no trial {trial}; it has {len(self.evaluations)} of them")
 
+    @property
+    def split(self) -> Split:
+        """The split that the final figures are of: test where fp32 was scored there, else validation."""
+        return "test" if self.reference and self.reference.test else "validation"
+
     def beats_all_baselines(self) -> list[Evaluation]:
-        """Points of the front that are at least as good as every baseline in every objective."""
-        bars = [b.objectives() for b in self.baselines if b.state == "complete"]
+        """Points of the front that are at least as accurate (on `split`), fast and small as every baseline."""
+        bars = [self._final_objectives(b) for b in self.baselines if b.state == "complete"]
         return [
             p
             for p in self.front
             if p.kind == "candidate"
-            and all(
-                p.objectives()[0] >= a and p.objectives()[1] <= latency and p.objectives()[2] <= size
-                for a, latency, size in bars
-            )
+            and (mine := self._final_objectives(p))
+            and all(mine[0] >= bar[0] and mine[1] <= bar[1] and mine[2] <= bar[2] for bar in bars if bar)
         ]
 
+    def _final_objectives(self, evaluation: Evaluation) -> tuple[float, float, float] | None:
+        score = evaluation.score_on(self.split)
+        return (score.value, *evaluation.objectives()[1:]) if score else None
+
     def frame(self) -> pd.DataFrame:
-        """All evaluations as a pandas frame, one row per trial."""
+        """All evaluations as a pandas frame, one row per trial; the columns "accuracy..." are of `split`."""
         import pandas as pd
 
         on_front = {e.trial for e in self.front}
-        rows = [{**e.as_row(), "on_front": e.trial in on_front} for e in self.evaluations]
+        rows = [{**e.as_row(self.split), "on_front": e.trial in on_front} for e in self.evaluations]
         return pd.DataFrame(rows, columns=None if rows else ["trial", "on_front"]).set_index("trial")
 
     def to_dict(self) -> dict[str, Any]:
@@ -289,9 +296,10 @@ class Study:
             "n_complete": sum(e.state == "complete" for e in self.evaluations),
             "n_rejected": sum(e.state == "rejected" for e in self.evaluations),
             "n_failed": sum(e.state == "failed" for e in self.evaluations),
+            "accuracy_split": self.split,
             "n_beating_all_baselines": len(self.beats_all_baselines()),
-            "baselines": [e.as_row() for e in self.baselines],
-            "front": self.front.rows(),
+            "baselines": [e.as_row(self.split) for e in self.baselines],
+            "front": self.front.rows(self.split),
         }
 
 

@@ -31,7 +31,7 @@ ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads for training, of each worker; all processors by default.")
 ]
 PortOption = Annotated[
-    int | None, typer.Option(help="Of the web page; 8642 by default or any free one, 0 takes any free one.")
+    int | None, typer.Option(help="Port of the web page (default 8642, or a free one; 0: any free port).")
 ]
 ShapeOption = Annotated[
     list[str] | None,
@@ -44,15 +44,17 @@ ActivePower = Annotated[
         callback=_above_0, help="What the device draws while it computes, in milliwatts; energy follows from it."
     ),
 ]
-MaxLatency = Annotated[float | None, typer.Option(help="Latency at most, in milliseconds.")]
-MaxSize = Annotated[float | None, typer.Option(help="Size of the file at most, in bytes.")]
-MaxMemory = Annotated[float | None, typer.Option(help="Working memory (weights and activations) at most, in bytes.")]
-MaxEnergy = Annotated[float | None, typer.Option(help="Energy of one inference at most, in millijoules.")]
-MinAccuracy = Annotated[float | None, typer.Option(help="Accuracy at least (validation split).")]
-_MaxDrop = Annotated[float | None, typer.Option(help="Accuracy at most so far below fp32; 0.01 is one point.")]
-_MinSpeedup = Annotated[float | None, typer.Option(callback=_above_0, help="At least so many times faster than fp32.")]
+MaxLatency = Annotated[float | None, typer.Option(help="Largest latency, in milliseconds.")]
+MaxSize = Annotated[float | None, typer.Option(help="Largest size of the file, in bytes.")]
+MaxMemory = Annotated[float | None, typer.Option(help="Largest working memory (weights and activations), in bytes.")]
+MaxEnergy = Annotated[float | None, typer.Option(help="Largest energy of one inference, in millijoules.")]
+MinAccuracy = Annotated[float | None, typer.Option(help="Least accuracy (validation split).")]
+MaxDrop = Annotated[float | None, typer.Option(help="Largest loss of accuracy against fp32; 0.01 is one point.")]
+_MinSpeedup = Annotated[
+    float | None, typer.Option(callback=_above_0, help="Least speed-up against fp32; 4 is four times faster.")
+]
 _MinCompression = Annotated[
-    float | None, typer.Option(callback=_above_0, help="At least so many times smaller than fp32.")
+    float | None, typer.Option(callback=_above_0, help="Least compression against fp32; 4 is four times smaller.")
 ]
 
 
@@ -62,7 +64,7 @@ def _constraints(
     max_memory_bytes: MaxMemory = None,
     max_energy_mj: MaxEnergy = None,
     min_accuracy: MinAccuracy = None,
-    max_accuracy_drop: _MaxDrop = None,
+    max_accuracy_drop: MaxDrop = None,
     min_speedup: _MinSpeedup = None,
     min_compression: _MinCompression = None,
 ) -> list[Constraint]:

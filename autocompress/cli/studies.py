@@ -12,6 +12,7 @@ import typer
 from autocompress.cli.inputs import checked_task, profile_if_known, profile_of_this_machine
 from autocompress.cli.options import (
     JsonOption,
+    MaxDrop,
     MaxEnergy,
     MaxLatency,
     MaxMemory,
@@ -166,32 +167,43 @@ def export(
     max_memory_bytes: MaxMemory = None,
     max_energy_mj: MaxEnergy = None,
     min_accuracy: MinAccuracy = None,
+    max_accuracy_drop: MaxDrop = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; inside the study by default.")] = None,
     sign: Annotated[Path | None, typer.Option(help="Sign the files with this secret key (see `autocompress key`).")] = (
         None
     ),
 ) -> None:
-    """Hand over one point: model.onnx, infer.py that runs it, recipe.yaml and a card with figures and conditions."""
+    """Export one point: model.onnx, infer.py that runs it, recipe.yaml and a card with figures and conditions.
+
+    It says what the point costs against fp32. A pick that surely loses more than the search allowed (without such a
+    limit: one point) is refused unless --max-accuracy-drop accepts the loss.
+    """
     from autocompress.export import FILES, export_point
+    from autocompress.report.against import costs_text, loss_text, pick_point
     from autocompress.study import Study
 
     opened = Study.open(study)
-    if trial is not None:
-        limits = (max_latency_ms, max_size_bytes, max_memory_bytes, max_energy_mj, min_accuracy)
-        if any(given is not None for given in (pick, *limits)):
-            raise InputError("--trial names a point already: give either --trial, or --pick and limits")
-        point = opened.evaluation(trial)
+    limits = {
+        "max_latency_ms": max_latency_ms,
+        "max_size_bytes": max_size_bytes,
+        "max_memory_bytes": max_memory_bytes,
+        "max_energy_mj": max_energy_mj,
+        "min_accuracy": min_accuracy,
+    }
+    rule = None
+    if trial is None:
+        point, rule = pick_point(opened, pick, max_accuracy_drop, limits)
+    elif any(given is not None for given in (pick, max_accuracy_drop, *limits.values())):
+        raise InputError("--trial names a point already: give either --trial, or --pick and limits")
     else:
-        point = opened.front.select(
-            pick,  # type: ignore[arg-type]
-            max_latency_ms=max_latency_ms,
-            max_size_bytes=max_size_bytes,
-            max_memory_bytes=max_memory_bytes,
-            max_energy_mj=max_energy_mj,
-            min_accuracy=min_accuracy,
-        )
+        point = opened.evaluation(trial)
     folder = export_point(opened, point, out or opened.path / f"export-trial-{point.trial}", sign)
-    typer.echo(f"trial {point.trial}: {point.label}\nwrote {folder}/{', '.join(FILES)}")
+    typer.echo(f"trial {point.trial}: {point.label}")
+    if costs := costs_text(opened, point, rule):
+        typer.echo(f"against fp32: {costs}")
+    if loss := loss_text(opened, point, rule, max_accuracy_drop):
+        typer.echo(f"NOTE: {loss}", err=True)
+    typer.echo(f"wrote {folder}/{', '.join(FILES)}")
 
 
 def retarget(

@@ -52,7 +52,7 @@ def search(
     ] = None,
     trial_timeout_minutes: Annotated[float | None, typer.Option(help="Stop a candidate that takes longer.")] = None,
     executor: Annotated[str, typer.Option(help="local (processes of this machine) or ray (Ray Tune).")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; 'auto' is the one that runs here.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to use ('auto': the one on this machine).")] = None,
     storage: Annotated[
         str | None, typer.Option(help="Database for Optuna's trials (postgresql://...); a file in --out by default.")
     ] = None,
@@ -120,8 +120,10 @@ def search(
         shown.write("finished", **study.to_dict())
         return
     print_study(study)
+    from autocompress.report.against import ship_option
+
     typer.echo(f"\nlook at it:  autocompress show {given} --html report.html")
-    typer.echo(f"ship one:    autocompress export {given} --pick knee")
+    typer.echo(f"ship one:    autocompress export {given} {ship_option(study)}")
 
 
 @with_constraints

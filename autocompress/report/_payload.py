@@ -40,8 +40,9 @@ def payload(study: Study, ablation: Ablation | None = None, knobs: Sequence[Impo
     trials = []
     for e in study.evaluations:
         row = _trial(e) | {"front": e.trial in on_front, "layers": [_layer(x, layers) for x in e.layers]}
-        versus = compare(e, base, percent)
-        row |= {"versus": versus.text(), "basis": versus.basis()} if versus else {}
+        chosen, best = compare(e, base, percent, "validation"), compare(e, base, percent)
+        row |= {"versus": chosen.text()} if chosen else {}
+        row |= {"final": best.text(), "basis": best.basis()} if best else {}
         row |= {"ties": list(tied.get(e.trial, ())), "picks": list(picks.get(e.trial, ()))}
         trials.append(_without_empty(row))
     plotted = figures(study, ablation, knobs)
@@ -177,8 +178,8 @@ def _trial(e: Evaluation) -> dict[str, Any]:
     }
 
 
-def _score(score: Score | None) -> list[float] | None:
-    return [score.value, score.low, score.high, score.n_samples] if score else None
+def _score(score: Score | None) -> list[float | None] | None:
+    return [score.value, *(score.interval or (None, None)), score.n_samples] if score else None
 
 
 def _layer(layer: LayerSummary, known: dict[tuple[str, str, int, float], int]) -> list[float]:
@@ -207,7 +208,7 @@ def _classes(study: Study) -> dict[str, Any] | None:
 
 _AGAIN = {
     "standalone": "reproduce it, after the export",
-    "elastic": "train it anew, after the export: from the original, not from shared weights, so another file",
+    "elastic": "train it again, after the export: from the original, not from shared weights, so another file",
 }
 
 
@@ -219,7 +220,7 @@ def _commands(study: Study) -> list[tuple[str, str]]:
     recipe, device = f"{export}/recipe.yaml", f"{export}/device.yaml"
     again = f"autocompress apply {recipe} {task} --device {device} --seed {settings.seed}"
     return [
-        ("hand it over", f"autocompress export {folder} --trial {{trial}}"),
+        ("export it", f"autocompress export {folder} --trial {{trial}}"),
         (_AGAIN[settings.evaluator], f"{again} --out again.onnx"),
         (
             "apply it to another checkpoint",
@@ -229,7 +230,7 @@ def _commands(study: Study) -> list[tuple[str, str]]:
 
 
 def study_command(study: Study) -> str:
-    """Return the command that makes this study anew, with its search space in space.yaml."""
+    """Return the command that reproduces this study, with its search space in space.yaml."""
     settings = study.settings
     n = sum(e.state != "rejected" and not e.is_repeat and e.derived_from is None for e in study.candidates)
     parts = ["autocompress", "search", settings.task, "--space", "space.yaml"]

@@ -58,7 +58,7 @@ def description(evaluation: Evaluation) -> str:
 
 def reference(study: Study) -> Evaluation | None:
     """Return the completed fp32 baseline that ratios refer to, or None."""
-    return next((b for b in study.baselines if b.label == "fp32" and b.state == "complete"), None)
+    return study.reference
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Comparison:
             parts.append(ratio_text(self.shrink, "smaller", "larger"))
         if self.points is not None:
             parts.append(f"{self.points:+.1f} points" if self.percent else f"{self.points:+.3g}")
+        elif self.speedup is not None or self.shrink is not None:
+            parts.append("accuracy not scored")
         return ", ".join(parts)
 
     def basis(self) -> str:
@@ -91,14 +93,22 @@ class Comparison:
         return ", ".join(word for word in (self.split, self.source) if word)
 
 
-def compare(evaluation: Evaluation, base: Evaluation | None, percent: bool) -> Comparison | None:
-    """Compare with the fp32 baseline; None without one, or for the baseline itself."""
+def compare(
+    evaluation: Evaluation, base: Evaluation | None, percent: bool, split: Split | None = None
+) -> Comparison | None:
+    """Compare with the fp32 baseline; None without one, or for the baseline itself.
+
+    Args:
+        evaluation: what is compared.
+        base: the fp32 baseline.
+        percent: whether the metric is a share.
+        split: of the scores; by default the test split where both were scored there, else validation.
+    """
     if base is None or base.trial == evaluation.trial or evaluation.state != "complete":
         return None
     speedup, source = _speedup(evaluation, base)
-    mine, theirs = evaluation.validation, base.validation
-    if evaluation.test and base.test:
-        mine, theirs = evaluation.test, base.test
+    split = split or ("test" if evaluation.test and base.test else "validation")
+    mine, theirs = evaluation.score_on(split), base.score_on(split)
     shrink = base.size_bytes / evaluation.size_bytes if base.size_bytes and evaluation.size_bytes else None
     if mine is None or theirs is None:
         return Comparison(speedup, source, shrink, None, None, False, percent)

@@ -200,7 +200,7 @@ class Live(Quiet):
         rows = front_rows(study)
         shown = max(4, self._console.height - 14)
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("trial", study.settings.metric, "latency", "size"):
+        for name in ("trial", f"{study.settings.metric} ({study.split})", "latency", "size"):
             table.add_column(Text(name), justify="right", no_wrap=True)
         table.add_column("against fp32", no_wrap=True)
         table.add_column("baselines, then the front", no_wrap=True, overflow="ellipsis")

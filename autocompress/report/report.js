@@ -20,9 +20,8 @@ function size(v) {
 const plain = (v) => data.percent ? `${(100 * v).toFixed(2)} %` : number(v, 4);
 function interval(s) {
   const f = (v) => data.percent ? (100 * v).toFixed(2) : number(v, 4);
-  return `${plain(s[0])} [${f(s[1])}, ${f(s[2])}]`;
+  return `${plain(s[0])} [${s[1] === null ? "no interval known" : `${f(s[1])}, ${f(s[2])}`}]`;
 }
-const score = (t) => t.test || t.validation;
 const latency = (t) => t.measured !== undefined ? t.measured : t.predicted;
 const source = (t) => t.measured !== undefined ? "measured" : t.predicted !== undefined ? "predicted" : "";
 const seconds = (t) => Object.values(t.seconds || {}).reduce((a, b) => a + b, 0);
@@ -35,21 +34,23 @@ const columns = [
   { key: "trial", head: "trial", num: true, value: (t) => t.trial },
   { key: "state", head: "state", value: (t) => (t.kind === "baseline" ? "baseline" : t.front ? "front" : t.state) },
   { key: "name", head: "recipe", value: (t) => t.name || "" },
-  { key: "accuracy", head: data.metric, num: true, value: (t) => score(t) && score(t)[0] },
+  { key: "accuracy", head: `${data.metric}, validation`, num: true, value: (t) => t.validation && t.validation[0] },
+  { key: "test", head: `${data.metric}, test`, num: true, value: (t) => t.test && t.test[0] },
   { key: "latency", head: "latency", num: true, value: latency },
   { key: "worst", head: "worst case", num: true, value: (t) => t.exits && t.worst },
   { key: "size", head: "size", num: true, value: (t) => t.size },
-  { key: "versus", head: "against fp32", value: (t) => t.versus || "" },
+  { key: "versus", head: "against fp32, validation", value: (t) => t.versus || "" },
   { key: "seconds", head: "time", num: true, value: seconds },
 ];
 function row(t) {
-  const s = score(t), worst = t.exits && t.worst !== undefined;
+  const worst = t.exits && t.worst !== undefined;
   const state = columns[1].value(t);
   const cells = [
     el("td", { class: "num" }, String(t.trial)),
     el("td", {}, tag(state, state), t.kind === "baseline" && t.front ? tag("front", "front") : null),
     el("td", { class: "recipe" }, t.name || "", t.reason ? el("div", { class: "soft" }, t.reason) : null),
-    el("td", { class: "num" }, s ? `${interval(s)} ` : "", s ? tag(t.test ? "test" : "validation") : null),
+    el("td", { class: "num" }, t.validation ? interval(t.validation) : ""),
+    el("td", { class: "num" }, t.test ? interval(t.test) : ""),
     el("td", { class: "num" }, `${ms(latency(t))} `, tag(source(t))),
     el("td", { class: "num" }, worst ? `${ms(t.worst)} ` : "", worst ? tag(source(t)) : null),
     el("td", { class: "num" }, size(t.size)),
@@ -109,7 +110,7 @@ function applyFilters() {
     if (state === "front" ? !t.front : state === "baseline" ? t.kind !== "baseline" : state && t.state !== state) return false;
     if (slow !== null && !(latency(t) <= slow)) return false;
     if (large !== null && !(t.size <= large * 1e3)) return false;
-    return low === null || Boolean(score(t)) && score(t)[0] * (data.percent ? 100 : 1) >= low;
+    return low === null || Boolean(t.validation) && t.validation[0] * (data.percent ? 100 : 1) >= low;
   };
   visible = active ? new Set(data.trials.filter(keep).map((t) => t.trial)) : null;
   refreshTable();
@@ -247,7 +248,7 @@ function figuresOf(t) {
     ["file size", t.size && `${size(t.size)} (${t.size.toLocaleString("en")} bytes)`],
     ["working memory", t.memory && size(t.memory)],
     ["energy of an inference", t.energy && `${number(t.energy)} mJ`],
-    ["against fp32", t.versus && `${t.versus} (${t.basis})`],
+    ["against fp32", t.final && `${t.final} (${t.basis})`],
     ["parameters, MACs", t.params || t.macs ? `${t.params ? big(t.params) : "?"}, ${t.macs ? big(t.macs) : "?"}` : ""],
     ["parity, file and torch", t.parity !== undefined ? share(t.parity) : ""],
     ["wall time", t.seconds && Object.entries(t.seconds).map(([k, v]) => `${k} ${v.toFixed(1)} s`).join(", ")],

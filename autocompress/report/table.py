@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.choice import Rule, difference
 from autocompress.report._words import (
     accuracy_text,
     compare,
@@ -20,11 +22,9 @@ from autocompress.report._words import (
     reference,
     size_text,
 )
+from autocompress.report.against import alternative, difference_text, fastest_within, ratios_text, tolerance
 from autocompress.results import Evaluation
 from autocompress.study import Study
-
-TOLERANCE_POINTS = 1.0
-"""Loss, in points, up to which the headline calls a point nearly as accurate as fp32."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Row:
     mark: str
     recipe: str
     accuracy: str
-    split: str
+    """On the study's `split`, like the accuracy in `versus`."""
     latency: str
     source: str
     worst_case: str
@@ -48,22 +48,20 @@ class Row:
 def front_rows(study: Study) -> list[Row]:
     """Return the baselines, then the points of the front from fast to slow, in words."""
     on_front = {e.trial for e in study.front}
-    base, percent = reference(study), is_percentage(study)
     shown = [*study.baselines, *(e for e in study.front if e.kind == "candidate")]
-    return [_row(e, base, percent, e.trial in on_front) for e in shown]
+    return [_row(study, e, e.trial in on_front) for e in shown]
 
 
-def _row(evaluation: Evaluation, base: Evaluation | None, percent: bool, on_front: bool) -> Row:
-    e, score = evaluation, evaluation.score
+def _row(study: Study, e: Evaluation, on_front: bool) -> Row:
+    base, percent, score = reference(study), is_percentage(study), e.score_on(study.split)
     mark = "front" if e.kind == "candidate" else "baseline, front" if on_front else "baseline"
-    versus = compare(e, base, percent)
+    versus = compare(e, base, percent, study.split)
     text = versus.text() if versus else "the reference" if base and e.trial == base.trial else ""
     return Row(
         trial=e.trial,
         mark=mark,
         recipe=description(e),
-        accuracy=accuracy_text(score, percent) if score else e.reason or e.state,
-        split=score.split if score else "",
+        accuracy=accuracy_text(score, percent) if score else e.reason or f"no {study.split} score",
         latency=ms_text(e.latency_ms) if e.latency_ms is not None else "",
         source=e.latency_source if e.latency_ms is not None else "",
         worst_case=ms_text(e.worst_case_latency_ms) if e.exits and e.worst_case_latency_ms else "",
@@ -75,17 +73,17 @@ def _row(evaluation: Evaluation, base: Evaluation | None, percent: bool, on_fron
 
 
 def front_table(study: Study) -> Table:
-    """Return the baselines and the front as a table; every figure says which split or source it is from."""
+    """Return the baselines and the front as a table: accuracies of one split, latencies with their source."""
     rows = front_rows(study)
     settings = study.settings
     table = Table(
         title=Text(f"{settings.task_name} on {settings.device['name']}"),
-        caption=Text(f"{settings.metric} with 95 % confidence interval; ratios refer to fp32"),
+        caption=Text(f"{settings.metric} on the {study.split} split with its 95 % interval; ratios refer to fp32"),
     )
     table.add_column("trial", justify="right")
     table.add_column("", no_wrap=True)
     table.add_column("recipe", overflow="fold", min_width=12)
-    table.add_column(Text(settings.metric), justify="right", min_width=14)
+    table.add_column(Text(f"{settings.metric}\n{study.split}"), justify="right", min_width=14)
     table.add_column("latency", justify="right")
     exits = any(row.worst_case for row in rows)
     if exits:
@@ -99,7 +97,7 @@ def front_table(study: Study) -> Table:
     table.add_column("against fp32")
     for i, row in enumerate(rows):
         value, _, interval = row.accuracy.partition(" [")
-        accuracy = f"{value} {row.split}\n[{interval}" if interval else value
+        accuracy = f"{value}\n[{interval}" if interval else value
         cells = [str(row.trial), row.mark, row.recipe, accuracy]
         cells += [f"{row.latency}\n{row.source}".strip()]
         cells += [f"{row.worst_case}\n{row.source if row.worst_case else ''}".strip()] if exits else []
@@ -129,62 +127,97 @@ def _progress(study: Study) -> list[str]:
         return [sentence]
     return [
         sentence,
-        "The search is not finished: accuracies are from the validation split only, which the search itself "
-        "selects on, so the best ones are optimistic; there is no test score yet.",
+        "The search is not finished: all accuracies are from the validation split, which the search selects on, so the "
+        "best ones are optimistic; there is no test score yet.",
     ]
 
 
 def _front(study: Study) -> list[str]:
     if not len(study.front):
         return ["Nothing was completed yet, so there is no front."]
-    sentences = []
     candidates = [e for e in study.front if e.kind == "candidate"]
-    names = ", ".join(b.label for b in study.baselines if b.state == "complete")
-    winners = study.beats_all_baselines()
     front = f"The front has {plural(len(study.front), 'point')} ({plural(len(candidates), 'candidate')}"
-    front += f", {plural(len(study.front) - len(candidates), 'baseline')})"
+    front += f", {plural(len(study.front) - len(candidates), 'baseline')})."
+    return [front, *_against_baselines(study), *_constraints(study)]
+
+
+def _against_baselines(study: Study) -> list[str]:
+    names = ", ".join(b.label for b in study.baselines if b.state == "complete")
     if not names:
-        sentences.append(f"{front}; no baseline was completed to compare them with.")
-    elif winners:
-        trials = ", ".join(str(e.trial) for e in winners[:8]) + (", ..." if len(winners) > 8 else "")
-        verb = "is" if len(winners) == 1 else "are"
-        sentences.append(
-            f"{front}; {len(winners)} of them (trial {trials}) {verb} at least as accurate (validation), "
-            f"fast and small as every baseline ({names})."
-        )
-    else:
-        sentences.append(
-            f"{front}; none of them beats every baseline ({names}) in accuracy, latency and size at once: "
-            "each one is a trade."
-        )
+        return ["No baseline was completed to compare the front with."]
+    winners = study.beats_all_baselines()
+    if not winners:
+        return [
+            f"Nothing beats the baselines ({names}): no point is as accurate ({study.split} split), as fast and as "
+            "small as all of them at once; each one is a trade."
+        ]
+    verb = "is" if len(winners) == 1 else "are"
+    return [
+        f"{plural(len(winners), 'point')} of the front ({_trials(winners)}) {verb} at least as accurate ({study.split} "
+        f"split), fast and small as every baseline ({names})."
+    ]
+
+
+def _trials(points: Sequence[Evaluation]) -> str:
+    return "trial " + ", ".join(str(e.trial) for e in points[:8]) + (", ..." if len(points) > 8 else "")
+
+
+def _constraints(study: Study) -> list[str]:
     fixed = limits(study)
-    if fixed:
-        listed = "; ".join(limit.text for limit in fixed)
-        sentences.append(
-            f"All points of the front keep the constraints ({listed})."
-            if study.constraints_met
-            else f"No point keeps all constraints ({listed}): the front is that of all points."
-        )
-    return sentences
+    if not fixed:
+        return []
+    accuracy = [limit.text for limit in fixed if limit.constraint.quantity == "accuracy"]
+    listed = "; ".join(f"{x.text} on the validation split" if x.text in accuracy else x.text for x in fixed)
+    if not study.constraints_met:
+        return [f"No point keeps all constraints ({listed}): the front is that of all points."]
+    said = [f"All points of the front keep the constraints ({listed})."]
+    if accuracy and study.split == "test":
+        said.append(_kept_on_test(study))
+    return said
+
+
+def _kept_on_test(study: Study) -> str:
+    """How many points keep the limits of accuracy on the split that nothing was chosen on."""
+    base = reference(study)
+    assert base is not None and base.test is not None
+    scored = [(e, e.test.value) for e in study.front if e.test]
+    bars = [
+        base.test.value - c.limit if c.relative_to_baseline else c.limit
+        for c in study.settings.constraints
+        if c.quantity == "accuracy" and c.sense == "at least"
+    ]
+    lost = [e for e, value in scored if any(value < bar for bar in bars)]
+    words = f": not {_trials(lost)}" if lost else ""
+    return f"On the test split {len(scored) - len(lost)} of {len(scored)} keep the limit of accuracy{words}."
 
 
 def _best_trade(study: Study) -> list[str]:
+    """The fastest point near the accuracy of fp32; what is said of it is of one split."""
     base, percent = reference(study), is_percentage(study)
     if base is None or base.validation is None:
         return []
-    allowed = TOLERANCE_POINTS * (0.01 if percent else 0.01 * abs(base.validation.value))
-    near = [e for e in study.front if e.kind == "candidate" and e.objectives()[0] >= base.validation.value - allowed]
+    best = fastest_within(study, tolerance(study))
     bound = "1 point" if percent else "1 %"
-    if not near:
-        return [f"No candidate of the front is within {bound} of fp32 (validation)."]
-    best = min(near, key=lambda e: e.objectives()[1])
-    versus = compare(best, base, percent)
-    assert versus is not None
-    overlap = "; the two 95 % intervals overlap" if versus.overlap else ""
-    return [
-        f"The fastest point within {bound} of fp32 (validation) is trial {best.trial}: {versus.text()} "
-        f"({study.settings.metric} on the {versus.split} split, latency {versus.source}{overlap})."
-    ]
+    if best is None:
+        return [f"No candidate of the front is faster than fp32 and within {bound} of it (validation split)."]
+    versus, rule = compare(best, base, percent), Rule("fastest", max_drop=tolerance(study), faster=True)
+    found = difference(study, best, rule)
+    assert versus is not None and found is not None
+    said = [f"Recommended: trial {best.trial}, {ratios_text(versus)}, {difference_text(found, percent)}."]
+    if found.split == "test":
+        said.append(f"It was chosen as the fastest point within {bound} of fp32 on the validation split.")
+        if found.value < -tolerance(study):
+            said.append(f"On the test split it loses more than {bound}{_instead(study, best)}.")
+    return said
+
+
+def _instead(study: Study, lost: Evaluation) -> str:
+    base, percent = reference(study), is_percentage(study)
+    other = alternative(study, "fastest", tolerance(study))
+    versus = compare(other, base, percent, study.split) if other else None
+    if other is None or versus is None or other.trial == lost.trial:
+        return "; no faster candidate of the front loses less"
+    return f"; the fastest that does not is trial {other.trial}: {versus.text()}"
 
 
 def _latency(study: Study) -> list[str]:

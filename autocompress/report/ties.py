@@ -14,7 +14,7 @@ def score_of(evaluation: Evaluation, split: Split | None) -> Score | None:
     """The score of a split; of the test split where there is one, when no split is given."""
     if split is None:
         return evaluation.score
-    return evaluation.validation if split == "validation" else evaluation.test
+    return evaluation.score_on(split)
 
 
 def ties(points: Iterable[Evaluation], split: Split | None = None) -> dict[int, tuple[int, ...]]:

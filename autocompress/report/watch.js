@@ -84,7 +84,7 @@ function showFront(s) {
   const rows = s.rows.map((r) => [String(r.trial), el("span", {}, ...r.mark.split(", ").map((w) => tag(w))), handover(r),
     r.accuracy, el("span", {}, `${r.latency} `, tag(r.source, "plain")), r.size, r.versus]);
   const focused = $("front").contains(document.activeElement) && document.activeElement.closest("details");
-  remake("front", table(["#trial", "", "recipe", `#${s.metric} [95 % interval]`, "#latency", "#size", "against fp32"], rows));
+  remake("front", table(["#trial", "", "recipe", `#${s.metric}, ${s.split} [95 % interval]`, "#latency", "#size", "against fp32"], rows));
   if (focused) ($("front").querySelector(`details[data-trial="${focused.dataset.trial}"] summary`) || document.body).focus({ preventScroll: true });
 }
 function handover(r) {

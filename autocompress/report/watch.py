@@ -262,6 +262,7 @@ def state(follower: Follower) -> dict[str, Any]:
         "task": settings.task_name,
         "metric": settings.metric,
         "percent": percent,
+        "split": study.split,
         "device": {key: device.get(key) for key in ("name", "processor", "runtime", "threads", "int8_arithmetic")},
         "sampler": settings.sampler,
         "seed": settings.seed,

@@ -143,7 +143,7 @@ def test_provenance_and_commands_are_there(page: Page, finished_study: Study) ->
     for text in (settings.model_sha256, settings.data_sha256, "nsga2, 7", "2.13.0", "AMD EPYC", "saturating"):
         assert text in page.words
     commands = dict(page.data["commands"])
-    assert commands["hand it over"] == f"autocompress export {finished_study.path} --trial {{trial}}"
+    assert commands["export it"] == f"autocompress export {finished_study.path} --trial {{trial}}"
     again = commands["reproduce it, after the export"]
     handed = f"{finished_study.path}/export-trial-{{trial}}"
     assert f"{handed}/recipe.yaml keywords.py:task --device {handed}/device.yaml --seed 7" in again

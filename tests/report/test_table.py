@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from autocompress.constraints import at_least, at_most, max_accuracy_drop
 from autocompress.report._words import compare, limits, ms_text, size_text
 from autocompress.report.table import front_rows, front_table, headline
 from autocompress.results import Evaluation, Score
-from autocompress.study import Study, write_evaluation
+from autocompress.study import Study, write_evaluation, write_final
 
 
 def printed(study: Study, width: int = 200) -> str:
@@ -51,7 +52,7 @@ def test_every_figure_of_the_table_is_the_study_s(finished_study: Study) -> None
         value = float(row.accuracy.split(" ")[0])
         assert (value, low, high) == pytest.approx((100 * e.test.value, 100 * e.test.low, 100 * e.test.high), abs=0.006)
         assert float(row.latency.split(" ")[0]) == pytest.approx(e.measured_latency_ms, rel=0.006)
-        assert (row.split, row.source) == ("test", "measured")
+        assert row.source == "measured"
         assert row.size == size_text(e.size_bytes)
         assert bool(row.worst_case) == bool(e.exits)
 
@@ -99,21 +100,22 @@ def test_headline_counts_what_was_judged(finished_study: Study) -> None:
 
 def test_headline_says_plainly_when_no_point_beats_every_baseline(running_study: Study) -> None:
     assert not running_study.beats_all_baselines()
-    assert any("none of them beats every baseline (fp32, fp16, int8)" in s for s in headline(running_study))
+    said = "Nothing beats the baselines (fp32, fp16, int8): no point is as accurate (validation split), as fast"
+    assert any(s.startswith(said) for s in headline(running_study))
 
 
 def test_headline_names_the_points_that_beat_every_baseline(tmp_path: Path) -> None:
     text = " ".join(headline(written(tmp_path / "s", winner())))
-    assert "1 of them (trial 3) is at least as accurate (validation)" in text
-    assert "none of them" not in text
+    assert "1 point of the front (trial 3) is at least as accurate (validation split), fast and small" in text
+    assert "Nothing beats" not in text
 
 
 def test_headline_says_whether_the_search_is_finished(running_study: Study, finished_study: Study) -> None:
     text = " ".join(headline(running_study))
-    assert "not finished" in text and "validation split only" in text
+    assert "not finished" in text and "all accuracies are from the validation split" in text
     assert "All latencies are predicted for host" in text
     text = " ".join(headline(finished_study))
-    assert "not finished" not in text and "on the test split, latency measured" in text
+    assert "not finished" not in text and "points on the test split (95 % interval" in text
 
 
 def test_headline_warns_of_slow_and_of_unfaithful_files(tmp_path: Path) -> None:
@@ -163,6 +165,46 @@ def test_no_interval_is_told_where_none_is_known(tmp_path: Path) -> None:
     assert study.evaluation(3).as_row()["accuracy_low"] is None
 
 
+SPLITS = re.compile(r"\b(validation|test) (?:split|scores?)")
+
+
+def test_no_sentence_is_of_two_splits(finished_study: Study, running_study: Study) -> None:
+    for study in (finished_study, running_study):
+        assert any(SPLITS.search(sentence) for sentence in headline(study))
+        for sentence in headline(study):
+            if "not finished" not in sentence:  # it says what there is not yet
+                assert len(set(SPLITS.findall(sentence))) <= 1, sentence
+
+
+def test_a_column_has_one_split_even_if_a_score_is_missing(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "s", 30)
+    last = [e.model_copy(update={"test": None}) if e.trial == study.front[0].trial else e for e in study.evaluations]
+    write_final(study.path, [e for e in last if e.measured_latency_ms], {})
+    study = Study.open(study.path)
+    row = next(row for row in front_rows(study) if row.trial == study.front[0].trial)
+    assert row.accuracy == "no test score" and row.versus.endswith("accuracy not scored")
+    frame = study.frame()
+    assert set(frame["accuracy_split"].dropna()) == {"test"}
+    assert frame["accuracy"].isna()[study.front[0].trial]
+
+
+def test_winners_are_counted_on_the_split_that_is_named(tmp_path: Path) -> None:
+    study = written(tmp_path / "s", winner())
+    lucky = winner().model_copy(update={"test": score(0.92, "test")})
+    others = [b.model_copy(update={"test": score(b.validation.value, "test")}) for b in study.baselines if b.validation]
+    write_final(study.path, [*others, lucky], {})
+    text = " ".join(headline(Study.open(study.path)))
+    assert "Nothing beats the baselines (fp32, fp16, int8): no point is as accurate (test split)" in text
+    assert "It was chosen as the fastest point within 1 point of fp32 on the validation split." in text
+    assert "On the test split it loses more than 1 point; no faster candidate of the front loses less." in text
+
+
+def test_a_point_that_is_slower_than_fp32_is_not_recommended(tmp_path: Path) -> None:
+    slow = winner().model_copy(update={"predicted_latency_ms": 9.0, "size_bytes": 9_000})
+    said = headline(written(tmp_path / "s", slow))
+    assert "No candidate of the front is faster than fp32 and within 1 point of it (validation split)." in said
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(0.5254, "0.525 ms"), (12.0, "12 ms"), (99.96, "100 ms"), (1234.5, "1,234 ms")]
 )
@@ -193,8 +235,10 @@ def test_constraints_are_resolved_against_the_fp32_baseline(tmp_path: Path) -> N
 
 def test_the_front_keeps_the_constraints_and_the_headline_says_so(finished_study: Study) -> None:
     assert all(e.objectives()[0] >= 0.9 and e.objectives()[1] <= 3.0 for e in finished_study.front)
-    expected = "All points of the front keep the constraints (latency_ms at most 3; accuracy at least 0.9)."
-    assert expected in headline(finished_study)
+    kept = "latency_ms at most 3; accuracy at least 0.9 on the validation split"
+    n = len(finished_study.front)
+    assert f"All points of the front keep the constraints ({kept})." in headline(finished_study)
+    assert f"On the test split {n} of {n} keep the limit of accuracy." in headline(finished_study)
 
 
 def test_headline_says_when_no_point_keeps_the_constraints(tmp_path: Path) -> None:

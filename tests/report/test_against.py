@@ -100,7 +100,7 @@ def test_without_a_test_split_the_choice_is_corrected_for(tmp_path: Path, pick: 
     assert "on the validation split" in plain and "not corrected for the choice" in plain
     assert "not corrected" in costs_text(study, points[-1], rule)
     for point, right in zip(points, scores, strict=True):
-        write_sample_scores(study.path / str(point.artifact), "validation", right)
+        write_sample_scores(study.path, str(point.artifact), "validation", right)
     assert "expected on new data" in costs_text(study, points[-1], rule)
     assert any("corrected for the choice" in sentence for sentence in headline(study))
 
@@ -117,7 +117,7 @@ def test_files_that_answer_alike_have_a_narrow_interval_of_the_difference(tmp_pa
     wide = costs_text(study, study.evaluation(3))
     right = np.arange(1000) >= 70
     for trial, wrong in ((0, 70), (3, 74)):
-        write_sample_scores(study.path / f"trials/{trial:06d}/model.onnx", "test", np.arange(1000) >= wrong)
+        write_sample_scores(study.path, f"trials/{trial:06d}/model.onnx", "test", np.arange(1000) >= wrong)
     narrow = costs_text(study, study.evaluation(3))
     assert right.mean() == 0.93
     assert "interval -2.7 to +1.9" in wide and "interval -0.9 to +0.1" in narrow

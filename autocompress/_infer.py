@@ -248,7 +248,9 @@ def _shape(sizes: Any) -> str:
 def _load_samples(path: str) -> np.ndarray:
     try:
         data = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as problem:
+    except OSError:
+        raise
+    except Exception as problem:  # numpy parses the header as Python: SyntaxError, TokenError and others
         raise ValueError(f"{path}: not an array in the format .npy: {problem}") from None
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
         raise ValueError(f"{path}: must hold one array of numbers")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from autocompress.constraints import Constraint
+from autocompress.controller.duration import trial_time
 from autocompress.controller.plan import Plan
 from autocompress.device import DeviceProfile
-from autocompress.errors import AutocompressError, ConstraintError, TaskError, failing_as
+from autocompress.errors import AutocompressError, CandidateError, ConstraintError, TaskError
 from autocompress.evaluate import Evaluator
 from autocompress.payoff import Knob, Payoff
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation
-from autocompress.space import SearchSpace, StageSpace
+from autocompress.space import SearchSpace
 from autocompress.task import Task
-from autocompress.training import Distillation, seconds_per_epoch
 
 
 @dataclass(frozen=True)
@@ -118,12 +117,10 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         raise TaskError(f"the model itself cannot be deployed: {error}") from error
     infeasible = _infeasible(plan, base)
     payoff = Payoff(evaluator)
-    epoch_s = None
-    if task.trainable:
-        with failing_as(TaskError, "training for the estimate of its time"):
-            model = copy.deepcopy(task.model).to(task.train_device)
-            epoch_s = seconds_per_epoch(model, evaluator.workshop, Distillation())
-    epochs = sum(max(map(_epochs, slot.alternatives)) for slot in plan.space.slots)
+    try:
+        time = trial_time(plan, base)
+    except CandidateError as error:
+        raise TaskError(str(error)) from error
     assert base.validation is not None and base.predicted_latency_ms is not None and base.size_bytes is not None
     return DryRun(
         task=task.name,
@@ -148,9 +145,9 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         least_bytes=plan.reach.get("size_bytes"),
         constraints=tuple(f"{c} ({c.because})" if c.because else str(c) for c in plan.constraints),
         infeasible=infeasible,
-        seconds_per_epoch=epoch_s,
+        seconds_per_epoch=time.epoch_s,
         notes=task.notes,
-        seconds_per_trial=(epoch_s or 0.0) * epochs + sum(base.seconds.values()),
+        seconds_per_trial=time.total_s,
     )
 
 
@@ -160,10 +157,3 @@ def _infeasible(plan: Plan, base: Evaluation) -> str:
     except ConstraintError as error:
         return str(error)
     return ""
-
-
-def _epochs(stage: StageSpace) -> int:
-    """Epochs that a stage trains for at most."""
-    if "epochs" in stage.domains:
-        return int(max(map(float, stage.domains["epochs"].domain.corners())))
-    return stage.fixed_epochs

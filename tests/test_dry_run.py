@@ -8,7 +8,8 @@ from small import DEVICE, EXITS, NUMERICS, SPACE, device, small_task, space
 from torch.utils.data import DataLoader
 
 from autocompress.constraints import at_most
-from autocompress.dry_run import _epochs, dry_run
+from autocompress.controller.duration import most_epochs
+from autocompress.dry_run import dry_run
 from autocompress.errors import TaskError
 from autocompress.space import SearchSpace
 
@@ -16,7 +17,7 @@ from autocompress.space import SearchSpace
 @pytest.mark.parametrize(("name", "epochs"), [("ptq-only", 0), ("cnn", 3), ("qat", 3 + 2)])
 def test_the_longest_training_of_a_space_is_counted(name: str, epochs: int) -> None:
     slots = SearchSpace.load(name).slots
-    assert sum(max(map(_epochs, slot.alternatives)) for slot in slots) == epochs
+    assert sum(max(map(most_epochs, slot.alternatives)) for slot in slots) == epochs
 
 
 def test_what_cannot_be_used_is_left_out_with_its_reason() -> None:

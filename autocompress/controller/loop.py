@@ -6,12 +6,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from optuna.trial import Trial
 
 from autocompress.constraints import Constraint
+from autocompress.controller.duration import trial_time
 from autocompress.controller.earlier import Earlier
 from autocompress.controller.executors.base import Executor, Job, Reply
 from autocompress.controller.plan import Budget, Plan, now
@@ -21,7 +22,7 @@ from autocompress.controller.samplers import sampler_of
 from autocompress.controller.sharing import ElasticAccuracy
 from autocompress.controller.store import Store
 from autocompress.domains import Value
-from autocompress.errors import AutocompressError, StudyError
+from autocompress.errors import AutocompressError, CandidateError, StudyError
 from autocompress.evaluate import Forecast
 from autocompress.known_costs import KnownCostSampler
 from autocompress.recipe import Recipe
@@ -108,6 +109,7 @@ class Loop:
         self.trained.extend([e for e in own if e.state == "complete"][-1:])
         if not done:
             self.plan.check_feasible(self.constraints)
+            self._check_hours(baseline)
         for evaluation in done:
             if evaluation.state != "rejected" and (key := self.store.key(evaluation.trial)):
                 self.known.setdefault(key, evaluation)
@@ -117,6 +119,14 @@ class Loop:
                 self._choose(baseline, is_new=not done)
                 self._search(executor)
         return len(self.store.trials) > before
+
+    def _check_hours(self, baseline: Evaluation) -> None:
+        """Say before the first training that it will take longer than the whole budget."""
+        if self.budget.hours is None:
+            return
+        with suppress(CandidateError):  # candidates will fail with the same reason
+            if warning := trial_time(self.plan, baseline).exceeds(self.budget.hours):
+                self.reporter.note(warning)
 
     def _choose(self, baseline: Evaluation, is_new: bool) -> None:
         """Settle where proposals come from: recipes to begin with, then the sampler."""

@@ -83,7 +83,7 @@ class Comparison:
         if self.shrink is not None:
             parts.append(ratio_text(self.shrink, "smaller", "larger"))
         if self.points is not None:
-            parts.append(f"{self.points:+.1f} points" if self.percent else f"{self.points:+.3g}")
+            parts.append(f"{signed(self.points, '+.1f')} points" if self.percent else signed(self.points, "+.3g"))
         elif self.speedup is not None or self.shrink is not None:
             parts.append("accuracy not scored")
         return ", ".join(parts)
@@ -122,6 +122,12 @@ def _speedup(evaluation: Evaluation, base: Evaluation) -> tuple[float | None, La
     if evaluation.predicted_latency_ms and base.predicted_latency_ms:
         return base.predicted_latency_ms / evaluation.predicted_latency_ms, "predicted"
     return None, None
+
+
+def signed(value: float, form: str) -> str:
+    """Format a difference; what rounds to zero is "+0.0", never "-0.0"."""
+    text = format(value, form)
+    return text if any(digit in text for digit in "123456789") else text.replace("-", "+")
 
 
 def ratio_text(ratio: float, better: str, worse: str) -> str:

@@ -9,7 +9,7 @@ from typing import get_args
 from autocompress.choice import Difference, Rule, difference
 from autocompress.constraints import Constraint, Quantity, at_least, at_most
 from autocompress.errors import ConstraintError
-from autocompress.report._words import Comparison, compare, is_percentage, ms_text, plural, ratio_text
+from autocompress.report._words import Comparison, compare, is_percentage, ms_text, plural, ratio_text, signed
 from autocompress.results import Evaluation, ParetoFront, Pick
 from autocompress.study import Study
 
@@ -75,19 +75,14 @@ def ratios_text(versus: Comparison) -> str:
 def difference_text(found: Difference, percent: bool) -> str:
     """The difference of the metric with its interval and where it is from; of one split."""
     unit, form = (100.0, "+.1f") if percent else (1.0, "+.3g")
-    value = f"{_signed(unit * found.value, form)} points" if percent else _signed(found.value, form)
+    value = f"{signed(unit * found.value, form)} points" if percent else signed(found.value, form)
     interval = "no interval known"
     if found.interval:
-        interval = "95 % interval {} to {}".format(*(_signed(unit * x, form) for x in found.interval))
+        interval = "95 % interval {} to {}".format(*(signed(unit * x, form) for x in found.interval))
     if found.corrected:
         return f"{value} expected on new data ({interval}; from the validation split, corrected for the choice)"
     caution = "" if found.split == "test" else ", not corrected for the choice"
     return f"{value} on the {found.split} split ({interval}{caution})"
-
-
-def _signed(value: float, form: str) -> str:
-    text = format(value, form)
-    return text.replace("-", "+") if not any(c in text for c in "123456789") else text
 
 
 def costs_text(study: Study, point: Evaluation, rule: Rule | None = None) -> str:

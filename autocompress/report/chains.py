@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.ablation import Ablation, Chain, Change, Step
-from autocompress.report._words import accuracy_text, compare, is_percentage, ms_text, size_text
+from autocompress.report._words import accuracy_text, compare, is_percentage, ms_text, signed, size_text
 from autocompress.results import Evaluation, dominates
 from autocompress.study import Study
 
@@ -78,7 +78,7 @@ def _share(value: float | None, whole: float | None) -> float:
 
 def points_text(difference: float, percent: bool) -> str:
     """Return a difference of the metric, such as "+0.4 points"."""
-    return f"{100 * difference:+.1f} points" if percent else f"{difference:+.3g}"
+    return f"{signed(100 * difference, '+.1f')} points" if percent else signed(difference, "+.3g")
 
 
 def chain_sentence(chain: Chain, percent: bool) -> str:

@@ -23,6 +23,7 @@ from autocompress.candidate import Candidate
 from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.controller.journal import SafeJournalBackend, exclusive
+from autocompress.controller.reporter import Silent
 from autocompress.controller.store import remarks
 from autocompress.deploy import Deployer, Deployment
 from autocompress.errors import CandidateError, ConstraintError, InputError, InternalError, StudyError
@@ -162,6 +163,24 @@ def test_nothing_is_done_when_the_budget_is_used(task: Task, tmp_path: Path, eva
 def test_a_budget_of_hours_ends_the_search(task: Task, tmp_path: Path) -> None:
     study = search(task, device(), space(), budget=Budget(hours=1e-9), out=tmp_path / "study")
     assert len(study.candidates) == 1
+
+
+def test_a_budget_shorter_than_one_trial_is_told_before_the_first_one(task: Task, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Listener(Silent):
+        def note(self, message: str) -> None:
+            told.append(message)
+
+        def judged(self, evaluation: Evaluation, share: float, eta_s: float | None) -> None:
+            if evaluation.kind == "candidate":
+                told.append("trial")
+
+    search(task, device(), space(), budget=Budget(hours=1e-6), out=tmp_path / "short", reporter=Listener())
+    assert "the budget of 1e-06 hours (0.0036 s) is shorter than one trial" in told[0]
+    told.clear()
+    search(task, device(), space(NUMERICS), budget=Budget(1, hours=5), out=tmp_path / "long", reporter=Listener())
+    assert told[0] == "trial"
 
 
 def test_settings_of_exits_become_points_of_their_own(tmp_path: Path) -> None:

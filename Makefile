@@ -20,7 +20,7 @@ quickstart: .venv/installed
 	$(BIN)/autocompress show $(STUDY) --html $(STUDY)/report.html
 	@echo
 	@echo "open the report:      $(STUDY)/report.html"
-	@echo "hand over one point:  $(BIN)/autocompress export $(STUDY) --pick knee"
+	@echo "export one point:     $(BIN)/autocompress export $(STUDY) --pick knee"
 	@echo "your own model:       $(BIN)/autocompress check my_task.py:task"
 
 test: .venv/installed-dev

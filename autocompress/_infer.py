@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.minisig"
 """Digests of the files of a signed folder, and the signature of that list."""
 SHOWN = 10
-"""So many predictions are printed; the rest is counted."""
+"""Maximum number of predictions printed; the rest is counted."""
 
 
 class Prediction(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a search would find here, before it starts: parts, space, feasibility, which knobs pay, time."""
+"""What a search would find here, before it starts: parts, space, feasibility, which techniques bring something, time."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class DryRun:
             + (", ".join(f"{name} ({share:.0%} of the MACs)" for name, share in self.places.items()) or "none"),
             f"\nsearch space: {self.n_knobs} knobs, {size} recipes",
             *(f"  {note}" for note in self.left_out),
-            "\nwhat pays on this device (predicted, one technique at a time):",
+            "\nwhich techniques speed up this device (predicted, one at a time):",
             *(f"  {knob.text()}" for knob in self.knobs),
         ]
         if nothing := [knob.name for knob in self.knobs if knob.speedup is not None and not knob.pays]:

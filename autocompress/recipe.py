@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Phase(IntEnum):
-    """When a stage runs: from dear to cheap, so that recipes with a common beginning share its cost."""
+    """When a stage runs: from expensive to cheap, so that recipes with a common beginning share its cost."""
 
     STRUCTURE = 0
     """Shapes: exits attached, channels removed."""

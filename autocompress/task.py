@@ -31,7 +31,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 _CONFIDENCE = 0.95
 _MAX_SEEN = 4096
-"""So many inputs of `evaluate` are kept for calibration."""
+"""Maximum number of inputs of `evaluate` kept for calibration."""
 _PARITY_SAMPLES = 256
 _SPLITS = ("train", "validation", "test")
 

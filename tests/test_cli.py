@@ -189,7 +189,13 @@ def test_check_tells_spaces_from_recipes(tmp_path: Path, run: Run, stage: dict[s
 def test_check_of_a_task_is_a_dry_run(project: Path, run: Run) -> None:
     arguments = ["check", f"{project}/my_task.py:task", "--space", project / "space.yaml", "--device", DEVICE]
     text = run(*arguments).out
-    for words in ("prunable groups", "quantisable layers", "search space:", "what pays on this device", "time: about"):
+    for words in (
+        "prunable groups",
+        "quantisable layers",
+        "search space:",
+        "which techniques speed up this device",
+        "time: about",
+    ):
         assert words in text
     data = json.loads(run(*arguments, "--json", "--max-latency-ms", 0.00001).out)
     assert data["device"] == DEVICE and data["n_params"] > 0 and data["knobs"][0]["speedup"] > 0

@@ -31,12 +31,12 @@ def profile_of_this_machine() -> DeviceProfile:
 
 
 def with_power(profile: DeviceProfile, active_power_mw: float | None) -> DeviceProfile:
-    """The profile with what the user says that the device draws."""
+    """Return the profile with `active_power_mw` replaced."""
     return profile if active_power_mw is None else profile.model_copy(update={"active_power_mw": active_power_mw})
 
 
 def checked_task(reference: str, threads: int | None) -> Task:
-    """Load a task, and look at its data; what is trained from here on runs on so many threads.
+    """Load a task and check its data; training uses `threads` threads from here on.
 
     Raises:
         TaskError: it cannot be loaded or used.

@@ -26,7 +26,7 @@ def print_rich(renderable: RenderableType) -> None:
 
 
 def print_study(study: Study) -> None:
-    """Print the front, and what is to be said about it."""
+    """Print the front and its summary."""
     from autocompress.report.table import front_table, headline
     from autocompress.study import read_artifact
 

@@ -1,4 +1,4 @@
-"""A search from its first check to its final figures: what is given is settled here, then the loop runs."""
+"""A search from its first check to its final figures: validates the inputs, then runs the search loop."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Loop:
         plan: space and constraints, with the evaluator of this process.
         store: of the study.
         budget: over all sessions.
-        start: starts whoever evaluates the candidates; called only if there is something left to do.
+        start: creates the executor; called only if there is something left to do.
         reporter: is told about the progress.
         earlier: a study to begin with, if there is one.
     """
@@ -129,7 +129,7 @@ class Loop:
                 self.reporter.note(warning)
 
     def _choose(self, baseline: Evaluation, is_new: bool) -> None:
-        """Settle where proposals come from: recipes to begin with, then the sampler."""
+        """Queue the warm starts and choose the sampler."""
         self.reporter.status("reading the costs of all recipes")
         settings, elastic = self.store.settings, self.evaluator.elastic
         proposals = Proposals(self.plan, self.constraints)

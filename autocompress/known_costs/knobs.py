@@ -100,7 +100,7 @@ class Knobs:
     def similarities(self) -> list[NDArray[np.float64]]:
         """Per knob, how alike the effects of two codes are a priori: 0 to 1, shape (size + 1, size + 1).
 
-        Matern 5/2 over ordered values, equality over unordered ones; not using the knob is like nothing else.
+        Matern 5/2 over ordered values, equality over unordered ones; an inactive knob has zero similarity.
         """
         tables = []
         for size, positions in zip(self.sizes, self.positions, strict=True):

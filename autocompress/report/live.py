@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _TRIAL = re.compile(r"trial (\d+): (.*)", re.DOTALL)
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WORKERS = 8
-"""So many lines about what is done right now fit below the front."""
+"""Maximum number of lines about work in progress below the front."""
 _STATUS_EVERY_S = 10.0
 """Between two lines of status in a log; training reports every step."""
 

@@ -41,7 +41,7 @@ HOST, PORT = "127.0.0.1", 8642
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _COOKIE = "autocompress_token"
 _RECENT = 12
-"""So many of the last trials are listed."""
+"""Number of the last trials that are listed."""
 _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
     "img-src data: blob:; font-src data:"

@@ -1,4 +1,4 @@
-"""What a search would find here, before it starts: parts, space, feasibility, which techniques bring something, time."""
+"""What a search would find here, before it starts: parts, space, feasibility, what each technique gains, time."""
 
 from __future__ import annotations
 

@@ -337,6 +337,11 @@ def test_export_of_any_point(study: Path, tmp_path: Path, run: Run) -> None:
     assert baseline.code == 0 and "trial 0: fp32" in baseline.out
     assert run("export", study, "--pick", "smallest", "--out", tmp_path / "smallest").code == 0
     default = run("export", study)
+    assert "against fp32: " in default.out or "trial 0: fp32" in default.out
+    accepted = run("export", study, "--pick", "smallest", "--max-accuracy-drop", 1, "--out", tmp_path / "accepted")
+    assert accepted.code == 0 and re.search(
+        r"against fp32: accuracy [+-]\d+\.\d points on the test split", accepted.out
+    )
     assert default.code == 0 and (study / default.out.split()[1].rstrip(":")).exists() is False
     assert any(path.name.startswith("export-trial-") for path in study.iterdir())
 

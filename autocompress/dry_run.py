@@ -54,7 +54,7 @@ class DryRun:
     """Training of the full network for the epochs of the space, and once through export and validation."""
 
     notes: tuple[str, ...] = ()
-    """What was done to the given network before anything else (see `Task.notes`), and what can be pruned."""
+    """What was done to the given network before anything else (see `Task.notes`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -146,7 +146,7 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         constraints=tuple(f"{c} ({c.because})" if c.because else str(c) for c in plan.constraints),
         infeasible=infeasible,
         seconds_per_epoch=time.epoch_s,
-        notes=(*task.notes, *anatomy.notes),
+        notes=task.notes,
         seconds_per_trial=time.total_s,
     )
 

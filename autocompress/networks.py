@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 
 import numpy as np
 import torch
@@ -60,16 +59,3 @@ def outputs_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
     with torch.no_grad(), evaluating(model):
         output = model(inputs.clone())
     return output if isinstance(output, tuple) else (output,)
-
-
-def tensors_in(output: object) -> list[Tensor]:
-    """All tensors of an output: one, or those of a tuple, a list, a mapping or a dataclass, in order."""
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        return [tensor for value in output.values() for tensor in tensors_in(value)]
-    if isinstance(output, (tuple, list)):
-        return [tensor for value in output for tensor in tensors_in(value)]
-    if is_dataclass(output):
-        return tensors_in([getattr(output, field.name) for field in fields(output)])
-    return []

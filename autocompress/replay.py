@@ -35,10 +35,7 @@ def apply(
     evaluator = Evaluator(task, device, seed=seed, progress=progress)
     outcome = evaluator.evaluate(recipe)[0]
     write_atomically(out, outcome.file)
-    changes: dict[str, object] = {
-        "artifact": str(out),
-        "notes": (*task.notes, *evaluator.anatomy.notes, *outcome.evaluation.notes),
-    }
+    changes: dict[str, object] = {"artifact": str(out), "notes": (*task.notes, *outcome.evaluation.notes)}
     if task.has("test"):
         changes["test"] = evaluator.score(outcome.file, "test")
     return outcome.evaluation.model_copy(update=changes)

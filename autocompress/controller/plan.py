@@ -165,7 +165,7 @@ class Plan:
             sampler=sampler,
             evaluator=evaluator,
             seed=seed,
-            notes=(*task.notes, *anatomy.notes),
+            notes=task.notes,
             outline=asdict(anatomy.outline),
             unprunable=dict(anatomy.unprunable),
             versions=versions(),

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from autocompress.errors import AutocompressError, first_line
-from autocompress.graph.channels import ChannelGroup, output_layers
-from autocompress.graph.pruning_check import prunable_share, sound_groups
-from autocompress.networks import evaluating, outputs_of
+from autocompress.graph.channels import probe_groups
+from autocompress.networks import evaluating
 from autocompress.space import Outline
 from autocompress.task import Task
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """What can be pruned and quantised; others that multiply only count in the MACs."""
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_NOTEWORTHY = 0.005  # of the parameters
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 _MAX_STAGES = 6
 _EARLIEST, _LATEST = 0.05, 0.9  # share of the MACs: before and behind, an exit saves nothing or sees nothing
@@ -72,7 +67,6 @@ class Anatomy:
     macs: int
     n_params: int
     notes: tuple[str, ...] = field(default=())
-    """How much of the network can be pruned, and which modules no technique makes smaller."""
 
     @property
     def outline(self) -> Outline:
@@ -105,7 +99,7 @@ def dissect(task: Task) -> Anatomy:
     modules = dict(task.model.named_modules())
     names = [n for n in visits if isinstance(modules[n], WEIGHTED)]
     stages = _stages({n: visits[n] for n in names})
-    groups, unprunable = _groups(task, tuple(names))
+    groups, unprunable = probe_groups(task.model, task.example_input[:1], tuple(names))
     exits = task.kind == "classification" and task.evaluate is None and len(task.output_shape) == 2
     places = _places(task.model, visits) if exits else ()
     return Anatomy(
@@ -117,49 +111,7 @@ def dissect(task: Task) -> Anatomy:
         places=places,
         macs=count_macs(task.model, task.example_input),
         n_params=sum(p.numel() for p in task.model.parameters()),
-        notes=_coverage(task.model, groups, unprunable),
     )
-
-
-def _groups(task: Task, order: tuple[str, ...]) -> tuple[list[ChannelGroup], dict[str, str]]:
-    """Groups that can be pruned, tried on real samples where there are some, and the others with the reason."""
-    example = task.example_input[:1]
-    try:
-        protected = output_layers(task.model, example)
-        groups, refused = sound_groups(task.model, _samples(task), protected, order)
-    except Exception as error:  # Torch-Pruning, and the user's code below it, raise anything
-        return [], {"(whole network)": f"its structure cannot be followed: {type(error).__name__}: {first_line(error)}"}
-    return groups, dict.fromkeys(protected, "output of the network") | refused
-
-
-def _samples(task: Task) -> Tensor:
-    """Two samples of the data, or as many as the network takes at a time; the example where there are no data."""
-    try:
-        batches = task.calibration_batches(2, seed=0)
-    except AutocompressError:  # `validate` says what is wrong with the data
-        batches = []
-    samples = torch.from_numpy(np.concatenate(batches)[:2]) if batches else task.example_input[:1]
-    try:
-        outputs_of(task.model, samples)
-    except Exception:  # a network that takes one sample at a time
-        return samples[:1]
-    return samples
-
-
-def _coverage(model: nn.Module, groups: Sequence[ChannelGroup], refused: Mapping[str, str]) -> tuple[str, ...]:
-    total = max(1, sum(p.numel() for p in model.parameters()))
-    n_groups = len(groups) + sum(reason != "output of the network" for reason in refused.values())
-    share = prunable_share(model, groups)
-    notes = [f"{len(groups)} of {n_groups} groups of channels, {share:.0%} of the parameters, can be pruned"]
-    pruned = {m for group in groups for m in group.modules}
-    for name, module in model.named_modules():
-        own = sum(p.numel() for p in module.parameters(recurse=False))
-        if own >= _NOTEWORTHY * total and module not in pruned and not isinstance(module, (*WEIGHTED, *_NORMS)):
-            notes.append(
-                f"no technique makes {name or 'the network'} smaller ({type(module).__name__}, "
-                f"{own / total:.0%} of the parameters)"
-            )
-    return tuple(notes)
 
 
 def trace(model: nn.Module, example: Tensor) -> dict[str, Visit]:

@@ -10,29 +10,22 @@ from __future__ import annotations
 import copy
 import math
 import re
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from autocompress.errors import CandidateError, first_line
-from autocompress.networks import evaluating, outputs_of, tensors_in
-
-_GROUP_CPU_S, _GROUPS_CPU_S, _MAX_MEMBERS, _MAX_INDICES = 3.0, 20.0, 5_000, 200_000
-"""Where Torch-Pruning walks in circles (rotary embeddings, windows) a group, and then the network, is given up."""
+from autocompress.networks import evaluating, outputs_of
 
 _HEAD_COUNTS = ("num_heads", "n_heads", "num_attention_heads", "heads", "n_head", "nhead", "h")
-_INNER_WIDTHS = ("all_head_size", "all_head_dim", "inner_dim", "attn_dim")
-_PROJECTION = re.compile(
-    r"(qkv|to_qkv|in_proj|[qkv]|query|key|value|[qkv]_(?:proj|lin)|to_[qkv]|w[qkv])$", re.IGNORECASE
-)
+_INNER_WIDTHS = ("all_head_size", "all_head_dim", "inner_dim")
+_PROJECTION = re.compile(r"(qkv|to_qkv|in_proj|[qkv]|query|key|value|[qkv]_proj|to_[qkv]|w[qkv])$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,11 +42,6 @@ class ChannelGroup:
     heads_of: str
     """Name of the attention module whose heads these are, else empty."""
     n_heads: int
-
-    @property
-    def modules(self) -> list[Any]:
-        """Layers, and parameters that no layer holds, that lose something."""
-        return [dep.target.module for dep, _ in self.members]
 
     @property
     def n_units(self) -> int:
@@ -98,40 +86,15 @@ class ChannelPruner:
         self.names = {module: name for name, module in model.named_modules()}
         self._rank = {name: i for i, name in enumerate(order)}
         self._heads = _attention_heads(model)
-        self.refused: dict[str, str] = {}
-        """Layers whose groups cannot be followed, with the reason."""
-        with _guarded(), evaluating(model):
-            self.graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
-            groups = list(self._found({model.get_submodule(name) for name in protected}))
+        with _quiet(), evaluating(model):
+            self._graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
+            ignored = [model.get_submodule(name) for name in protected]
+            groups = [self._describe(g) for g in self._graph.get_all_groups(ignored_layers=ignored)]
         self.groups = sorted(groups, key=lambda g: self._rank.get(g.name, len(self._rank)))
-
-    def _found(self, protected: set[nn.Module]) -> Iterator[ChannelGroup]:
-        """All groups that can be followed; as Torch-Pruning's `get_all_groups`, but one that fails costs no other."""
-        done: set[Any] = set(protected)
-        deadline = time.process_time() + _GROUPS_CPU_S
-        for module in list(self.graph.module2node):
-            if module in done or not isinstance(module, (nn.Linear, _ConvNd)):
-                continue
-            name = self.names.get(module, "?")
-            if time.process_time() > deadline:
-                self.refused[name] = f"it was not looked at: the analysis ended after {_GROUPS_CPU_S:.0f} CPU s"
-                continue
-            handler = self.graph.get_pruner_of_module(module)
-            try:
-                width = handler.get_out_channels(module)
-                group = self.graph.get_pruning_group(module, handler.prune_out_channels, list(range(width)))
-                described = self._describe(group)
-            except Exception as error:  # Torch-Pruning raises anything on graphs it cannot follow
-                self.refused[name] = f"its channels cannot be followed: {_short(error)}"
-                continue
-            makers = {dep.target.module for dep, _ in group if self.graph.is_out_channel_pruning_fn(dep.handler)}
-            done |= makers
-            if not makers & protected:
-                yield described
 
     def importance(self, group: ChannelGroup, criterion: Any) -> Tensor | None:
         """Importance of each unit of the group, shape (n_units / n_parts,), or None where it has no meaning."""
-        with _guarded():
+        with _quiet():
             scores: Tensor | None = criterion(group.members)
         if scores is None or len(scores) != group.n_channels or not torch.isfinite(scores).all():
             return None
@@ -144,33 +107,17 @@ class ChannelPruner:
         """Remove units (channels of one part, or heads) from every member of the group."""
         if not units:
             return
-        with _guarded():
-            self._part(group, units).prune()
+        root = group.members[0].dep
+        with _quiet():
+            self._graph.get_pruning_group(root.target.module, root.handler, group.channels(units)).prune()
         if group.n_heads:
             _set_heads(self.model.get_submodule(group.heads_of), group.n_heads, len(units), group.n_channels)
-
-    @torch.no_grad()
-    def silence(self, group: ChannelGroup, units: Sequence[int]) -> None:
-        """Set to zero, in new tensors, the weights by which the next layers read some units of the group."""
-        with _guarded():
-            part = self._part(group, units)
-        for dep, idxs in part:
-            module = dep.target.module
-            if self.graph.is_in_channel_pruning_fn(dep.handler):
-                for parameter, where in _columns(module, list(idxs)):
-                    parameter.data = parameter.data.clone()
-                    for index in where:
-                        parameter.data[index] = 0
-
-    def _part(self, group: ChannelGroup, units: Sequence[int]) -> Any:
-        root = group.members[0].dep
-        return self.graph.get_pruning_group(root.target.module, root.handler, group.channels(units))
 
     def _describe(self, group: Any) -> ChannelGroup:
         projections = [
             dep.target.module
             for dep, _ in group
-            if dep.target.module in self._heads and self.graph.is_out_channel_pruning_fn(dep.handler)
+            if dep.target.module in self._heads and self._graph.is_out_channel_pruning_fn(dep.handler)
         ]
         name = self._name(group)
         if projections:
@@ -183,7 +130,7 @@ class ChannelPruner:
         names: list[str] = [
             self.names[dep.target.module]
             for dep, _ in group
-            if dep.target.module in self.names and self.graph.is_out_channel_pruning_fn(dep.handler)
+            if dep.target.module in self.names and self._graph.is_out_channel_pruning_fn(dep.handler)
         ]
         known = [name for name in names if name in self._rank]
         return min(known, key=self._rank.__getitem__) if known else (names or ["?"])[0]
@@ -191,8 +138,8 @@ class ChannelPruner:
     def _from_downstream(self, group: Any) -> Any:
         """Express an attention group by the inputs of its output projection: one index per channel of a head."""
         for dep, idxs in group:
-            if isinstance(dep.target.module, nn.Linear) and self.graph.is_in_channel_pruning_fn(dep.handler):
-                return self.graph.get_pruning_group(dep.target.module, dep.handler, list(idxs))
+            if isinstance(dep.target.module, nn.Linear) and self._graph.is_in_channel_pruning_fn(dep.handler):
+                return self._graph.get_pruning_group(dep.target.module, dep.handler, list(idxs))
         return group
 
     def _parts(self, group: Any) -> int:
@@ -206,10 +153,45 @@ class ChannelPruner:
         return parts if len(group[0].idxs) % parts == 0 else 1
 
 
+def probe_groups(model: nn.Module, example: Tensor, order: Sequence[str]) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """Try every channel group of a model on a copy: those that can be pruned, and the others with the reason.
+
+    A group is prunable when the network still runs and returns the same shape after losing one unit of it.
+    """
+    protected = output_layers(model, example)
+    expected = outputs_shape(model, example)
+    try:
+        groups = ChannelPruner(copy.deepcopy(model), example, protected, order).groups
+    except Exception as error:  # Torch-Pruning raises anything on graphs it cannot follow
+        return [], {"(whole network)": f"its structure cannot be followed: {_short(error)}"}
+    good, bad = [], dict.fromkeys(protected, "output of the network")
+    for index, group in enumerate(groups):
+        if group.n_units // group.n_parts < 2:
+            bad[group.name] = "it has a single unit"
+            continue
+        pruner = ChannelPruner(copy.deepcopy(model), example, protected, order)
+        twin = pruner.groups[index]
+        try:
+            before = sum(p.numel() for p in pruner.model.parameters())
+            pruner.remove(twin, [0])
+            shape = outputs_shape(pruner.model, example)
+            if shape != expected:
+                raise CandidateError(f"the output would become {shape} instead of {expected}")
+            if sum(p.numel() for p in pruner.model.parameters()) >= before:
+                raise CandidateError("nothing would be removed")
+        except Exception as error:  # any failure of the probe means the same: leave this group alone
+            bad[group.name] = _short(error)
+        else:
+            good.append(group)
+    return good, bad
+
+
 def output_layers(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     """Layers whose outputs are the network's own, found by following the graph back from its outputs."""
     copied = copy.deepcopy(model)
-    layers: dict[nn.Module, str] = {m: n for n, m in copied.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
+    layers: dict[nn.Module, str] = {
+        m: n for n, m in copied.named_modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))
+    }
     producers: dict[Any, str] = {}
 
     def remember(module: nn.Module, _: Any, output: Tensor) -> None:
@@ -221,8 +203,9 @@ def output_layers(model: nn.Module, example: Tensor) -> tuple[str, ...]:
         module.register_forward_hook(remember)
     with evaluating(copied):
         output = copied(example)
+    outputs = output if isinstance(output, tuple) else (output,)
     found: list[str] = []
-    for tensor in tensors_in(output):
+    for tensor in outputs:
         pending, seen = [tensor.grad_fn], set()
         while pending:
             node = pending.pop()
@@ -261,67 +244,12 @@ def outputs_shape(model: nn.Module, example: Tensor) -> list[tuple[int, ...]]:
     return [tuple(output.shape) for output in outputs_of(model, example)]
 
 
-class _BoundedGroup(tp.dependency.Group):  # type: ignore[misc]
-    """A group that is given up where it grows without end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._deadline = time.process_time() + _GROUP_CPU_S
-
-    def add_dep(self, dep: Any, idxs: Any) -> None:
-        """Add a member."""
-        if len(self) > _MAX_MEMBERS or len(idxs) > _MAX_INDICES or time.process_time() > self._deadline:
-            raise CandidateError("its channels come back to themselves in ever other places")
-        super().add_dep(dep, idxs)
-
-
 @contextmanager
-def _guarded() -> Iterator[None]:
-    """Torch-Pruning without its warnings, without endless groups, and with each node on its own where one fails.
-
-    An operation whose indices cannot be followed counts as one that keeps them: `pruning_check` finds where that is
-    wrong.
-    """
-    graphs, maps = tp.dependency.graph, tp.dependency.index_mapping
-    updates = {name: value for name, value in vars(maps).items() if name.startswith("update_") and name != _UPDATE_ALL}
-    group = graphs.Group
+def _quiet() -> Iterator[None]:
+    """Torch-Pruning warns about parameters that it handles well."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            graphs.Group = _BoundedGroup
-            for name, update in updates.items():
-                setattr(maps, name, _tolerant(update))
-            yield
-        finally:
-            graphs.Group = group
-            for name, update in updates.items():
-                setattr(maps, name, update)
-
-
-_UPDATE_ALL = "update_index_mapping"
-
-
-def _tolerant(update: Callable[..., None]) -> Callable[..., None]:
-    def one(*args: Any) -> None:
-        with suppress(Exception):
-            update(*args)
-
-    return one
-
-
-def _columns(module: Any, idxs: list[int]) -> Iterator[tuple[Tensor, list[tuple[Any, ...]]]]:
-    """Weights by which a layer reads some input channels, with their places in them."""
-    if isinstance(module, nn.Linear):
-        yield module.weight, [(slice(None), idxs)]
-    elif isinstance(module, (nn.LSTM, nn.GRU, nn.RNN)):
-        for name in ("weight_ih_l0", "weight_ih_l0_reverse"):
-            if hasattr(module, name):
-                yield getattr(module, name), [(slice(None), idxs)]
-    elif isinstance(module, _ConvNd) and module.groups == 1:
-        yield module.weight, [(idxs,) if module.transposed else (slice(None), idxs)]
-    elif isinstance(module, _ConvNd) and not module.transposed and module.groups < module.in_channels:
-        size, rows = module.in_channels // module.groups, module.out_channels // module.groups
-        yield module.weight, [(slice(i // size * rows, (i // size + 1) * rows), i % size) for i in idxs]
+        yield
 
 
 def criterion(name: str) -> Any:

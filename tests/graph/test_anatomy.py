@@ -140,7 +140,7 @@ def test_errors_of_torch_pruning_are_reported_not_raised(error: Exception, monke
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(channels.tp.DependencyGraph, "build_dependency", fail)
+    monkeypatch.setattr(channels.tp.DependencyGraph, "get_all_groups", fail)
     anatomy = make_workshop("mlp").anatomy
     assert not anatomy.groups and list(anatomy.layers) == ["0", "3", "6"]
     reason = anatomy.unprunable["(whole network)"]

@@ -116,17 +116,15 @@ def test_unknown_names_are_refused(workshop_of: Get) -> None:
         CandidateError, match=r"prune.ratio: no group or stage 'stage9'; stages: stage1, stage2, stage3; groups"
     ):
         prune(workshop_of("resnet"), ratio={"stage1": 0.5, "stage9": 0.5})
-    with pytest.raises(CandidateError, match=r"prune\.ratio: 'fc' cannot be pruned: output of the network"):
+    with pytest.raises(CandidateError, match="no group or stage 'fc'"):
         prune(workshop_of("resnet"), ratio={"fc": 0.5})
 
 
-def test_a_stage_that_removes_nothing_is_no_success_unless_it_was_asked_for(workshop_of: Get) -> None:
+def test_zero_ratio_and_coarse_rounding_say_that_nothing_was_removed(workshop_of: Get) -> None:
     workshop = workshop_of("resnet")
-    pruned = prune(workshop, ratio=0.0)
-    assert pruned.notes == ("prune: nothing removed",) and size(pruned) == workshop.anatomy.n_params
-    for settings in ({"ratio": 0.9, "round_to": 64}, {"ratio": 0.01}):
-        with pytest.raises(CandidateError, match=r"nothing was removed: with widths in steps of .*\(stem.0 8"):
-            prune(workshop, **settings)
+    for settings in ({"ratio": 0.0}, {"ratio": 0.9, "round_to": 64}, {"ratio": 0.01}):
+        pruned = prune(workshop, **settings)
+        assert pruned.notes == ("prune: nothing removed",) and size(pruned) == workshop.anatomy.n_params
     assert prune(workshop, ratio=0.5).notes == ("prune: 56 channels of 6 groups removed",)
 
 
@@ -193,7 +191,7 @@ def test_errors_of_torch_pruning_fail_the_candidate(workshop_of: Get, monkeypatc
         raise ZeroDivisionError("float division by zero")
 
     workshop = workshop_of("mlp")
-    monkeypatch.setattr(channels.tp.DependencyGraph, "build_dependency", fail)
+    monkeypatch.setattr(channels.tp.DependencyGraph, "get_all_groups", fail)
     with pytest.raises(
         CandidateError, match="the structure of the network cannot be followed: ZeroDivisionError: float div"
     ):

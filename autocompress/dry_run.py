@@ -19,6 +19,9 @@ from autocompress.results import Evaluation
 from autocompress.space import SearchSpace
 from autocompress.task import Task
 
+_NAMED = 12
+"""Modules that are named; of more, only their number is told."""
+
 
 @dataclass(frozen=True)
 class DryRun:
@@ -35,8 +38,12 @@ class DryRun:
     energy_mj: float | None
     profile: str
     """How far the device profile can be trusted for this network."""
+    prunable: str
+    """How many groups, and what share of the parameters, can be pruned."""
     groups: dict[str, int]
     unprunable: dict[str, str]
+    untouched: dict[str, int]
+    """Modules that no technique makes smaller, with their numbers of parameters."""
     layers: dict[str, str]
     places: dict[str, float]
     n_knobs: int
@@ -72,8 +79,9 @@ class DryRun:
             f"{self.size_bytes:,} bytes{self._memory_and_energy()}",
             self.profile,
             *(f"note: {note}" for note in self.notes),
-            f"\nprunable groups ({len(self.groups)}): {widths or 'none'}",
+            f"\n{self.prunable}: {widths or 'none'}",
             *(f"  cannot be pruned: {name}: {reason}" for name, reason in self.unprunable.items()),
+            *self._untouched(),
             f"quantisable layers ({len(self.layers)}): {', '.join(self.layers) or 'none'}",
             "exit places: "
             + (", ".join(f"{name} ({share:.0%} of the MACs)" for name, share in self.places.items()) or "none"),
@@ -95,6 +103,16 @@ class DryRun:
             f"{3600 / self.seconds_per_trial:.0f} trials an hour"
         )
         return "\n".join(lines)
+
+    def _untouched(self) -> list[str]:
+        """Modules that stay as they are, the largest ones by name."""
+        if not self.untouched:
+            return []
+        named = sorted(self.untouched.items(), key=lambda pair: -pair[1])
+        texts = [f"{name} {n / self.n_params:.1%} of the parameters" for name, n in named[:_NAMED]]
+        if rest := named[_NAMED:]:
+            texts.append(f"{len(rest)} more, {sum(n for _, n in rest) / self.n_params:.1%}")
+        return [f"neither pruned nor quantised by any technique: {'; '.join(texts)}"]
 
     def _memory_and_energy(self) -> str:
         memory = f", {self.peak_memory_bytes:,} bytes of working memory" if self.peak_memory_bytes is not None else ""
@@ -134,7 +152,9 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         energy_mj=base.energy_mj,
         profile=payoff.trust(),
         groups=dict(anatomy.widths),
+        prunable=anatomy.prunable,
         unprunable=dict(anatomy.unprunable),
+        untouched=dict(anatomy.untouched),
         layers=dict(anatomy.layers),
         places={p.name: p.fraction for p in anatomy.places},
         n_knobs=len(plan.space.knobs(outline)),

@@ -25,7 +25,7 @@ from autocompress._files import Folder, json_object
 from autocompress.candidate import Candidate, ExitHead, MultiExit, Workshop
 from autocompress.errors import CandidateError, InputError, StudyError
 from autocompress.fingerprint import fingerprint
-from autocompress.graph.channels import ChannelGroup, ChannelPruner, output_layers
+from autocompress.graph.channels import ChannelGroup, ChannelPruner
 from autocompress.networks import outputs_of
 from autocompress.recipe import Phase, Recipe
 from autocompress.results import Score
@@ -117,11 +117,11 @@ def slices_of(candidate: Candidate, whole: nn.Module, workshop: Workshop) -> Sli
     Raises:
         CandidateError: it is not a slice along the axes of the original.
     """
-    tagged = copy.deepcopy(whole).requires_grad_(True)  # the dependency graph is read off autograd's
+    tagged = copy.deepcopy(whole)
     if candidate.removed:
         example = workshop.task.example_input[:1]
         order = [candidate.path_of(name) for name in workshop.anatomy.layers]
-        pruner = ChannelPruner(tagged, example, output_layers(tagged, example), order)
+        pruner = ChannelPruner(tagged, example, order)
         _tag(tagged)
         for group in pruner.groups:
             pruner.remove(group, _units(group, candidate.removed.get(group.name, ())))
@@ -356,7 +356,9 @@ def _cut(parameter: Tensor, axes: Sequence[Tensor | None]) -> Tensor:
 
 def _units(group: ChannelGroup, removed: Sequence[int]) -> list[int]:
     """The units (channels of one part, or heads) whose removal a candidate tells of."""
-    return [i for i in removed if group.n_heads or i < group.n_channels // group.n_parts]
+    if group.n_heads:
+        return list(removed)
+    return [unit for unit, channels in enumerate(group.parts) if channels[0] in set(removed)]
 
 
 def _head_key(place: str, head: nn.Module) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 
 import numpy as np
 import torch
@@ -57,5 +58,17 @@ def outputs_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
     The model gets a copy: what it writes into its input reaches nobody else.
     """
     with torch.no_grad(), evaluating(model):
-        output = model(inputs.clone())
-    return output if isinstance(output, tuple) else (output,)
+        return tuple(tensors_in(model(inputs.clone())))
+
+
+def tensors_in(output: object) -> Iterator[Tensor]:
+    """All tensors that a network returned, whatever lists, tuples, dicts and dataclasses they are in."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (list, tuple)):
+        for item in output:
+            yield from tensors_in(item)
+    elif isinstance(output, Mapping):
+        yield from tensors_in(list(output.values()))
+    elif is_dataclass(output):
+        yield from tensors_in(list(vars(output).values()))

@@ -165,7 +165,7 @@ class Plan:
             sampler=sampler,
             evaluator=evaluator,
             seed=seed,
-            notes=task.notes,
+            notes=(*task.notes, anatomy.prunable),
             outline=asdict(anatomy.outline),
             unprunable=dict(anatomy.unprunable),
             versions=versions(),

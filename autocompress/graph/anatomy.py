@@ -9,18 +9,21 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from autocompress.graph.channels import probe_groups
+from autocompress.graph.labels import OUTPUT
+from autocompress.graph.probe import Prunable, probe_groups
 from autocompress.networks import evaluating
 from autocompress.space import Outline
 from autocompress.task import Task
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """What can be pruned and quantised; others that multiply only count in the MACs."""
+_QUANTISABLE = (*WEIGHTED, nn.Conv3d, nn.MultiheadAttention)
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 _MAX_STAGES = 6
 _EARLIEST, _LATEST = 0.05, 0.9  # share of the MACs: before and behind, an exit saves nothing or sees nothing
@@ -63,10 +66,23 @@ class Anatomy:
     """Number of channels (or heads) of each group."""
     unprunable: Mapping[str, str]
     """Groups that cannot be pruned, with the reason."""
+    prunable_share: float
+    """Of the parameters, those that pruning can reach."""
+    untouched: Mapping[str, int]
+    """Modules whose own parameters no technique makes smaller, with the number of these."""
     places: tuple[Place, ...]
     macs: int
     n_params: int
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def prunable(self) -> str:
+        """How much can be pruned, in words."""
+        others = sum(reason != OUTPUT for reason in self.unprunable.values())
+        return (
+            f"{len(self.groups)} of {len(self.groups) + others} groups, "
+            f"{self.prunable_share:.0%} of the parameters can be pruned"
+        )
 
     @property
     def outline(self) -> Outline:
@@ -82,9 +98,13 @@ class Anatomy:
 
         Modules such as nn.MultiheadAttention call their projections as functions: no layer of the network makes them.
         """
-        if layer in self.layers or not self.layers:
-            return self.layers.get(layer, "exits")
-        return self.layers[max(reversed([*self.layers]), key=lambda other: _shared_modules(layer, other))]
+        return _stage_of(layer, self.layers)
+
+
+def _stage_of(layer: str, stages: Mapping[str, str]) -> str:
+    if layer in stages or not stages:
+        return stages.get(layer, "exits")
+    return stages[max(reversed([*stages]), key=lambda other: _shared_modules(layer, other))]
 
 
 def _shared_modules(one: str, other: str) -> int:
@@ -99,19 +119,40 @@ def dissect(task: Task) -> Anatomy:
     modules = dict(task.model.named_modules())
     names = [n for n in visits if isinstance(modules[n], WEIGHTED)]
     stages = _stages({n: visits[n] for n in names})
-    groups, unprunable = probe_groups(task.model, task.example_input[:1], tuple(names))
+    found = probe_groups(task.model, task.example_input[:1], tuple(names), _samples(task))
     exits = task.kind == "classification" and task.evaluate is None and len(task.output_shape) == 2
     places = _places(task.model, visits) if exits else ()
     return Anatomy(
         layers=stages,
         channels={n: int(modules[n].weight.shape[0]) for n in names},
-        groups={g.name: stages.get(g.name, "stage1") for g in groups},
-        widths={g.name: g.n_units for g in groups},
-        unprunable=unprunable,
+        groups={g.name: _stage_of(g.name, stages) for g in found.groups},
+        widths={g.name: g.n_units for g in found.groups},
+        unprunable=found.refused,
+        prunable_share=found.n_params / max(1, sum(p.numel() for p in task.model.parameters())),
+        untouched=_untouched(task.model, found),
         places=places,
         macs=count_macs(task.model, task.example_input),
         n_params=sum(p.numel() for p in task.model.parameters()),
     )
+
+
+def _samples(task: Task) -> Tensor:
+    """Two real inputs where the task has any."""
+    try:
+        batches = task.calibration_batches(2, 0)
+        return torch.from_numpy(np.concatenate(batches)[:2])
+    except Exception:  # what the user's loader raises is told by Task.validate
+        return task.example_input[:2]
+
+
+def _untouched(model: nn.Module, found: Prunable) -> dict[str, int]:
+    """Modules with parameters of their own that cannot be pruned and are no layers that can be quantised."""
+    result = {}
+    for path, module in model.named_modules():
+        own = {f"{path}.{n}".lstrip("."): p.numel() for n, p in module.named_parameters(recurse=False)}
+        if own and not isinstance(module, _QUANTISABLE) and not found.touched & own.keys():
+            result[f"{path or 'the network itself'} ({type(module).__name__})"] = sum(own.values())
+    return result
 
 
 def trace(model: nn.Module, example: Tensor) -> dict[str, Visit]:

@@ -1,8 +1,10 @@
-"""Groups of channels that must be pruned together, found by Torch-Pruning's dependency graph.
+"""Groups of channels that must be pruned together, and their removal.
 
-Reference: G. Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv 2301.12900.
-Why not its own pruners: they round down and then skip a group that would become empty, so that a ratio of 0.9
-removes less than one of 0.5; and their default arguments are shared between instances.
+What belongs together is found by `labels.trace_channels`. Torch-Pruning gives the criteria of importance only. Why not
+its dependency graph: it follows index arithmetic through the operators, some of which it takes for others (a flatten
+of channels-last features, a concatenation with the input, padded channels), so that other columns were removed than
+the channels fed; it walks rotary embeddings and shifted windows without end; and one operator that it does not know
+costs the whole network.
 """
 
 from __future__ import annotations
@@ -11,21 +13,27 @@ import copy
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from autocompress.errors import CandidateError, first_line
-from autocompress.networks import evaluating, outputs_of
+from autocompress.graph.labels import Axis, Ints, trace_channels
 
 _HEAD_COUNTS = ("num_heads", "n_heads", "num_attention_heads", "heads", "n_head", "nhead", "h")
-_INNER_WIDTHS = ("all_head_size", "all_head_dim", "inner_dim")
-_PROJECTION = re.compile(r"(qkv|to_qkv|in_proj|[qkv]|query|key|value|[qkv]_proj|to_[qkv]|w[qkv])$", re.IGNORECASE)
+_INNER_WIDTHS = ("all_head_size", "all_head_dim", "inner_dim", "attn_dim")
+_PROJECTION = re.compile(
+    r"(qkv|to_qkv|in_proj|c_attn|[qkv]|query|key|value|[qkv]_proj|[qkv]_lin|to_[qkv]|w[qkv])$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -34,14 +42,27 @@ class ChannelGroup:
 
     name: str
     """The first layer, in order of execution, whose output channels belong to it."""
-    members: Any
-    """Torch-Pruning's group with all its channels."""
-    n_channels: int
-    n_parts: int
-    """Equal parts that must lose the same channels: groups of a convolution or of a GroupNorm."""
-    heads_of: str
-    """Name of the attention module whose heads these are, else empty."""
-    n_heads: int
+    parts: tuple[tuple[int, ...], ...]
+    """For each unit, the output channels of that layer that go with it: one, or one of each part of its output."""
+    axes: Mapping[Axis, tuple[Ints, ...]]
+    """What each unit is in every parameter: indices along an axis."""
+    heads_of: str | None
+    """Name of the attention module whose heads these are, if they are."""
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of attention, or 0."""
+        return 0 if self.heads_of is None else len(self.parts)
+
+    @property
+    def n_parts(self) -> int:
+        """Parts that must lose the same channels: groups of a convolution or of a GroupNorm, halves of a GLU."""
+        return len(self.parts[0]) if self.heads_of is None else 1
+
+    @property
+    def n_channels(self) -> int:
+        """Output channels of the first layer."""
+        return len(self.parts) * len(self.parts[0])
 
     @property
     def n_units(self) -> int:
@@ -49,12 +70,8 @@ class ChannelGroup:
         return self.n_heads or self.n_channels
 
     def channels(self, units: Sequence[int]) -> list[int]:
-        """Channels that go with some units: those of whole heads, or the same one of every part."""
-        if self.n_heads:
-            width = self.n_channels // self.n_heads
-            return sorted(head * width + i for head in units for i in range(width))
-        width = self.n_channels // self.n_parts
-        return sorted(part * width + unit for part in range(self.n_parts) for unit in units)
+        """Output channels of the first layer that go with some units."""
+        return sorted(channel for unit in units for channel in self.parts[unit])
 
 
 def channels_to_keep(n_channels: int, ratio: float, round_to: int, n_parts: int = 1) -> int:
@@ -76,172 +93,261 @@ class ChannelPruner:
     Args:
         model: pruned in place.
         example: an input, shape (N, ...).
-        protected: layers whose outputs must stay as they are, such as classifiers.
         order: names of the layers in order of execution, to name groups by.
+
+    Raises:
+        Exception: whatever the model raises when it is run.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, protected: Sequence[str], order: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, example: Tensor, order: Sequence[str]) -> None:
         self.model = model
-        self.example = example
-        self.names = {module: name for name, module in model.named_modules()}
         self._rank = {name: i for i, name in enumerate(order)}
+        self._owners = _owners(model)
+        self._channels = trace_channels(model, example)
         self._heads = _attention_heads(model)
-        with _quiet(), evaluating(model):
-            self._graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
-            ignored = [model.get_submodule(name) for name in protected]
-            groups = [self._describe(g) for g in self._graph.get_all_groups(ignored_layers=ignored)]
-        self.groups = sorted(groups, key=lambda g: self._rank.get(g.name, len(self._rank)))
+        self._left: dict[Axis, Ints] = {a: np.arange(len(c)) for a, c in self._channels.component.items()}
+        self.fixed: dict[str, str] = {}
+        """Layers with channels that must stay, with the reason."""
+        self.groups = self._find()
 
     def importance(self, group: ChannelGroup, criterion: Any) -> Tensor | None:
         """Importance of each unit of the group, shape (n_units / n_parts,), or None where it has no meaning."""
         with _quiet():
-            scores: Tensor | None = criterion(group.members)
-        if scores is None or len(scores) != group.n_channels or not torch.isfinite(scores).all():
+            scores: Tensor | None = criterion(_members(group, self._owners, self._channels.reads))
+        n = len(group.parts)
+        if scores is None or len(scores) < n or not torch.isfinite(scores[:n]).all():
             return None
-        scores = scores.detach().float()
-        if group.n_heads:
-            return scores.view(group.n_heads, -1).mean(1)
-        return scores.view(group.n_parts, -1).mean(0)
+        return scores[:n].detach().float()
 
     def remove(self, group: ChannelGroup, units: Sequence[int]) -> None:
         """Remove units (channels of one part, or heads) from every member of the group."""
         if not units:
             return
-        root = group.members[0].dep
-        with _quiet():
-            self._graph.get_pruning_group(root.target.module, root.handler, group.channels(units)).prune()
-        if group.n_heads:
-            _set_heads(self.model.get_submodule(group.heads_of), group.n_heads, len(units), group.n_channels)
+        for (name, axis), indices in group.axes.items():
+            left = self._left[name, axis]
+            keep = ~np.isin(left, np.concatenate([indices[u] for u in units]))
+            self._left[name, axis] = left[keep]
+            _cut(self._owners[name], axis, torch.from_numpy(np.flatnonzero(keep)))
+            for _, module, _ in self._owners[name]:
+                _tell_widths(module, depthwise=(name, 1) not in self._channels.reads)
+        if group.heads_of is not None:
+            _set_heads(self.model.get_submodule(group.heads_of), group.n_heads, len(units))
 
-    def _describe(self, group: Any) -> ChannelGroup:
-        projections = [
-            dep.target.module
-            for dep, _ in group
-            if dep.target.module in self._heads and self._graph.is_out_channel_pruning_fn(dep.handler)
+    def marks(self, group: ChannelGroup, units: Sequence[int]) -> Iterator[tuple[str, int, Ints]]:
+        """Where the channels of some units are made: names of parameters, axes, and indices along them."""
+        for (name, axis), indices in group.axes.items():
+            if (name, axis) not in self._channels.reads or (name, axis) in self._channels.produces:
+                yield name, axis, np.concatenate([indices[u] for u in units])
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Give back what is removed meanwhile: parameters are replaced, not changed, so nothing is copied."""
+        left = dict(self._left)
+        saved = [
+            (m, {k: copy.copy(v) if type(v) in (dict, list) else v for k, v in vars(m).items()})
+            for m in self.model.modules()
         ]
-        name = self._name(group)
-        if projections:
-            group = self._from_downstream(group)
-            owner, n_heads = self._heads[projections[0]]
-            return ChannelGroup(name, group, len(group[0].idxs), 1, owner, n_heads)
-        return ChannelGroup(name, group, len(group[0].idxs), self._parts(group), "", 0)
-
-    def _name(self, group: Any) -> str:
-        names: list[str] = [
-            self.names[dep.target.module]
-            for dep, _ in group
-            if dep.target.module in self.names and self._graph.is_out_channel_pruning_fn(dep.handler)
-        ]
-        known = [name for name in names if name in self._rank]
-        return min(known, key=self._rank.__getitem__) if known else (names or ["?"])[0]
-
-    def _from_downstream(self, group: Any) -> Any:
-        """Express an attention group by the inputs of its output projection: one index per channel of a head."""
-        for dep, idxs in group:
-            if isinstance(dep.target.module, nn.Linear) and self._graph.is_in_channel_pruning_fn(dep.handler):
-                return self._graph.get_pruning_group(dep.target.module, dep.handler, list(idxs))
-        return group
-
-    def _parts(self, group: Any) -> int:
-        parts = 1
-        for dep, _ in group:
-            module = dep.target.module
-            if isinstance(module, (nn.Conv1d, nn.Conv2d)) and 1 < module.groups < module.out_channels:
-                parts = math.lcm(parts, module.groups)
-            elif isinstance(module, nn.GroupNorm):
-                parts = math.lcm(parts, module.num_groups)
-        return parts if len(group[0].idxs) % parts == 0 else 1
-
-
-def probe_groups(model: nn.Module, example: Tensor, order: Sequence[str]) -> tuple[list[ChannelGroup], dict[str, str]]:
-    """Try every channel group of a model on a copy: those that can be pruned, and the others with the reason.
-
-    A group is prunable when the network still runs and returns the same shape after losing one unit of it.
-    """
-    protected = output_layers(model, example)
-    expected = outputs_shape(model, example)
-    try:
-        groups = ChannelPruner(copy.deepcopy(model), example, protected, order).groups
-    except Exception as error:  # Torch-Pruning raises anything on graphs it cannot follow
-        return [], {"(whole network)": f"its structure cannot be followed: {_short(error)}"}
-    good, bad = [], dict.fromkeys(protected, "output of the network")
-    for index, group in enumerate(groups):
-        if group.n_units // group.n_parts < 2:
-            bad[group.name] = "it has a single unit"
-            continue
-        pruner = ChannelPruner(copy.deepcopy(model), example, protected, order)
-        twin = pruner.groups[index]
         try:
-            before = sum(p.numel() for p in pruner.model.parameters())
-            pruner.remove(twin, [0])
-            shape = outputs_shape(pruner.model, example)
-            if shape != expected:
-                raise CandidateError(f"the output would become {shape} instead of {expected}")
-            if sum(p.numel() for p in pruner.model.parameters()) >= before:
-                raise CandidateError("nothing would be removed")
-        except Exception as error:  # any failure of the probe means the same: leave this group alone
-            bad[group.name] = _short(error)
-        else:
-            good.append(group)
-    return good, bad
+            yield
+        finally:
+            self._left = left
+            for module, state in saved:
+                vars(module).clear()
+                vars(module).update(state)
 
+    # -- finding groups
 
-def output_layers(model: nn.Module, example: Tensor) -> tuple[str, ...]:
-    """Layers whose outputs are the network's own, found by following the graph back from its outputs."""
-    copied = copy.deepcopy(model)
-    layers: dict[nn.Module, str] = {
-        m: n for n, m in copied.named_modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))
-    }
-    producers: dict[Any, str] = {}
-
-    def remember(module: nn.Module, _: Any, output: Tensor) -> None:
-        producers[output.grad_fn] = layers[module]
-
-    for parameter in copied.parameters():
-        parameter.requires_grad_(True)
-    for module in layers:
-        module.register_forward_hook(remember)
-    with evaluating(copied):
-        output = copied(example)
-    outputs = output if isinstance(output, tuple) else (output,)
-    found: list[str] = []
-    for tensor in outputs:
-        pending, seen = [tensor.grad_fn], set()
-        while pending:
-            node = pending.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            if node in producers:
-                found.append(producers[node])
+    def _find(self) -> list[ChannelGroup]:
+        found = self._channels
+        members: dict[int, list[tuple[Axis, Ints]]] = {}
+        for axis in sorted(found.component):
+            numbers = found.component[axis]
+            order = np.argsort(numbers, kind="stable")
+            for indices in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+                if found.known[number := int(numbers[indices[0]])]:
+                    members.setdefault(number, []).append((axis, indices))
+        alike: dict[tuple[tuple[Axis, int], ...], list[int]] = {}
+        for number, parts in members.items():
+            if number in found.fixed:
+                self._note_fixed(parts, found.fixed[number])
             else:
-                pending.extend(parent for parent, _ in node.next_functions)
-    return tuple(dict.fromkeys(found))
+                alike.setdefault(tuple((axis, len(indices)) for axis, indices in parts), []).append(number)
+        groups = [self._describe([dict(members[n]) for n in numbers], numbers) for numbers in alike.values()]
+        groups.sort(key=lambda g: (self._rank.get(g.name, len(self._rank)), g.parts))
+        return _with_unique_names(groups)
+
+    def _note_fixed(self, parts: Sequence[tuple[Axis, Ints]], reason: str) -> None:
+        for axis, _ in parts:
+            if axis in self._channels.produces:
+                self.fixed.setdefault(self._layer(axis[0]), reason)
+
+    def _layer(self, parameter: str) -> str:
+        return parameter.rpartition(".")[0] or parameter
+
+    def _describe(self, units: list[dict[Axis, Ints]], numbers: Sequence[int]) -> ChannelGroup:
+        layers = [axis for axis in units[0] if axis in self._channels.produces]
+        first = min(layers, key=lambda a: self._rank.get(self._layer(a[0]), len(self._rank)))
+        units.sort(key=lambda unit: unit[first][0])
+        owners = [self._heads.get(self._layer(axis[0]), ("", 0)) for axis in layers]
+        heads = [name for name, n in owners if n == len(units) and set(numbers) & self._channels.heads]
+        return ChannelGroup(
+            name=self._layer(first[0]),
+            parts=tuple(tuple(unit[first].tolist()) for unit in units),
+            axes={axis: tuple(unit[axis] for unit in units) for axis in units[0]},
+            heads_of=heads[0] if heads else None,
+        )
 
 
-def _attention_heads(model: nn.Module) -> dict[nn.Module, tuple[str, int]]:
+def _attention_heads(model: nn.Module) -> dict[str, tuple[str, int]]:
     """Projections to queries, keys and values, with the name of their attention module and its heads."""
-    result: dict[nn.Module, tuple[str, int]] = {}
+    result: dict[str, tuple[str, int]] = {}
     for name, module in model.named_modules():
         heads = next((v for a in _HEAD_COUNTS if isinstance(v := getattr(module, a, None), int)), 0)
         for child_name, child in module.named_children():
             if heads > 0 and isinstance(child, nn.Linear) and _PROJECTION.fullmatch(child_name):
-                result[child] = (name, heads)
+                result[f"{name}.{child_name}" if name else child_name] = (name, heads)
     return result
 
 
-def _set_heads(module: nn.Module, before: int, removed: int, width: int) -> None:
+def _set_heads(module: nn.Module, before: int, removed: int) -> None:
     for attribute in _HEAD_COUNTS:
         if getattr(module, attribute, None) == before:
             setattr(module, attribute, before - removed)
     for attribute in _INNER_WIDTHS:
-        if getattr(module, attribute, None) == width:
+        width = getattr(module, attribute, None)
+        if isinstance(width, int) and width % before == 0:
             setattr(module, attribute, width // before * (before - removed))
 
 
-def outputs_shape(model: nn.Module, example: Tensor) -> list[tuple[int, ...]]:
-    """Shapes of all outputs."""
-    return [tuple(output.shape) for output in outputs_of(model, example)]
+def _with_unique_names(groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    """One layer's channels can be in several groups: all but the first have a number behind their name."""
+    seen: Counter[str] = Counter()
+    result = []
+    for group in groups:
+        seen[group.name] += 1
+        n = seen[group.name]
+        result.append(group if n == 1 else replace(group, name=f"{group.name}#{n}"))
+    return result
+
+
+Owners = dict[str, list[tuple[str, nn.Module, str]]]
+"""For each parameter and buffer all modules that hold it: their names, themselves, and the attribute."""
+
+
+def _owners(model: nn.Module) -> Owners:
+    first = {id(t): name for name, t in reversed([*model.named_parameters(), *model.named_buffers()])}
+    result: Owners = {}
+    for path, module in model.named_modules():
+        for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                result.setdefault(first[id(tensor)], []).append((path, module, attribute))
+    return result
+
+
+def _cut(owners: Sequence[tuple[str, nn.Module, str]], axis: int, keep: Tensor) -> None:
+    """Leave some indices of a parameter or buffer, with its gradient, wherever it is held."""
+    old: Tensor = getattr(owners[0][1], owners[0][2])
+    new = old.detach().index_select(axis, keep)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, old.requires_grad)
+        if old.grad is not None:
+            new.grad = old.grad.index_select(axis, keep)
+    for _, module, attribute in owners:
+        setattr(module, attribute, new)
+
+
+def _tell_widths(module: nn.Module, depthwise: bool) -> None:
+    """Set what a module knows of its widths to those of its parameters."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, nn.MultiheadAttention):
+        module.embed_dim = module.kdim = module.vdim = module.in_proj_weight.shape[0] // 3
+        module.head_dim = module.embed_dim // module.num_heads
+    elif isinstance(module, nn.RNNBase):
+        weights: Tensor = module.all_weights[0][0]
+        module.input_size = weights.shape[1]
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
+    elif isinstance(module, _ConvNd):
+        _tell_convolution(module, depthwise)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, (_BatchNorm, _InstanceNorm)):
+        known = module.running_mean if weight is None else weight
+        module.num_features = module.num_features if known is None else len(known)
+    elif weight is not None:
+        _tell_others(module, weight)
+
+
+def _tell_convolution(module: _ConvNd, depthwise: bool) -> None:
+    into, out = (0, 1) if isinstance(module, _ConvTransposeNd) else (1, 0)
+    if into == 1 and module.groups > 1 and depthwise:
+        module.groups = module.weight.shape[0] // (module.out_channels // module.groups)
+    per_group = (1 if into == 0 else module.groups, module.groups if into == 0 else 1)
+    module.in_channels = module.weight.shape[into] * per_group[0]
+    module.out_channels = module.weight.shape[out] * per_group[1]
+
+
+def _tell_others(module: nn.Module, weight: Tensor) -> None:
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = len(weight)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(weight)
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = weight.shape[1]
+
+
+@dataclass(frozen=True)
+class _Dependency:
+    """What Torch-Pruning's criteria look at: a layer, and how it would be pruned."""
+
+    layer: nn.Module
+    pruning_fn: Any
+
+    handler = property(lambda self: self.pruning_fn)
+    target = property(lambda self: self)
+    module = property(lambda self: self.layer)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """Channels of a layer, and which unit each of them belongs to."""
+
+    dep: _Dependency
+    idxs: list[int]
+    root_idxs: list[int]
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (self.dep, self.idxs)
+
+
+def _members(group: ChannelGroup, owners: Owners, reads: set[Axis]) -> list[_Member]:
+    """The group as Torch-Pruning's criteria take it, its first layer first."""
+    result: list[_Member] = []
+    for (name, axis), units in group.axes.items():
+        for path, module, attribute in owners[name]:
+            function = _pruning_function(module, (name, axis) in reads) if attribute == "weight" else None
+            if function is None:
+                continue
+            roots = [unit for unit, indices in enumerate(units) for _ in indices]
+            member = _Member(_Dependency(module, function), np.concatenate(units).tolist(), roots)
+            first = path == group.name.partition("#")[0] and (name, axis) not in reads
+            result.insert(0 if first else len(result), member)
+    return result
+
+
+def _pruning_function(module: nn.Module, reads: bool) -> Any:
+    if isinstance(module, nn.Linear):
+        return tp.prune_linear_in_channels if reads else tp.prune_linear_out_channels
+    if isinstance(module, _ConvNd):
+        if reads:
+            return tp.prune_conv_in_channels
+        depthwise = module.groups > 1 and module.weight.shape[1] == 1
+        return tp.prune_depthwise_conv_out_channels if depthwise else tp.prune_conv_out_channels
+    if isinstance(module, _BatchNorm):
+        return tp.prune_batchnorm_out_channels
+    return tp.prune_layernorm_out_channels if isinstance(module, nn.LayerNorm) else None
 
 
 @contextmanager
@@ -284,7 +390,3 @@ def _geometric_median(members: Any) -> Tensor | None:
             score = distances.new_zeros(len(members[0].idxs))
             scores.append(score.index_add(0, torch.tensor(root), distances / distances.mean()))
     return torch.stack(scores).mean(0) if scores else None
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"[:160]

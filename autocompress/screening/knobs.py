@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
-from autocompress.graph.channels import ChannelGroup, ChannelPruner, channels_to_keep, output_layers
+from autocompress.graph.channels import ChannelGroup, ChannelPruner, channels_to_keep
 from autocompress.recipe import Phase, Stage, lookup, technique
 from autocompress.space import SearchSpace, StageSpace
 from autocompress.techniques.early_exit import EarlyExit
@@ -63,8 +63,7 @@ class Knobs:
         self.parts: list[tuple[str, str]] = [*layers.items(), *(("", stage) for stage in stages)]
         """What has bits of its own: every layer, with its stage, and of each stage the layers that have no name."""
         task = evaluator.task
-        model, example = copy.deepcopy(task.model), task.example_input[:1]
-        pruner = ChannelPruner(model, example, output_layers(model, example), tuple(self.anatomy.layers))
+        pruner = ChannelPruner(copy.deepcopy(task.model), task.example_input[:1], tuple(self.anatomy.layers))
         by_name = {group.name: group for group in pruner.groups}
         self.groups: list[ChannelGroup] = [by_name[name] for name in self.anatomy.groups]
         self.full: Ints = np.array([group.n_units for group in self.groups], np.int64)

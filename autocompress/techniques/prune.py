@@ -57,9 +57,13 @@ class Prune(Stage):
         """Prune a copy of the model.
 
         Raises:
-            CandidateError: the table names a group that does not exist, or the pruned network does not run.
+            CandidateError: the table names a group that does not exist, the pruned network does not run, or nothing was
+                removed although a ratio is above 0.
         """
         anatomy = workshop.anatomy
+        if not anatomy.groups and (not isinstance(self.ratio, dict) or any(self.ratio.values())) and self.ratio:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in anatomy.unprunable.items())
+            raise CandidateError(f"prune: nothing can be removed from this network ({reasons or 'it has no layers'})")
         if unknown := unknown_keys(self.ratio, anatomy.groups, anatomy.groups.values()):
             raise CandidateError(
                 f"prune.ratio: no group or stage {unknown[0]!r}; stages: "
@@ -84,6 +88,8 @@ class Prune(Stage):
             )
         total = sum(map(len, removed.values()))
         note = f"prune: {total} channels of {len(removed)} groups removed" if total else "prune: nothing removed"
+        if total:
+            note += f" ({anatomy.prunable})"
         return candidate.evolve(note, model=model, removed=removed)
 
     def _change(self, name: str, before: Any, after: Any) -> list[str]:
@@ -115,8 +121,8 @@ def prune_channels(
     """Prune `model` in place.
 
     Args:
-        model: pruned in place; the layers of its outputs are protected.
-        example: an input, shape (1, ...).
+        model: pruned in place.
+        example: an input, shape (1, ...). What makes the outputs is left alone.
         ratios: share of channels (attention: heads) to remove, by group name; groups not named are left alone.
         importance: the channels of least importance are removed.
         round_to: widths become multiples of it.
@@ -127,28 +133,47 @@ def prune_channels(
         For each group that lost something, the indices of the channels (attention: heads) it lost.
 
     Raises:
-        CandidateError: Torch-Pruning cannot follow the network, or it does not run any more.
+        CandidateError: the network cannot be followed, does not run any more, or nothing would be removed although
+            something was asked for.
     """
     if not any(ratio > 0 for ratio in ratios.values()):
         return {}
-    protected = channels.output_layers(model, example)
     if callable(prepare):
         prepare(model)
+    from autocompress.networks import outputs_of
+
     doing = "the structure of the network cannot be followed"
     try:
-        pruner = channels.ChannelPruner(model, example, protected, order)
+        pruner = channels.ChannelPruner(model, example, order)
         doing = f"importance {importance!r} cannot be computed"
         plan = [(group, _doomed(pruner, group, ratios, importance, round_to)) for group in pruner.groups]
         doing = "channels cannot be removed"
         for group, units in plan:
             pruner.remove(group, units)
         doing = "the pruned network does not run"
-        channels.outputs_shape(model, example)
-    except Exception as error:  # Torch-Pruning, and the user's code after it, raise anything
+        outputs_of(model, example)
+    except Exception as error:  # the user's code, run in other ways than usual, raises anything
         raise CandidateError(f"prune: {doing}: {type(error).__name__}: {error}") from error
     model.zero_grad(set_to_none=True)
     lost = {g.name: units if g.n_heads else tuple(g.channels(units)) for g, units in plan if units}
+    if not lost:
+        raise CandidateError(f"prune: nothing was removed: {_why_nothing(pruner, ratios, importance, round_to)}")
     return lost
+
+
+def _why_nothing(
+    pruner: channels.ChannelPruner, ratios: dict[str, float], importance: Importance, round_to: int
+) -> str:
+    asked = [group for group in pruner.groups if ratios.get(group.name, 0) > 0]
+    if not asked:
+        return "none of the groups asked for is in the network any more"
+    if all(_kept(group, ratios, round_to) >= group.n_units for group in asked):
+        widest = max(asked, key=lambda g: g.n_units)
+        return (
+            f"all widths stay as they are when they are rounded to multiples of {round_to} (the largest one is "
+            f"{widest.n_units}, the largest ratio {max(ratios.values()):g}); use a larger ratio or a smaller round_to"
+        )
+    return f"importance {importance!r} has no meaning for these layers; use 'l2'"
 
 
 def _doomed(
@@ -159,14 +184,18 @@ def _doomed(
     round_to: int,
 ) -> tuple[int, ...]:
     """The units of a group (channels of one part, or heads) to be removed."""
-    step = 1 if group.n_heads else round_to
-    keep = channels.channels_to_keep(group.n_units, ratios.get(group.name, 0.0), step, group.n_parts)
+    keep = _kept(group, ratios, round_to)
     if keep >= group.n_units:
         return ()
     scores = pruner.importance(group, channels.criterion(importance))
     if scores is None:
         return ()
     return tuple(sorted(scores.argsort(stable=True)[: len(scores) - keep // group.n_parts].tolist()))
+
+
+def _kept(group: channels.ChannelGroup, ratios: dict[str, float], round_to: int) -> int:
+    step = 1 if group.n_heads else round_to
+    return channels.channels_to_keep(group.n_units, ratios.get(group.name, 0.0), step, group.n_parts)
 
 
 def _gradients(model: nn.Module, workshop: Workshop) -> None:

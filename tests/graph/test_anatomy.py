@@ -136,11 +136,11 @@ def test_dissecting_leaves_the_model_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("float division"), KeyError(3), AssertionError()])
-def test_errors_of_torch_pruning_are_reported_not_raised(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_analysis_are_reported_not_raised(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(channels.tp.DependencyGraph, "get_all_groups", fail)
+    monkeypatch.setattr(channels, "trace_channels", fail)
     anatomy = make_workshop("mlp").anatomy
     assert not anatomy.groups and list(anatomy.layers) == ["0", "3", "6"]
     reason = anatomy.unprunable["(whole network)"]

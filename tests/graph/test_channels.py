@@ -10,14 +10,9 @@ from torch.nn import functional as F
 from zoo import ZOO
 
 from autocompress.candidate import Workshop
-from autocompress.graph.channels import (
-    ChannelPruner,
-    channels_to_keep,
-    criterion,
-    output_layers,
-    outputs_shape,
-    probe_groups,
-)
+from autocompress.graph.channels import ChannelPruner, channels_to_keep, criterion
+from autocompress.graph.probe import probe_groups
+from autocompress.networks import outputs_of
 
 RATIOS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
@@ -48,66 +43,54 @@ def test_widths_by_hand() -> None:
     ("name", "outputs"),
     [("resnet", "fc"), ("mobilenetv2", "classifier.1"), ("vit", "head"), ("shared", "fc"), ("mlp", "6")],
 )
-def test_output_layers_are_found_by_the_graph(name: str, outputs: str) -> None:
+def test_what_makes_the_output_stays(name: str, outputs: str) -> None:
     model, example = ZOO[name]()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    assert output_layers(model, example) == (outputs,)
+    fixed = ChannelPruner(model, example, ()).fixed
+    assert [layer for layer, reason in fixed.items() if reason == "output of the network"] == [outputs]
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_output_layers_of_sums_and_tuples() -> None:
+@pytest.mark.parametrize("pack", [tuple, list, lambda pair: dict(zip("pq", pair, strict=True))])
+def test_outputs_are_found_in_whatever_holds_them(pack: Callable[[tuple[Tensor, Tensor]], object]) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
 
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(self, x: Tensor) -> object:
             x = F.relu(self.a(x), inplace=True)
-            return self.b(x).softmax(-1), self.c(x) + 2 * self.d(x)
+            return pack((self.b(x).softmax(-1), self.c(x) + 2 * self.d(x)))
 
-    assert set(output_layers(Two(), torch.zeros(1, 4))) == {"b", "c", "d"}
+    found = probe_groups(Two(), torch.zeros(1, 4), list("abcd"), torch.randn(2, 4))
+    assert dict(found.refused) == dict.fromkeys("bcd", "output of the network")
+    assert [g.name for g in found.groups] == ["a"]
 
 
 def pruner_of(workshop: Workshop) -> ChannelPruner:
     task = workshop.task
-    protected = output_layers(task.model, task.example_input)
-    return ChannelPruner(copy.deepcopy(task.model), task.example_input, protected, list(workshop.anatomy.layers))
+    return ChannelPruner(copy.deepcopy(task.model), task.example_input, list(workshop.anatomy.layers))
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
-def test_removing_channels_that_are_zero_changes_nothing(name: str, workshop_of: Callable[[str], Workshop]) -> None:
-    """The channels that disappear are the ones that were asked for, in every layer of every group.
-
-    What the channels are multiplied with is set to zero first, so that they cannot matter; for heads, the
-    weights of the output projection that read them.
-    """
+def test_removing_channels_that_nobody_reads_changes_nothing(name: str, workshop_of: Callable[[str], Workshop]) -> None:
+    """What the channels are multiplied with in the next layers is set to zero first, so that they cannot matter."""
     workshop = workshop_of(name)
+    inputs = torch.randn(2, *workshop.task.example_input.shape[1:])
     for group_name in workshop.anatomy.groups:
+        if name.startswith("vit") and group_name == "patch_embed":
+            continue  # layer norms read the width itself
         pruner = pruner_of(workshop)
         group = next(g for g in pruner.groups if g.name == group_name)
-        doomed = group.channels([0, 2])
+        parameters = dict(pruner.model.named_parameters())
         with torch.no_grad():
-            for dep, idxs in pruner._graph.get_pruning_group(
-                group.members[0].dep.target.module, group.members[0].dep.handler, doomed
-            ):
-                module = dep.target.module
-                if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-                    continue
-                if not pruner._graph.is_in_channel_pruning_fn(dep.handler):
-                    continue
-                weight = module.weight
-                if getattr(module, "groups", 1) == 1:
-                    weight[:, list(idxs)] = 0
-                elif module.groups < module.in_channels:
-                    size, rows = module.in_channels // module.groups, module.out_channels // module.groups
-                    for i in idxs:
-                        weight[i // size * rows : (i // size + 1) * rows, i % size] = 0
-            if name.startswith("vit") and group_name == "patch_embed":
-                continue  # layer norms read the width itself
-            expected = pruner.model(workshop.task.example_input)
-            pruner.remove(group, [0, 2])
-            got = pruner.model(workshop.task.example_input)
+            for (parameter, axis), indices in group.axes.items():
+                if axis == 1:
+                    parameters[parameter][:, [*indices[0], *indices[2]]] = 0
+        expected = outputs_of(pruner.model, inputs)[0]
+        pruner.remove(group, [0, 2])
+        got = outputs_of(pruner.model, inputs)[0]
         assert torch.allclose(expected, got, atol=1e-5), group_name
         assert sum(p.numel() for p in pruner.model.parameters()) < workshop.anatomy.n_params
 
@@ -118,7 +101,7 @@ def test_groups_are_widths_of_the_network(name: str, workshop_of: Callable[[str]
     for group in pruner_of(workshop).groups:
         if group.name in workshop.anatomy.groups and not group.n_heads:
             assert group.n_channels == workshop.anatomy.channels[group.name]
-    assert not set(workshop.anatomy.groups) & set(output_layers(workshop.task.model, workshop.task.example_input))
+    assert all(workshop.anatomy.unprunable.get(name) is None for name in workshop.anatomy.groups)
 
 
 @pytest.mark.parametrize("name", ["l1", "l2", "lamp", "fpgm", "bn_scale"])
@@ -138,7 +121,7 @@ def test_fpgm_sees_signs_which_torch_prunings_own_does_not() -> None:
     model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2)).eval()
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, 1, 1], [1, 1, 1.1], [1.1, 1, 1], [-1, -1, -1]]))
-    pruner = ChannelPruner(model, torch.zeros(1, 3), ["1"], ["0", "1"])
+    pruner = ChannelPruner(model, torch.zeros(1, 3), ["0", "1"])
     scores = pruner.importance(pruner.groups[0], criterion("fpgm"))
     assert scores is not None and int(scores.argmax()) == 3
 
@@ -164,19 +147,20 @@ def test_separate_projections_lose_the_same_heads() -> None:
     torch.manual_seed(0)
     model, example = Separate().eval(), torch.randn(1, 5, 16)
     order = ["embed", "query", "key", "value", "proj", "out"]
-    good, bad = probe_groups(model, example, order)
+    found = probe_groups(model, example, order)
+    good, bad = found.groups, found.refused
     for group in (g for g in good if g.name in ("query", "key", "value")):
-        pruner = ChannelPruner(copy.deepcopy(model), example, ["out"], order)
+        pruner = ChannelPruner(copy.deepcopy(model), example, order)
         twin = next(g for g in pruner.groups if g.name == group.name)
         pruner.remove(twin, [1])
         widths = {n: pruner.model.get_submodule(n).out_features for n in ("query", "key", "value")}
         assert widths == dict.fromkeys(widths, 24) and pruner.model.num_heads == 3
-        assert outputs_shape(pruner.model, example) == [(1, 3)]
+        assert outputs_of(pruner.model, example)[0].shape == (1, 3)
     assert [g.name for g in good] == ["embed", "query", "proj"] and set(bad) == {"out"}
 
 
 def test_a_single_channel_is_left_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 1, 3), nn.ReLU(), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
-    good, bad = probe_groups(model, torch.zeros(1, 3, 9, 9), ["0", "2", "4"])
-    assert [g.name for g in good] == ["2"]
-    assert bad == {"4": "output of the network", "0": "it has a single unit"}
+    found = probe_groups(model, torch.zeros(1, 3, 9, 9), ["0", "2", "4"])
+    assert [g.name for g in found.groups] == ["2"]
+    assert found.refused == {"4": "output of the network", "0": "it has a single unit"}

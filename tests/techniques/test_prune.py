@@ -120,12 +120,45 @@ def test_unknown_names_are_refused(workshop_of: Get) -> None:
         prune(workshop_of("resnet"), ratio={"fc": 0.5})
 
 
-def test_zero_ratio_and_coarse_rounding_say_that_nothing_was_removed(workshop_of: Get) -> None:
+def test_a_ratio_of_zero_removes_nothing_and_says_so(workshop_of: Get) -> None:
     workshop = workshop_of("resnet")
-    for settings in ({"ratio": 0.0}, {"ratio": 0.9, "round_to": 64}, {"ratio": 0.01}):
-        pruned = prune(workshop, **settings)
-        assert pruned.notes == ("prune: nothing removed",) and size(pruned) == workshop.anatomy.n_params
-    assert prune(workshop, ratio=0.5).notes == ("prune: 56 channels of 6 groups removed",)
+    pruned = prune(workshop, ratio=0.0)
+    assert pruned.notes == ("prune: nothing removed",) and size(pruned) == workshop.anatomy.n_params
+    (note,) = prune(workshop, ratio=0.5).notes
+    assert note.startswith("prune: 56 channels of 6 groups removed (6 of 6 groups, 100% of the parameters can be")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"ratio": 0.9, "round_to": 64}, "rounded to multiples of 64 .the largest one is 32, the largest ratio 0.9"),
+        ({"ratio": 0.01}, "rounded to multiples of 2"),
+    ],
+)
+def test_a_prune_stage_that_removes_nothing_fails_with_the_reason(
+    settings: dict[str, object], reason: str, workshop_of: Get
+) -> None:
+    with pytest.raises(CandidateError, match=f"prune: nothing was removed: .*{reason}"):
+        prune(workshop_of("resnet"), **settings)
+
+
+def test_an_importance_that_means_nothing_fails_the_candidate(workshop_of: Get) -> None:
+    with pytest.raises(CandidateError, match="importance 'bn_scale' has no meaning for these layers; use 'l2'"):
+        prune(workshop_of("vit_matmul"), ratio=0.5, importance="bn_scale")
+
+
+def test_a_network_without_groups_fails_with_the_reasons() -> None:
+    class OnlyHead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x)
+
+    task = Task.classification(OnlyHead().eval(), example_input=torch.zeros(1, 8), val=[])
+    with pytest.raises(CandidateError, match=r"nothing can be removed .*fc: output of the network"):
+        prune(Workshop(task, dissect(task)), ratio=0.5)
 
 
 @pytest.mark.parametrize("importance", get_args(Importance))
@@ -186,12 +219,12 @@ def test_exit_heads_follow_the_pruned_backbone(name: str, importance: str, works
         assert head.classifier.out_features == 4
 
 
-def test_errors_of_torch_pruning_fail_the_candidate(workshop_of: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_analysis_fail_the_candidate(workshop_of: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("float division by zero")
 
     workshop = workshop_of("mlp")
-    monkeypatch.setattr(channels.tp.DependencyGraph, "get_all_groups", fail)
+    monkeypatch.setattr(channels, "trace_channels", fail)
     with pytest.raises(
         CandidateError, match="the structure of the network cannot be followed: ZeroDivisionError: float div"
     ):

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from autocompress.candidate import Candidate, Workshop
-    from autocompress.graph import channels
+    from autocompress.graph import channels, probe
 else:
     channels = lazy("autocompress.graph.channels")
+    probe = lazy("autocompress.graph.probe")
 
 Importance = Literal["l1", "l2", "lamp", "fpgm", "taylor", "bn_scale", "random"]
 
@@ -65,6 +66,8 @@ class Prune(Stage):
             reasons = "; ".join(f"{name}: {reason}" for name, reason in anatomy.unprunable.items())
             raise CandidateError(f"prune: nothing can be removed from this network ({reasons or 'it has no layers'})")
         if unknown := unknown_keys(self.ratio, anatomy.groups, anatomy.groups.values()):
+            if reason := anatomy.unprunable.get(unknown[0]):
+                raise CandidateError(f"prune.ratio: {unknown[0]!r} cannot be pruned: {reason}")
             raise CandidateError(
                 f"prune.ratio: no group or stage {unknown[0]!r}; stages: "
                 f"{', '.join(dict.fromkeys(anatomy.groups.values()))}; groups: {', '.join(anatomy.groups)}"
@@ -140,18 +143,18 @@ def prune_channels(
         return {}
     if callable(prepare):
         prepare(model)
-    from autocompress.networks import outputs_of
-
     doing = "the structure of the network cannot be followed"
     try:
         pruner = channels.ChannelPruner(model, example, order)
         doing = f"importance {importance!r} cannot be computed"
         plan = [(group, _doomed(pruner, group, ratios, importance, round_to)) for group in pruner.groups]
         doing = "channels cannot be removed"
-        for group, units in plan:
-            pruner.remove(group, units)
-        doing = "the pruned network does not run"
-        outputs_of(model, example)
+        with probe.compared(pruner, plan, example):
+            for group, units in plan:
+                pruner.remove(group, units)
+            doing = "the pruned network does not run"
+    except CandidateError as error:
+        raise CandidateError(f"prune: {error}") from error
     except Exception as error:  # the user's code, run in other ways than usual, raises anything
         raise CandidateError(f"prune: {doing}: {type(error).__name__}: {error}") from error
     model.zero_grad(set_to_none=True)

@@ -58,6 +58,6 @@ def test_another_teacher_is_followed() -> None:
 
 
 def test_training_needs_data(trained_workshop: Workshop) -> None:
-    bare = replace(trained_workshop, task=replace(trained_workshop.task, train=None, _memo={}), memo={})
+    bare = replace(trained_workshop, task=replace(trained_workshop.task, train=None), memo={})
     with pytest.raises(TaskError, match="training needs training data"):
         Distill(epochs=1).apply(Candidate(bare.task.model), bare)

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from synthetic import baseline, candidate, make_study, settings
 
+from autocompress import _process
 from autocompress.report._follow import PROGRESS, Follower
 from autocompress.report.html import write_html
 from autocompress.report.live import Activity, JsonLines, Live, Quiet, Recorder, duration, sparkline
@@ -133,7 +134,10 @@ def test_json_lines_are_one_object_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reporter", [Quiet, JsonLines, Live])
-def test_sigterm_is_an_interrupt_while_a_reporter_is_there(reporter: type[Quiet]) -> None:
+def test_sigterm_is_an_interrupt_while_a_reporter_is_there(
+    reporter: type[Quiet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_process, "_interrupted", False)  # the second signal of a process ends it at once
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), reporter():
         os.kill(os.getpid(), signal.SIGTERM)

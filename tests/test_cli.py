@@ -190,7 +190,7 @@ def test_check_of_a_task_is_a_dry_run(project: Path, run: Run) -> None:
     arguments = ["check", f"{project}/my_task.py:task", "--space", project / "space.yaml", "--device", DEVICE]
     text = run(*arguments).out
     for words in (
-        "prunable groups",
+        "can be pruned",
         "quantisable layers",
         "search space:",
         "which techniques speed up this device",
@@ -635,7 +635,9 @@ def test_a_study_with_other_inputs_names_the_difference(project: Path, study: Pa
     run("search", task, *fixed, *drop, "--device", "rk3566").refused("device: the study has raspberry-pi-4, now rk3566")
     run("search", task, *fixed, "--device", DEVICE).refused("constraints: the study has")
     other = write_task(tmp_path, "other_task", "    return small_task(n=128)")
-    run("search", other, *fixed, *drop, "--device", DEVICE).refused("data_sha256: the study has", "Use another --out")
+    run("search", other, *fixed, *drop, "--device", DEVICE).refused(
+        "holds a study with other inputs", "model_sha256: the study has"
+    )
 
 
 def test_out_that_holds_something_else(project: Path, tmp_path: Path, run: Run) -> None:

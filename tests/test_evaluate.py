@@ -38,11 +38,13 @@ EXIT = {"technique": "early_exit", "first": 0.3, "hidden": 8}
 class Loss:
     """Cross-entropy that counts how often it is asked: the cost of training."""
 
+    calls = 0
+
     def __init__(self) -> None:
-        self.calls = 0
+        type(self).calls = 0  # a state of the object's own would make it another loss
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        self.calls += 1
+        type(self).calls += 1
         return nn.functional.cross_entropy(outputs, targets)
 
 

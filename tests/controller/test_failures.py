@@ -82,7 +82,6 @@ PLACES: list[tuple[str, list[dict[str, Any]], str]] = [
     ("autocompress.graph.exits:to_nested_if", [EXITS], RUN),
     ("autocompress.evaluate:Evaluator._layers", [], RUN),
     ("autocompress.evaluate:Predictor.__call__", [], RUN),
-    ("autocompress.task:Task.score", [], RUN),
 ]
 PAIRS = [
     pytest.param(place, ERRORS[(i + step) % len(ERRORS)], id=f"{place[0].partition(':')[2]}-{step}")
@@ -224,6 +223,6 @@ def test_apply_and_check_have_the_same_net(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(TaskError, match=r"^the model itself cannot be deployed: writing the file raised SystemExit: 3"):
         dry_run(task, device(), space(), [])
     monkeypatch.undo()
-    break_at("autocompress.dry_run:seconds_per_epoch", Panic("a panic"), monkeypatch)
+    break_at("autocompress.controller.duration:seconds_per_epoch", Panic("a panic"), monkeypatch)
     with pytest.raises(TaskError, match=r"^training for the estimate of its time raised Panic: a panic"):
         dry_run(task, device(), space(), [])

@@ -37,6 +37,17 @@ def seeded(seed: int, *generators: torch.Generator | None) -> Iterator[None]:
             generator.set_state(state)
 
 
+@contextmanager
+def in_known_operators() -> Iterator[None]:
+    """Without the one operator in which torch computes a whole layer of a transformer where it can."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 class evaluating:
     """Put a module into evaluation mode for a while, every submodule back as it was afterwards."""
 

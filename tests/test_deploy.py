@@ -63,9 +63,6 @@ def encoder() -> Evaluator:
 @pytest.mark.parametrize(
     ("stages", "accuracy"), [((), 1.0), ((PTQ,), 0.9), (({"technique": "prune", "ratio": 0.25}, QAT), 0.0)]
 )
-@pytest.mark.xfail(
-    strict=False, reason="nothing of nn.TransformerEncoder is accepted by the probe: outputs without value there"
-)
 def test_attention_of_torch_is_deployed_for_any_batch(
     stages: tuple[dict[str, Any], ...], accuracy: float, encoder: Evaluator
 ) -> None:

@@ -216,7 +216,6 @@ def test_exits_at_the_same_place_have_one_key() -> None:
 # ------------------------------------------------------------------------------------------------------ cache
 
 
-@pytest.mark.xfail(strict=False, reason="the key of trained weights takes a counter of the loss for another loss")
 def test_number_formats_of_a_trained_network_cost_no_training(tmp_path: Path) -> None:
     loss = Loss()
     evaluator = Evaluator(small_task(loss=loss), device(), cache=tmp_path)

@@ -40,10 +40,6 @@ def test_factors_are_those_of_the_forecasts(parts: tuple[Task, Anatomy]) -> None
     assert "samples that take none" in exits[0].note
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="a stage whose only group went to another stage has no gain of its own; wording to be looked at",
-)
 def test_every_stage_has_its_own_line(parts: tuple[Task, Anatomy]) -> None:
     found = on(parts, device())
     stages = set(parts[1].groups.values())

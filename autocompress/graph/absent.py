@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autocompress.networks import in_known_operators
+
 Mark = tuple[str, int, NDArray[np.int64]]
 """Channels where they are made: name of a parameter, axis, indices along it."""
 
@@ -38,7 +40,7 @@ def absent(model: nn.Module, marks: Iterable[Mark]) -> Iterator[None]:
                 saved.setdefault(name, tensors[name].detach().clone())
                 tensors[name].data.index_fill_(axis, torch.from_numpy(indices), math.nan)
             _rescale_attention(model, saved)
-            with _LeftOut():  # type: ignore[no-untyped-call]
+            with in_known_operators(), _LeftOut():  # type: ignore[no-untyped-call]
                 yield
         finally:
             for name, values in saved.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -17,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from autocompress.graph.labels import OUTPUT
 from autocompress.graph.probe import Prunable, probe_groups
-from autocompress.networks import evaluating
+from autocompress.networks import evaluating, in_known_operators
 from autocompress.space import Outline
 from autocompress.task import Task
 
@@ -176,7 +175,7 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, Visit]:
         for name, module in model.named_modules()
     ]
     try:
-        with torch.no_grad(), evaluating(model), _in_known_operators(), counter:
+        with torch.no_grad(), evaluating(model), in_known_operators(), counter:
             model(example)
     finally:
         for hook in hooks:
@@ -190,7 +189,7 @@ def count_macs(model: nn.Module, example: Tensor) -> int:
     Convolutions, products of matrices, attention and recurrent layers, as modules or as functions.
     """
     counter = _mac_counter()
-    with torch.no_grad(), evaluating(model), _in_known_operators(), counter:
+    with torch.no_grad(), evaluating(model), in_known_operators(), counter:
         model(example[:1])
     flops: int = counter.get_total_flops()
     return flops // 2
@@ -208,17 +207,6 @@ def _mac_counter() -> FlopCounterMode:
     ops = torch.ops.aten
     own = {ops.mkldnn_rnn_layer: recurrent, ops._scaled_dot_product_flash_attention_for_cpu: attention}
     return FlopCounterMode(display=False, custom_mapping=own)
-
-
-@contextmanager
-def _in_known_operators() -> Iterator[None]:
-    """Without the one operator in which torch computes a whole layer of a transformer."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _stages(visits: Mapping[str, Visit]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from autocompress.networks import evaluating, tensors_in
+from autocompress.networks import evaluating, in_known_operators, tensors_in
 
 Ints = NDArray[np.int64]
 Axis = tuple[str, int]
@@ -69,13 +69,10 @@ def trace_channels(model: nn.Module, example: Tensor) -> Channels:
     mode = _Labelling(model, example)
     hooks = [m.register_forward_pre_hook(mode.enter, with_kwargs=True) for m in mode.attentions]
     hooks += [m.register_forward_hook(mode.leave, with_kwargs=True) for m in mode.attentions]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), evaluating(model), mode:
+        with torch.no_grad(), evaluating(model), in_known_operators(), mode:
             output = model(example)
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:
             hook.remove()
     for tensor in tensors_in(output):

@@ -62,7 +62,6 @@ def task():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="resumes with another loss, which the identity of a study refuses now")
 def test_a_node_and_a_worker_that_die_lose_nothing_finished(tmp_path: Path) -> None:
     folder, armed, loaded = tmp_path / "study", tmp_path / "faults", tmp_path / "loaded"
     armed.mkdir()

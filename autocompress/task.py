@@ -6,9 +6,10 @@ import hashlib
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -34,6 +35,9 @@ _MAX_SEEN = 4096
 """Maximum number of inputs of `evaluate` kept for calibration."""
 _PARITY_SAMPLES = 256
 _SPLITS = ("train", "validation", "test")
+
+_NOTES: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+"""What was done to the networks of tasks, so that a task made from another one still tells it."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +171,12 @@ class Task:
         object.__setattr__(self, "model", model)
 
     def _normalized(self, which: str, given: nn.Module) -> nn.Module:
-        if which not in self._memo or self._memo[which].model is not given:  # not a copy of a task
-            self._memo[which] = normalize(given, self.example_input, f"the {which}", trains=which == "model")
-        model: nn.Module = self._memo[which].model
-        return model
+        found = normalize(given, self.example_input, f"the {which}", trains=which == "model")
+        if not found.notes:  # the networks of a copy of a task are plain already
+            found = replace(found, notes=_NOTES.get(given, ()))
+        _NOTES[found.model] = found.notes
+        self._memo[which] = found
+        return found.model
 
     @property
     def notes(self) -> tuple[str, ...]:

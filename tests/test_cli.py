@@ -636,7 +636,7 @@ def test_a_study_with_other_inputs_names_the_difference(project: Path, study: Pa
     run("search", task, *fixed, "--device", DEVICE).refused("constraints: the study has")
     other = write_task(tmp_path, "other_task", "    return small_task(n=128)")
     run("search", other, *fixed, *drop, "--device", DEVICE).refused(
-        "holds a study with other inputs", "model_sha256: the study has"
+        "the train data changed; the validation data changed", "or another --out with --start-from"
     )
 
 

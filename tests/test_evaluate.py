@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,15 @@ EXIT = {"technique": "early_exit", "first": 0.3, "hidden": 8}
 class Loss:
     """Cross-entropy that counts how often it is asked: the cost of training."""
 
-    calls = 0
-
     def __init__(self) -> None:
-        type(self).calls = 0  # a state of the object's own would make it another loss
+        self._asked: deque[None] = deque()  # a number would be a setting, and make it another loss
+
+    @property
+    def calls(self) -> int:
+        return len(self._asked)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        type(self).calls += 1
+        self._asked.append(None)
         return nn.functional.cross_entropy(outputs, targets)
 
 

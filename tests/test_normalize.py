@@ -252,3 +252,4 @@ def test_a_task_makes_model_and_teacher_plain_and_says_so() -> None:
     )
     assert {p.dtype for p in task.teacher.parameters()} == {torch.float32}  # type: ignore[union-attr]
     task.validate()
+    assert dataclasses.replace(task, name="another").notes == task.notes

@@ -82,6 +82,7 @@ PLACES: list[tuple[str, list[dict[str, Any]], str]] = [
     ("autocompress.graph.exits:to_nested_if", [EXITS], RUN),
     ("autocompress.evaluate:Evaluator._layers", [], RUN),
     ("autocompress.evaluate:Predictor.__call__", [], RUN),
+    ("autocompress.task:Task.judge", [], RUN),
 ]
 PAIRS = [
     pytest.param(place, ERRORS[(i + step) % len(ERRORS)], id=f"{place[0].partition(':')[2]}-{step}")

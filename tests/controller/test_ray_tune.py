@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import faults
 import pytest
-from small import small_task
 from test_driver import found, own, run, states
 
 from autocompress.study import Study
@@ -69,7 +69,7 @@ def test_a_node_and_a_worker_that_die_lose_nothing_finished(tmp_path: Path) -> N
     for fault in ("die", "memory"):
         (armed / fault).touch()
     (tmp_path / "ray_task.py").write_text(_TASK)
-    local = found(run(small_task(), folder, 2, seed=3))
+    local = found(run(faults.task(), folder, 2, seed=3))
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "FAULTS": str(armed)}
     environment["LOADED"] = str(loaded)
     command = [sys.executable, "-c", _SEARCH, str(folder), f"{tmp_path}/ray_task.py:task"]
@@ -82,7 +82,7 @@ def test_a_node_and_a_worker_that_die_lose_nothing_finished(tmp_path: Path) -> N
     judged = own(study)
     assert len(judged) == 10
     assert [e.reason for e in judged if e.state != "complete"] == [
-        "out of memory; use a smaller batch size, or fewer workers"
+        "the stage distill ran out of memory; use a smaller batch size, or fewer workers"
     ]
     assert states(folder) <= {"COMPLETE", "FAIL", "WAITING"}
     assert all((folder / str(e.artifact)).stat().st_size == e.size_bytes for e in judged if e.state == "complete")

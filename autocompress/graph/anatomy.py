@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -175,7 +176,7 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, Visit]:
         for name, module in model.named_modules()
     ]
     try:
-        with torch.no_grad(), evaluating(model), in_known_operators(), counter:
+        with torch.no_grad(), evaluating(model), _frozen(model), in_known_operators(), counter:
             model(example)
     finally:
         for hook in hooks:
@@ -189,10 +190,23 @@ def count_macs(model: nn.Module, example: Tensor) -> int:
     Convolutions, products of matrices, attention and recurrent layers, as modules or as functions.
     """
     counter = _mac_counter()
-    with torch.no_grad(), evaluating(model), in_known_operators(), counter:
+    with torch.no_grad(), evaluating(model), _frozen(model), in_known_operators(), counter:
         model(example[:1])
     flops: int = counter.get_total_flops()
     return flops // 2
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Without gradients of parameters: torch's counter asks every input of a module for the function that made it."""
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    for parameter, _ in before:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)
 
 
 def _mac_counter() -> FlopCounterMode:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from autocompress.graph.channels import ChannelGroup, ChannelPruner
 from autocompress.networks import outputs_of
 
 WHOLE = "(whole network)"
+_CPU_S = 50.0
+"""What the trials of a network may take; a group that was not tried until then is left alone."""
+_LARGE = 200_000
+"""Elements of two samples from which on one has to do, for time: two of 3 x 183 x 183."""
 _FLOAT64_PARAMS = 60_000_000
 """Larger networks are compared in float32, for memory and time."""
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
@@ -57,6 +62,8 @@ def probe_groups(model: nn.Module, example: Tensor, order: Sequence[str], sample
         samples: inputs to compare outputs on, shape (N, ...), best real ones; the example without them.
     """
     samples = example if samples is None else samples
+    if samples.numel() > _LARGE:
+        samples = samples[:1]
     try:
         probe = _Probe(model, example, order, samples)
     except Exception as error:  # of the user's own code, which is run in other ways than it usually is
@@ -114,6 +121,7 @@ class _Probe:
     """A copy of a model that loses channels, and gets them back."""
 
     def __init__(self, model: nn.Module, example: Tensor, order: Sequence[str], samples: Tensor) -> None:
+        self.deadline = time.process_time() + _CPU_S
         self.model = _copied(model, samples)
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
         self.samples = samples.to(dtype)
@@ -145,6 +153,8 @@ class _Probe:
 
     def reason(self, groups: Sequence[ChannelGroup], which: int) -> str:
         """Why the groups cannot lose these units, or nothing."""
+        if time.process_time() > self.deadline:
+            return f"it was not tried: the trials of this network ended after {_CPU_S:.0f} s of processor time"
         units = [_units(len(group.parts), which, odd=bool(i % 2)) for i, group in enumerate(groups)]
         marks = [mark for group, own in zip(groups, units, strict=True) for mark in self.pruner.marks(group, own)]
         try:

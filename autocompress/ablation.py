@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autocompress._files import Folder, json_object
 from autocompress.errors import CandidateError, RecipeError, StudyError
+from autocompress.files import Folder, json_object
 from autocompress.recipe import Phase, Recipe, Stage, check_version
 from autocompress.results import Evaluation, Pick, Split
 from autocompress.study import Study, changes, read_artifact

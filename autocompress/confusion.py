@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autocompress._files import Folder, json_object
 from autocompress.errors import StudyError
+from autocompress.files import Folder, json_object
 from autocompress.recipe import check_version
 from autocompress.results import Split
 

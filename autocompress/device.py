@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from autocompress._files import read_yaml, write_atomically
 from autocompress.errors import DeviceError
+from autocompress.files import read_yaml, write_atomically
 from autocompress.runtime_support import SUPPORT, RuntimeName, Support
 
 HOST = "host"

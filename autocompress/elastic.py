@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress._files import Folder, json_object
 from autocompress.candidate import Candidate, ExitHead, MultiExit, Workshop
 from autocompress.errors import CandidateError, InputError, StudyError
+from autocompress.files import Folder, json_object
 from autocompress.fingerprint import fingerprint
 from autocompress.graph.channels import ChannelGroup, ChannelPruner
 from autocompress.networks import outputs_of

@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from autocompress._files import Folder, json_text
 from autocompress.device import DeviceProfile
 from autocompress.errors import StudyError
+from autocompress.files import Folder, json_text
 from autocompress.report.against import costs_text
 from autocompress.results import Evaluation, Split
 from autocompress.study import Study, read_artifact

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
 
-from autocompress._files import read_yaml, write_atomically
 from autocompress.errors import InputError, RecipeError
+from autocompress.files import read_yaml, write_atomically
 
 if TYPE_CHECKING:
     from autocompress.candidate import Candidate, Workshop

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from autocompress._files import write_atomically
 from autocompress.device import DeviceProfile
 from autocompress.evaluate import Evaluator
+from autocompress.files import write_atomically
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation
 from autocompress.task import Task

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress._files import Folder
+from autocompress.files import Folder
 from autocompress.results import Split
 
 _MOST_BYTES = 2**28

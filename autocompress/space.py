@@ -16,10 +16,10 @@ from typing import Any, cast
 
 import yaml
 
-from autocompress._files import read_yaml
 from autocompress.device import DeviceProfile
 from autocompress.domains import Choice, Domain, Scoped, Suggester, Value, parse_domain
 from autocompress.errors import RecipeError, SpaceError
+from autocompress.files import read_yaml
 from autocompress.recipe import Phase, Recipe, Stage, check_version, lookup, parse_stage, suggestion, technique
 
 _SHIPPED = (Path(__file__).parent / "search_spaces", Path(__file__).parent.parent / "search_spaces")

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from autocompress._files import MODEL_BYTES, Folder
 from autocompress.errors import AutocompressError
+from autocompress.files import MODEL_BYTES, Folder
 
 
 def save_weights(path: Path, state: dict[str, Any]) -> None:

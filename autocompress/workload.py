@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from autocompress._files import parse_json
+from autocompress.files import parse_json
 
 if TYPE_CHECKING:
     import onnx

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from autocompress._files import write_json
 from autocompress.candidate import Candidate, Workshop
 from autocompress.controller.plan import Fixed, now, versions
 from autocompress.elastic import SCHEDULE, Elastic, torch_score
+from autocompress.files import write_json
 from autocompress.graph.anatomy import count_macs, dissect
 from autocompress.recipe import Phase, Recipe
 from autocompress.space import Outline, SearchSpace

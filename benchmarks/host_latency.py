@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from autocompress import DeviceProfile, Recipe, SearchSpace, Task
-from autocompress._files import write_json
 from autocompress.controller.plan import Fixed, now, versions
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
+from autocompress.files import write_json
 from autocompress.latency import _bundle_runner as runner
 from autocompress.latency import calibrate, linear
 from autocompress.latency.measurements import Measurements

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from autocompress import Study
-from autocompress._files import write_json
 from autocompress.controller.plan import now, versions
+from autocompress.files import write_json
 from autocompress.report._volume import Volumes, hypervolume_reference, in_order
 
 

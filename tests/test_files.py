@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from autocompress._files import Folder, parse_json, parse_yaml, read_file, read_yaml, write_atomically
 from autocompress.controller.journal import SafeJournalBackend, exclusive
 from autocompress.errors import AutocompressError, InputError, StudyError
+from autocompress.files import Folder, parse_json, parse_yaml, read_file, read_yaml, write_atomically
 from autocompress.weights import load_weights, save_weights
 
 
@@ -121,7 +121,7 @@ def test_devices_and_pipes_are_written_into(tmp_path: Path) -> None:
     (tmp_path / "null").symlink_to("/dev/null")
     write_atomically(tmp_path / "null", "x")
     assert (tmp_path / "null").is_symlink() and not Path("/dev/null").is_file()
-    code = "from autocompress._files import write_atomically as w; w('/dev/stdout', 'text')"
+    code = "from autocompress.files import write_atomically as w; w('/dev/stdout', 'text')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"text"
     with pytest.raises(AutocompressError, match="/dev/full: cannot be written: No space left"):
         write_atomically("/dev/full", "x")

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from test_study import SETTINGS, TRIALS
 
-from autocompress._files import Folder
 from autocompress._infer import _load_samples, _read_card, verify
 from autocompress.ablation import Ablation, read_ablation
 from autocompress.confusion import read_confusions
@@ -25,6 +24,7 @@ from autocompress.controller.storage import _read_pointer, open_storage
 from autocompress.controller.store import _read_elapsed, _read_outcomes, _read_proposal
 from autocompress.device import DeviceProfile, shipped_profiles_folder
 from autocompress.errors import AutocompressError
+from autocompress.files import Folder
 from autocompress.latency.bundle import read_result
 from autocompress.recipe import Recipe
 from autocompress.report._follow import Follower

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autocompress._files import write_atomically, write_json
 from autocompress.errors import AutocompressError, RecipeError
+from autocompress.files import write_atomically, write_json
 from autocompress.recipe import Phase, Recipe, lookup, parse_stage, technique, technique_names, unknown_keys
 
 FULL = {

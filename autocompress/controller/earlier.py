@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from autocompress._files import MODEL_BYTES, Folder
 from autocompress.controller.plan import Plan
 from autocompress.controller.proposals import Proposals
 from autocompress.domains import Value
 from autocompress.errors import InputError
+from autocompress.files import MODEL_BYTES, Folder
 from autocompress.results import dominates
 from autocompress.study import Study
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
-from autocompress._files import Folder
 from autocompress.errors import StudyError
+from autocompress.files import Folder
 
 
 class SafeJournalBackend(BaseJournalBackend):

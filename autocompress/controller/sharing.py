@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, FiniteFloat, ValidationError
 from scipy.interpolate import RBFInterpolator
 
-from autocompress._files import Folder
 from autocompress.controller.plan import Budget, Fixed, Plan
 from autocompress.domains import Value
 from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError, InputError, StudyError, failing_as
+from autocompress.files import Folder
 from autocompress.recipe import Recipe, suggestion
 from autocompress.study import EvaluatorName
 from autocompress.task import Task

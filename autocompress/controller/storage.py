@@ -21,9 +21,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.util import immutabledict
 
-from autocompress._files import Folder
 from autocompress.controller.journal import SafeJournalBackend
 from autocompress.errors import StudyError, first_line
+from autocompress.files import Folder
 
 _JOURNAL, _POINTER = "study.journal", "storage.json"
 _NAME = "autocompress"

@@ -16,11 +16,11 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from autocompress._files import Folder, json_object
 from autocompress.constraints import Constraint, value_of
 from autocompress.controller.storage import open_storage, quiet
 from autocompress.errors import RecipeError, StudyError
 from autocompress.evaluate import Outcome
+from autocompress.files import Folder, json_object
 from autocompress.known_costs import KnownCostSampler
 from autocompress.known_costs.sampler import DERIVED_FROM
 from autocompress.results import Evaluation

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from autocompress._files import parse_json, read_file
 from autocompress.errors import DeviceError, InputError, MeasurementError
+from autocompress.files import parse_json, read_file
 from autocompress.input_shapes import Shapes, fix_inputs
 from autocompress.latency import _bundle_runner as runner
 from autocompress.latency.measurements import Measurements

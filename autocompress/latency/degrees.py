@@ -17,9 +17,9 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from autocompress._files import read_file
 from autocompress.device import Calibration, DeviceProfile, Dtype, OpCost, Provenance
 from autocompress.errors import DeviceError
+from autocompress.files import read_file
 from autocompress.input_shapes import Shapes
 from autocompress.latency.bundle import read_model
 from autocompress.latency.linear import predict

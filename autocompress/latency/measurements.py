@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autocompress._files import write_atomically
 from autocompress.errors import DeviceError
+from autocompress.files import write_atomically
 from autocompress.latency._bundle_runner import MEASUREMENTS_VERSION
 
 UNSTEADY_SLOWDOWN = 0.3

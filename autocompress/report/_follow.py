@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autocompress._files import Folder
 from autocompress.errors import StudyError
+from autocompress.files import Folder
 from autocompress.report._volume import Volumes, hypervolume_reference, in_order
 from autocompress.results import Evaluation
 from autocompress.study import Settings, Study, read_evaluation, read_final, read_settings, trial_name, trial_numbers

@@ -10,9 +10,9 @@ from pathlib import Path
 import plotly.graph_objects as go
 from rich.table import Table
 
-from autocompress._files import write_atomically
 from autocompress.device import DeviceProfile
 from autocompress.errors import DeviceError
+from autocompress.files import write_atomically
 from autocompress.report._drawing import BLUE, ORANGE, VERMILLION, add_equality
 from autocompress.report._words import ms_text
 

@@ -19,8 +19,8 @@ import plotly.graph_objects as go
 from rich.table import Table
 from rich.text import Text
 
-from autocompress._files import write_atomically
 from autocompress.errors import StudyError
+from autocompress.files import write_atomically
 from autocompress.report._drawing import GREY, layout, log_axis
 from autocompress.report._page import embedded, own_file, packed_plotly, render_page
 from autocompress.report._volume import Point, Volumes, hypervolume_reference, in_order, line_of, volumes_figure

@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress._files import Folder
+from autocompress.files import Folder
 from autocompress.study import Study
 
 ENOUGH = 30

@@ -25,9 +25,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 from rich.text import Text
 
-from autocompress._files import Folder
 from autocompress._process import interrupt
 from autocompress.errors import AutocompressError
+from autocompress.files import Folder
 from autocompress.report._follow import PROGRESS, Follower
 from autocompress.report._payload import reasons
 from autocompress.report._words import ms_text, size_text

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
-from autocompress._files import write_atomically
+from autocompress.files import write_atomically
 from autocompress.report._drawing import BLUE, GREY, VERMILLION, error_bars, layout, log_axis
 from autocompress.report._page import own_file, render_page
 from autocompress.report._words import (

@@ -8,8 +8,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Task": "autocompress.task",
-    "Metric": "autocompress.task",
+    "Task": "autocompress.tasks.task",
+    "Metric": "autocompress.tasks.task",
     "Recipe": "autocompress.recipe",
     "SearchSpace": "autocompress.space",
     "DeviceProfile": "autocompress.device",

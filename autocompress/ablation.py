@@ -25,7 +25,7 @@ from autocompress.techniques.ptq import Ptq
 
 if TYPE_CHECKING:
     from autocompress.evaluate import Evaluator
-    from autocompress.task import Task
+    from autocompress.tasks.task import Task
 
 _FILE, _FOLDER = "ablation.json", "ablation"
 _EXITS = ("early_exit", "exit_threshold")

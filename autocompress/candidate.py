@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autocompress.fingerprint import fingerprint
 from autocompress.graph.anatomy import Anatomy
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 MAIN_OUTPUT = "logits"
 _BACKBONE = "backbone."

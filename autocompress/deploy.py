@@ -24,10 +24,10 @@ from autocompress.graph.inventory import FileLayer, inventory, layer_names
 from autocompress.graph.observe import ActivationRange, observe
 from autocompress.graph.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
 from autocompress.latency import linear
-from autocompress.networks import outputs_of
 from autocompress.quantization import Quantize
 from autocompress.recipe import Recipe
 from autocompress.runtimes import onnxruntime as ort
+from autocompress.tasks.networks import outputs_of
 from autocompress.training import Distillation, Schedule, fit
 from autocompress.workload import Op, Workload
 

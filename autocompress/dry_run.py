@@ -17,7 +17,7 @@ from autocompress.payoff import Knob, Payoff
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation
 from autocompress.space import SearchSpace
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 _NAMED = 12
 """Modules that are named; of more, only their number is told."""

@@ -26,9 +26,9 @@ from autocompress.errors import CandidateError, InputError, StudyError
 from autocompress.files import Folder, json_object
 from autocompress.fingerprint import fingerprint
 from autocompress.graph.channels import ChannelGroup, ChannelPruner
-from autocompress.networks import outputs_of
 from autocompress.recipe import Phase, Recipe
 from autocompress.results import Score
+from autocompress.tasks.networks import outputs_of
 from autocompress.training import Distillation, Schedule, fit, reestimate_batchnorm, seconds_per_epoch, to_layout
 
 SCHEDULE = Schedule(epochs=8, learning_rate=0.05, clip=1.0)

@@ -26,12 +26,12 @@ from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.graph.anatomy import Anatomy, dissect
 from autocompress.graph.export import INPUT
 from autocompress.graph.inventory import FileLayer, inventory
-from autocompress.networks import seed_everything
 from autocompress.quantization import Quantize
 from autocompress.recipe import Phase, Recipe, Stage
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.runtimes import onnxruntime as ort
-from autocompress.task import Task
+from autocompress.tasks.networks import seed_everything
+from autocompress.tasks.task import Task
 from autocompress.techniques.exit_threshold import ExitThreshold
 from autocompress.weights import load_weights, save_weights
 from autocompress.workload import Workload

@@ -10,7 +10,7 @@ from autocompress.evaluate import Evaluator
 from autocompress.files import write_atomically
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 
 def apply(

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from autocompress.candidate import Candidate, Workshop
 from autocompress.fingerprint import architecture
-from autocompress.networks import outputs_of, seed_everything
 from autocompress.recipe import Phase, Recipe, Stage
+from autocompress.tasks.networks import outputs_of, seed_everything
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autocompress.batches import length
 from autocompress.candidate import Candidate, MultiExit, Workshop
 from autocompress.errors import CandidateError, TaskError
-from autocompress.networks import outputs_of, seed_everything
-from autocompress.task import Loss
+from autocompress.tasks.batches import length
+from autocompress.tasks.networks import outputs_of, seed_everything
+from autocompress.tasks.task import Loss
 from autocompress.weights import load_weights, save_weights
 
 _CACHE_BYTES = 512 * 2**20

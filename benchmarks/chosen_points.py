@@ -28,8 +28,8 @@ from autocompress.graph.exits import path_feeds
 from autocompress.graph.export import INPUT
 from autocompress.results import Evaluation
 from autocompress.runtimes import onnxruntime as ort
-from autocompress.task import Task
-from autocompress.task_module import load_task
+from autocompress.tasks.loading import load_task
+from autocompress.tasks.task import Task
 
 Array = NDArray[Any]
 RULES = {

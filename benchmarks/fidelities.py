@@ -35,7 +35,7 @@ from autocompress.files import write_json
 from autocompress.graph.anatomy import count_macs, dissect
 from autocompress.recipe import Phase, Recipe
 from autocompress.space import Outline, SearchSpace
-from autocompress.task_module import load_task
+from autocompress.tasks.loading import load_task
 from autocompress.techniques.distill import Distill
 from autocompress.weights import load_weights
 

@@ -10,7 +10,7 @@ from zoo import synthetic_classification
 
 from autocompress.candidate import Workshop
 from autocompress.graph.anatomy import dissect
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 torch.set_num_threads(1)
 

@@ -13,7 +13,7 @@ import torch
 from small import small_task
 from torch import Tensor, nn
 
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 DRIVER = "FAULTS_DRIVER"
 """Environment variable with the process that behaves."""

@@ -13,7 +13,7 @@ from zoo import ZOO, synthetic_classification
 
 from autocompress.device import DeviceProfile
 from autocompress.space import SearchSpace
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 DEVICE = "raspberry-pi-4"
 SPACE: dict[str, Any] = {

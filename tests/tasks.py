@@ -7,7 +7,7 @@ from zoo import ZOO, synthetic_classification
 
 from autocompress.candidate import Workshop
 from autocompress.graph.anatomy import dissect
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 
 def make_task(name: str, n: int = 128, **settings: object) -> Task:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from autocompress.batches import length, read_batches
 from autocompress.errors import TaskError
+from autocompress.tasks.batches import length, read_batches
 
 INPUTS, LABELS = torch.arange(70.0)[:, None], torch.arange(70) % 4
 DATA = TensorDataset(INPUTS, LABELS)

@@ -9,7 +9,7 @@ from small import device, small_task, space
 from autocompress.confusion import Confusion, read_confusions, write_confusions
 from autocompress.controller import Budget, search
 from autocompress.errors import StudyError
-from autocompress.task import Metric
+from autocompress.tasks.task import Metric
 
 
 def test_counts_by_hand() -> None:

@@ -17,12 +17,12 @@ from autocompress.candidate import Candidate
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.graph.export import INPUT
-from autocompress.networks import outputs_of
 from autocompress.recipe import Recipe
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.screening import Screen
 from autocompress.space import SearchSpace
-from autocompress.task import Task
+from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.task import Task
 from autocompress.techniques.early_exit import EarlyExit
 
 PTQ = {"technique": "ptq"}

@@ -17,9 +17,9 @@ from autocompress.candidate import Candidate, Workshop
 from autocompress.elastic import Elastic, SharedNetwork, SubNetwork
 from autocompress.errors import CandidateError, InputError
 from autocompress.graph.anatomy import dissect
-from autocompress.networks import outputs_of
 from autocompress.recipe import Recipe
-from autocompress.task import Task
+from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.task import Task
 from autocompress.training import Schedule
 
 Get = Callable[[str], Workshop]

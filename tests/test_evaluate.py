@@ -21,7 +21,7 @@ from autocompress.graph.export import INPUT
 from autocompress.recipe import Recipe
 from autocompress.results import dominates
 from autocompress.runtimes import onnxruntime as ort
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 Array = NDArray[Any]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from autocompress.study import changes
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 HELPERS = """
 LIMIT = 0.5

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from zoo import ZOO
 
-from autocompress.networks import evaluating, outputs_of
+from autocompress.tasks.networks import evaluating, outputs_of
 
 
 def test_evaluating_restores_every_module() -> None:

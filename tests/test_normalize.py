@@ -16,7 +16,7 @@ from zoo import ZOO
 from autocompress.errors import TaskError
 from autocompress.graph.export import TOLERANCE, batchnorm_pairs, disagreement, export, fold_batchnorm
 from autocompress.graph.quantizable import quantizable_layers
-from autocompress.normalize import normalize
+from autocompress.tasks.normalize import normalize
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from autocompress.evaluate import Evaluator
 from autocompress.graph.anatomy import Anatomy, dissect
 from autocompress.payoff import Knob, Payoff
 from autocompress.recipe import Recipe
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from zoo import ZOO, synthetic_classification
 
 from autocompress.errors import CandidateError, TaskError
-from autocompress.networks import seed_everything
-from autocompress.task import ACCURACY, Metric, Task
+from autocompress.tasks.networks import seed_everything
+from autocompress.tasks.task import ACCURACY, Metric, Task
 
 MODEL, EXAMPLE = ZOO["mlp"]()
 INPUTS, LABELS = synthetic_classification(EXAMPLE, n=70)

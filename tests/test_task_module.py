@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autocompress.errors import TaskError
-from autocompress.task_module import load_task
+from autocompress.tasks.loading import load_task
 
 WRONG = "def task():\n    from autocompress import Task\n    return Task(None, None)\n"
 GOOD = """

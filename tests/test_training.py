@@ -15,7 +15,7 @@ from zoo import ZOO, synthetic_classification
 
 from autocompress.candidate import Candidate, ExitHead, MultiExit, Workshop
 from autocompress.errors import CandidateError, TaskError
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 from autocompress.training import (
     Distillation,
     Schedule,

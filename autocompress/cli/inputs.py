@@ -10,7 +10,7 @@ from autocompress.cli.devices import calibrate_this_machine
 
 if TYPE_CHECKING:
     from autocompress.device import DeviceProfile
-    from autocompress.task import Task
+    from autocompress.tasks.task import Task
 
 
 def profile_if_known(name: str) -> DeviceProfile | None:
@@ -44,7 +44,7 @@ def checked_task(reference: str, threads: int | None) -> Task:
     from autocompress._process import prepare_training
 
     prepare_training(threads)
-    from autocompress.task_module import load_task
+    from autocompress.tasks.loading import load_task
 
     task = load_task(reference)
     task.validate()

@@ -30,7 +30,7 @@ from autocompress.errors import AutocompressError, InputError, InternalError, ke
 from autocompress.evaluate import Evaluator
 from autocompress.space import SearchSpace
 from autocompress.study import EvaluatorName, Study, is_final
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 
 def search(

@@ -23,7 +23,7 @@ from autocompress.results import Evaluation, Score
 from autocompress.runtimes import onnxruntime as ort
 from autocompress.sample_scores import write_sample_scores
 from autocompress.study import Study, front_of, read_artifact, resolved, take_back_final, write_final
-from autocompress.task import ACCURACY
+from autocompress.tasks.task import ACCURACY
 
 _SLACK = 1.25
 """Points that are this factor slower than predicted to be on the front are measured too."""

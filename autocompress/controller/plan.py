@@ -19,7 +19,7 @@ from autocompress.evaluate import Evaluator, Forecast
 from autocompress.results import Evaluation, energy_mj
 from autocompress.space import SearchSpace
 from autocompress.study import EvaluatorName, Settings
-from autocompress.task import ACCURACY, Task
+from autocompress.tasks.task import ACCURACY, Task
 
 _LIBRARIES = ("torch", "torch-pruning", "onnx", "onnxruntime", "optuna", "numpy")
 

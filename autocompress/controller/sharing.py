@@ -20,7 +20,7 @@ from autocompress.errors import CandidateError, InputError, StudyError, failing_
 from autocompress.files import Folder
 from autocompress.recipe import Recipe, suggestion
 from autocompress.study import EvaluatorName
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 _RECIPES = 256
 _READINGS = 48

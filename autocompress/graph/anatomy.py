@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from autocompress.graph.labels import OUTPUT
 from autocompress.graph.probe import Prunable, probe_groups
-from autocompress.networks import evaluating, in_known_operators
 from autocompress.space import Outline
-from autocompress.task import Task
+from autocompress.tasks.networks import evaluating, in_known_operators
+from autocompress.tasks.task import Task
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """What can be pruned and quantised; others that multiply only count in the MACs."""

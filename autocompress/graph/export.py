@@ -26,8 +26,8 @@ from torch.nn.utils import fusion
 
 from autocompress.errors import CandidateError, first_line, user_line
 from autocompress.graph.quantizable import quantizable_layers
-from autocompress.networks import evaluating, outputs_of
 from autocompress.runtimes import onnxruntime as ort
+from autocompress.tasks.networks import evaluating, outputs_of
 
 INPUT = "input"
 OPSET = 21

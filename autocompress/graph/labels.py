@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from autocompress.networks import evaluating, in_known_operators, tensors_in
+from autocompress.tasks.networks import evaluating, in_known_operators, tensors_in
 
 Ints = NDArray[np.int64]
 Axis = tuple[str, int]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from autocompress.errors import CandidateError, first_line
 from autocompress.graph.absent import absent
 from autocompress.graph.channels import ChannelGroup, ChannelPruner
-from autocompress.networks import outputs_of
+from autocompress.tasks.networks import outputs_of
 
 WHOLE = "(whole network)"
 _CPU_S = 50.0

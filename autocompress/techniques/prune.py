@@ -203,7 +203,7 @@ def _kept(group: channels.ChannelGroup, ratios: dict[str, float], round_to: int)
 
 def _gradients(model: nn.Module, workshop: Workshop) -> None:
     """Accumulate gradients of the task's loss over a few batches, in evaluation mode."""
-    from autocompress.networks import evaluating, seed_everything
+    from autocompress.tasks.networks import evaluating, seed_everything
 
     if not workshop.task.trainable:
         raise CandidateError("prune: importance 'taylor' needs training data; use 'l2'")

@@ -31,7 +31,7 @@ from autocompress.evaluate import Evaluator, Outcome
 from autocompress.recipe import Phase, Recipe
 from autocompress.results import Evaluation
 from autocompress.study import Settings, Study, write_evaluation
-from autocompress.task import Metric, Task
+from autocompress.tasks.task import Metric, Task
 
 TESTS = Path(__file__).parents[1]
 

@@ -13,7 +13,7 @@ from autocompress.controller.reporter import Silent
 from autocompress.device import DeviceProfile
 from autocompress.errors import InputError, StudyError
 from autocompress.study import Study
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 WIDER: dict[str, Any] = {
     "version": 1,

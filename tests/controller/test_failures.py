@@ -65,7 +65,7 @@ PLACES: list[tuple[str, list[dict[str, Any]], str]] = [
     ("autocompress.techniques.ptq:Ptq.apply", [PTQ], "the stage ptq"),
     ("autocompress.evaluate:load_weights", [TRAIN], "training"),
     ("autocompress.training:_Objective.__call__", [TRAIN], "the stage distill"),
-    ("autocompress.task:Task.train_batches", [TRAIN], "the stage distill"),
+    ("autocompress.tasks.task:Task.train_batches", [TRAIN], "the stage distill"),
     ("torch:Tensor.backward", [TRAIN], "the stage distill"),
     ("autocompress.graph.export:fold_batchnorm", [], WRITE),
     ("autocompress.graph.export:rebind", [], WRITE),
@@ -82,7 +82,7 @@ PLACES: list[tuple[str, list[dict[str, Any]], str]] = [
     ("autocompress.graph.exits:to_nested_if", [EXITS], RUN),
     ("autocompress.evaluate:Evaluator._layers", [], RUN),
     ("autocompress.evaluate:Predictor.__call__", [], RUN),
-    ("autocompress.task:Task.judge", [], RUN),
+    ("autocompress.tasks.task:Task.judge", [], RUN),
 ]
 PAIRS = [
     pytest.param(place, ERRORS[(i + step) % len(ERRORS)], id=f"{place[0].partition(':')[2]}-{step}")

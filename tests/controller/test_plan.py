@@ -11,7 +11,7 @@ from autocompress.errors import ConstraintError
 from autocompress.evaluate import Evaluator
 from autocompress.graph.anatomy import Anatomy, dissect
 from autocompress.recipe import Recipe
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from autocompress.evaluate import Evaluator
 from autocompress.recipe import Recipe
 from autocompress.results import Score
 from autocompress.study import Study
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 from autocompress.training import Schedule
 
 

@@ -19,7 +19,7 @@ from autocompress.controller.storage import database_errors, open_storage
 from autocompress.controller.store import Store
 from autocompress.errors import StudyError
 from autocompress.study import Study
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 
 @pytest.fixture(scope="module")

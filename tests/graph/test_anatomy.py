@@ -12,7 +12,7 @@ from zoo import ZOO
 from autocompress.candidate import Workshop
 from autocompress.graph import channels
 from autocompress.graph.anatomy import count_macs, dissect
-from autocompress.task import Metric, Task
+from autocompress.tasks.task import Metric, Task
 
 Get = Callable[[str], Workshop]
 

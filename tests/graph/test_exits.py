@@ -11,8 +11,8 @@ from autocompress.candidate import ExitHead, MultiExit
 from autocompress.errors import CandidateError
 from autocompress.graph.exits import EXIT_INDEX, LOGITS, threshold_name, to_nested_if
 from autocompress.graph.export import INPUT, export, strip
-from autocompress.networks import outputs_of
 from autocompress.runtimes import onnxruntime as ort
+from autocompress.tasks.networks import outputs_of
 
 OUTPUTS = ("exit0", "exit1", "logits")
 NEVER, ALWAYS = 2.0, -1.0

@@ -21,7 +21,7 @@ from autocompress.graph.export import (
     rebind,
     strip,
 )
-from autocompress.networks import outputs_of
+from autocompress.tasks.networks import outputs_of
 from autocompress.techniques.prune import Prune
 
 N_NORMS = {"resnet": 9, "mobilenetv2": 13, "audio1d": 3, "dscnn": 7, "mlp": 2, "shared": 2, "grouped": 5}

@@ -22,7 +22,7 @@ from autocompress.graph.anatomy import count_macs
 from autocompress.graph.inventory import inventory
 from autocompress.graph.qdq import optimized_op_counts
 from autocompress.recipe import Recipe
-from autocompress.task import Metric, Task
+from autocompress.tasks.task import Metric, Task
 
 BITS = {onnx.TensorProto.FLOAT: 32, onnx.TensorProto.FLOAT16: 16, onnx.TensorProto.INT8: 8, onnx.TensorProto.INT4: 4}
 FIRST = "(first layer)"

@@ -14,8 +14,8 @@ from autocompress.graph.export import INPUT, export
 from autocompress.graph.observe import observe
 from autocompress.graph.qdq import optimized_op_counts, write_qdq
 from autocompress.graph.quantizable import QuantSpec, plan, quantizable_layers
-from autocompress.networks import outputs_of
 from autocompress.runtimes import onnxruntime as ort
+from autocompress.tasks.networks import outputs_of
 
 RATIO = 110.0
 """Between the ranges of box and class values, as detectors have it."""

@@ -10,7 +10,7 @@ from torch import nn
 from autocompress.candidate import Candidate, Workshop
 from autocompress.errors import CandidateError, TaskError
 from autocompress.graph.anatomy import dissect
-from autocompress.networks import outputs_of
+from autocompress.tasks.networks import outputs_of
 from autocompress.techniques.distill import Distill
 from autocompress.techniques.prune import Prune
 

@@ -8,7 +8,7 @@ from zoo import ZOO
 
 from autocompress.candidate import Candidate, MultiExit, Workshop
 from autocompress.errors import CandidateError
-from autocompress.networks import outputs_of
+from autocompress.tasks.networks import outputs_of
 from autocompress.techniques.distill import Distill
 from autocompress.techniques.early_exit import EarlyExit
 from autocompress.techniques.exit_threshold import ExitThreshold

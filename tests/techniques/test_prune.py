@@ -16,9 +16,9 @@ from autocompress.candidate import Candidate, Workshop
 from autocompress.errors import CandidateError, RecipeError
 from autocompress.graph import channels
 from autocompress.graph.anatomy import dissect
-from autocompress.networks import outputs_of
 from autocompress.recipe import Recipe
-from autocompress.task import Task
+from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.task import Task
 from autocompress.techniques.early_exit import EarlyExit
 from autocompress.techniques.prune import Importance, Prune, prune_channels
 

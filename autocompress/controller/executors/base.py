@@ -17,8 +17,8 @@ from autocompress.errors import AutocompressError, InputError, TaskError, told
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.recipe import Recipe, suggestion
 from autocompress.study import changes
-from autocompress.task import Task
-from autocompress.task_module import load_task
+from autocompress.tasks.loading import load_task
+from autocompress.tasks.task import Task
 
 Source = str | Callable[[], Task]
 """Where a worker gets the task from: "module.py:name", or a function that can be pickled."""

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autocompress.errors import TaskError, failing_as, first_line, user_line
-from autocompress.networks import evaluating
+from autocompress.tasks.networks import evaluating
 
 _HALVES = frozenset({torch.float16, torch.bfloat16})
 _TOLERANCE, _TOLERANCE_OF_HALF = 1e-3, 0.1

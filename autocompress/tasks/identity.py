@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, np.generic)
-_LIBRARIES = ("site-packages", "dist-packages", "<frozen", str(Path(__file__).parent))
+_LIBRARIES = ("site-packages", "dist-packages", "<frozen", str(Path(__file__).parents[1]))
 _STANDARD = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib"))
 _NO_MEANING = frozenset(
     {"lineno", "col_offset", "end_lineno", "end_col_offset", "annotation", "returns", "type_comment"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import TaskError, where
-from autocompress.task import Task
+from autocompress.tasks.task import Task
 
 
 def load_task(reference: str) -> Task:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autocompress.batches import Draw
 from autocompress.errors import TaskError
+from autocompress.tasks.batches import Draw
 
 _FAR = 100.0
 """A sample is an outlier whose largest value is so many times that of the median sample."""

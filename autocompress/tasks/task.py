@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.batches import Draw, Reservoir, cut_short, draw, length, look_at, read_batches
 from autocompress.errors import CandidateError, TaskError, failing_as
-from autocompress.identity import code_of
-from autocompress.networks import evaluating, outputs_of
-from autocompress.normalize import normalize
 from autocompress.results import MetricUnit, Score, Split
-from autocompress.survey import Survey
+from autocompress.tasks.batches import Draw, Reservoir, cut_short, draw, length, look_at, read_batches
+from autocompress.tasks.identity import code_of
+from autocompress.tasks.networks import evaluating, outputs_of
+from autocompress.tasks.normalize import normalize
+from autocompress.tasks.survey import Survey
 
 Array = NDArray[Any]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -95,7 +95,7 @@ class Task:
 
     Args:
         model: the trained network; one tensor in, one tensor out. It is never changed. A wrapped, half-precision or
-            parametrised one is replaced by a plain float32 copy (see `autocompress.normalize`), which `notes` tell.
+            parametrised one is replaced by a plain float32 copy (see `autocompress.tasks.normalize`), which `notes` tell.
         example_input: one batch of inputs, shape (N, ...); only its shape and type matter.
         train, val, test: anything that can be iterated over again and again and yields (inputs, targets)
             batches, such as a DataLoader, or a Dataset of single samples. `val` selects, `test` is read once,

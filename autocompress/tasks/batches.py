@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autocompress.errors import TaskError, where
-from autocompress.networks import seeded
+from autocompress.tasks.networks import seeded
 
 MOST_SAMPLES = 2**17
 MOST_VALUES = 2**29

@@ -1,0 +1,1 @@
+"""The user's side: the trained model, its data, its metric, and how they are found and read."""

@@ -16,9 +16,9 @@ import onnx
 import onnx.inliner
 
 from autocompress import _workload_shapes
-from autocompress._workload_fusion import PASSABLE, Fusion, Net
 from autocompress.errors import InputError
 from autocompress.input_shapes import Shapes, fix_inputs
+from autocompress.runtimes.onnxruntime._fusion import PASSABLE, Fusion, Net
 from autocompress.workload import Op, Workload
 
 _SMALL_ELEMENTS = 1024

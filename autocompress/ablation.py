@@ -286,7 +286,7 @@ class _Bench:
     def judge(self) -> None:
         """Time and score all files that were evaluated."""
         from autocompress.controller.finish import measure
-        from autocompress.runtimes import onnxruntime as ort
+        from autocompress.runtimes.onnxruntime import session as ort
 
         complete = {key: e for key, e in self.found.items() if e.state == "complete"}
         if self.evaluator.device.is_this_machine and complete:

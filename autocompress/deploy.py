@@ -26,7 +26,7 @@ from autocompress.graph.quantizable import QuantPlan, QuantSpec, plan, quantizab
 from autocompress.latency import linear
 from autocompress.quantization import Quantize
 from autocompress.recipe import Recipe
-from autocompress.runtimes import onnxruntime as ort
+from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
 from autocompress.training import Distillation, Schedule, fit
 from autocompress.workload import Op, Workload

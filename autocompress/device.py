@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from autocompress.errors import DeviceError
 from autocompress.files import read_yaml, write_atomically
-from autocompress.runtime_support import SUPPORT, RuntimeName, Support
+from autocompress.runtimes.capabilities import SUPPORT, RuntimeName, Support
 
 HOST = "host"
 """Name of the profile of the machine that runs the search."""

@@ -29,7 +29,7 @@ from autocompress.graph.inventory import FileLayer, inventory
 from autocompress.quantization import Quantize
 from autocompress.recipe import Phase, Recipe, Stage
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
-from autocompress.runtimes import onnxruntime as ort
+from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import seed_everything
 from autocompress.tasks.task import Task
 from autocompress.techniques.exit_threshold import ExitThreshold

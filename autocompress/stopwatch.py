@@ -13,7 +13,7 @@ from autocompress.graph.exits import path_feeds, threshold_name
 from autocompress.input_shapes import Shapes, refuse_free
 from autocompress.latency import linear
 from autocompress.latency.bundle import read_model
-from autocompress.runtimes import onnxruntime as ort
+from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.workload import Workload
 
 

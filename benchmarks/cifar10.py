@@ -27,7 +27,7 @@ from autocompress.evaluate import Predictor
 from autocompress.graph.exits import path_feeds
 from autocompress.graph.export import INPUT
 from autocompress.results import Evaluation
-from autocompress.runtimes import onnxruntime as ort
+from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.loading import load_task
 from autocompress.tasks.task import Task
 

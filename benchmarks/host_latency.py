@@ -37,7 +37,7 @@ from autocompress.files import write_json
 from autocompress.latency import _bundle_runner as runner
 from autocompress.latency import calibrate, linear
 from autocompress.latency.measurements import Measurements
-from autocompress.runtimes.onnxruntime import reference_model
+from autocompress.runtimes.onnxruntime.session import reference_model
 from autocompress.workload import Workload
 
 Points = dict[str, tuple[Workload, float]]

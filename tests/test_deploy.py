@@ -18,7 +18,7 @@ from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.graph.export import INPUT
 from autocompress.recipe import Recipe
-from autocompress.runtimes import onnxruntime as ort
+from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.screening import Screen
 from autocompress.space import SearchSpace
 from autocompress.tasks.networks import outputs_of

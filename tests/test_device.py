@@ -12,7 +12,7 @@ import yaml
 
 from autocompress.device import HOME_VARIABLE, DeviceProfile, list_profiles
 from autocompress.errors import DeviceError
-from autocompress.runtime_support import SUPPORT, RuntimeName
+from autocompress.runtimes.capabilities import SUPPORT, RuntimeName
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from small import DEVICE, write_space
 from autocompress import cli, space
 from autocompress.controller import finish
 from autocompress.device import DeviceProfile
-from autocompress.runtimes.onnxruntime import TimingProtocol
+from autocompress.runtimes.onnxruntime.session import TimingProtocol
 
 PAGES = doc_blocks.pages()
 

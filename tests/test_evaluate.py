@@ -20,7 +20,7 @@ from autocompress.evaluate import NEVER, Evaluator, Outcome, sweep, sweep_optimi
 from autocompress.graph.export import INPUT
 from autocompress.recipe import Recipe
 from autocompress.results import dominates
-from autocompress.runtimes import onnxruntime as ort
+from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.task import Task
 
 Array = NDArray[Any]

@@ -9,7 +9,7 @@ import pytest
 
 from autocompress.device import DeviceProfile, shipped_profiles_folder
 from autocompress.latency import linear
-from autocompress.runtime_support import SUPPORT
+from autocompress.runtimes.capabilities import SUPPORT
 from autocompress.workload import KINDS, Op, Workload
 
 FOLDER = shipped_profiles_folder()

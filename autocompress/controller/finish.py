@@ -20,7 +20,7 @@ from autocompress.evaluate import Evaluator
 from autocompress.graph.exits import path_feeds
 from autocompress.graph.export import INPUT
 from autocompress.results import Evaluation, Score
-from autocompress.runtimes import onnxruntime as ort
+from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.sample_scores import write_sample_scores
 from autocompress.study import Study, front_of, read_artifact, resolved, take_back_final, write_final
 from autocompress.tasks.task import ACCURACY

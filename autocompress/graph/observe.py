@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from autocompress.errors import CandidateError
 from autocompress.graph.quantizable import QuantPlan
-from autocompress.runtimes import onnxruntime as runtime
+from autocompress.runtimes.onnxruntime import session as runtime
 
 Observer = Literal["minmax", "percentile", "entropy", "mse"]
 

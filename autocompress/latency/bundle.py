@@ -21,7 +21,7 @@ from autocompress.input_shapes import Shapes, fix_inputs
 from autocompress.latency import _bundle_runner as runner
 from autocompress.latency.measurements import Measurements
 from autocompress.latency.micro_models import PLAN_VERSION, extreme_model, plan, plan_digest
-from autocompress.runtimes.onnxruntime import reference_model
+from autocompress.runtimes.onnxruntime.session import reference_model
 from autocompress.workload import Workload
 
 RUNNER = "run.py"

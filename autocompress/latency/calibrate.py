@@ -64,7 +64,7 @@ def measure_plan(threads: int, budget_s: float, progress: Progress) -> Measureme
     """
     import onnxruntime
 
-    from autocompress.runtimes.onnxruntime import reference_model
+    from autocompress.runtimes.onnxruntime.session import reference_model
 
     models = plan()
     begin, started = datetime.datetime.now(datetime.UTC), time.perf_counter()

@@ -47,7 +47,7 @@ from autocompress.evaluate import NEVER, Evaluator
 from autocompress.graph.export import INPUT
 from autocompress.recipe import Phase
 from autocompress.results import Split
-from autocompress.runtimes import onnxruntime as ort
+from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.techniques.distill import Distill
 from autocompress.training import Distillation, Schedule, fit, to_layout
 

@@ -14,8 +14,8 @@ from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.results import Evaluation, Split
-from autocompress.runtimes import onnxruntime as ort
-from autocompress.runtimes.onnxruntime import TimingProtocol
+from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.onnxruntime.session import TimingProtocol
 from autocompress.study import Study
 
 

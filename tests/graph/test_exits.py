@@ -11,7 +11,7 @@ from autocompress.candidate import ExitHead, MultiExit
 from autocompress.errors import CandidateError
 from autocompress.graph.exits import EXIT_INDEX, LOGITS, threshold_name, to_nested_if
 from autocompress.graph.export import INPUT, export, strip
-from autocompress.runtimes import onnxruntime as ort
+from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
 
 OUTPUTS = ("exit0", "exit1", "logits")

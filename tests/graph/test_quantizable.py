@@ -14,7 +14,7 @@ from autocompress.graph.export import INPUT, export
 from autocompress.graph.observe import observe
 from autocompress.graph.qdq import optimized_op_counts, write_qdq
 from autocompress.graph.quantizable import QuantSpec, plan, quantizable_layers
-from autocompress.runtimes import onnxruntime as ort
+from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
 
 RATIO = 110.0

@@ -19,10 +19,10 @@ from autocompress.candidate import Candidate, Workshop
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.fingerprint import architecture
-from autocompress.graph import exits, export, qat, qdq
 from autocompress.graph.inventory import FileLayer, inventory, layer_names
-from autocompress.graph.observe import ActivationRange, observe
-from autocompress.graph.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
+from autocompress.graphs import export, nested_if, qat, qdq
+from autocompress.graphs.observe import ActivationRange, observe
+from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
 from autocompress.latency import linear
 from autocompress.quantization import Quantize
 from autocompress.recipe import Recipe
@@ -145,7 +145,7 @@ class Deployer:
         proto = onnx.ModelProto()
         proto.CopyFrom(deployment.proto)
         if len(deployment.outputs) > 1:
-            proto = exits.to_nested_if(proto, deployment.outputs, thresholds)
+            proto = nested_if.to_nested_if(proto, deployment.outputs, thresholds)
         proto.producer_name, proto.producer_version = "autocompress", __version__
         entries = {
             "autocompress.recipe": json.dumps(recipe.to_dict(), separators=(",", ":")),

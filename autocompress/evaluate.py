@@ -24,8 +24,8 @@ from autocompress.device import DeviceProfile
 from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.graph.anatomy import Anatomy, dissect
-from autocompress.graph.export import INPUT
 from autocompress.graph.inventory import FileLayer, inventory
+from autocompress.graphs.export import INPUT
 from autocompress.quantization import Quantize
 from autocompress.recipe import Phase, Recipe, Stage
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split

@@ -9,7 +9,7 @@ from typing import Any
 
 from autocompress.device import DeviceProfile
 from autocompress.errors import AutocompressError, DeviceError, InputError
-from autocompress.graph.exits import path_feeds, threshold_name
+from autocompress.graphs.nested_if import path_feeds, threshold_name
 from autocompress.input_shapes import Shapes, refuse_free
 from autocompress.latency import linear
 from autocompress.latency.bundle import read_model

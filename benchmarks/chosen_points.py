@@ -24,8 +24,8 @@ from autocompress import Study
 from autocompress.choice import Pool, Rule, paired_interval
 from autocompress.controller.plan import now
 from autocompress.evaluate import Predictor, sweep, sweep_optimism
-from autocompress.graph.exits import path_feeds
-from autocompress.graph.export import INPUT
+from autocompress.graphs.export import INPUT
+from autocompress.graphs.nested_if import path_feeds
 from autocompress.results import Evaluation
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.loading import load_task

@@ -24,8 +24,8 @@ from scipy import stats
 from autocompress import Study
 from autocompress.controller.plan import now, versions
 from autocompress.evaluate import Predictor
-from autocompress.graph.exits import path_feeds
-from autocompress.graph.export import INPUT
+from autocompress.graphs.export import INPUT
+from autocompress.graphs.nested_if import path_feeds
 from autocompress.results import Evaluation
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.loading import load_task

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autocompress.candidate import Candidate
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
-from autocompress.graph.export import INPUT
+from autocompress.graphs.export import INPUT
 from autocompress.recipe import Recipe
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.screening import Screen

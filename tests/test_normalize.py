@@ -14,8 +14,8 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from zoo import ZOO
 
 from autocompress.errors import TaskError
-from autocompress.graph.export import TOLERANCE, batchnorm_pairs, disagreement, export, fold_batchnorm
-from autocompress.graph.quantizable import quantizable_layers
+from autocompress.graphs.export import TOLERANCE, batchnorm_pairs, disagreement, export, fold_batchnorm
+from autocompress.graphs.quantizable import quantizable_layers
 from autocompress.tasks.normalize import normalize
 
 

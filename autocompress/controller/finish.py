@@ -17,8 +17,8 @@ from autocompress.controller.plan import now, versions
 from autocompress.controller.reporter import Reporter
 from autocompress.errors import AutocompressError, CandidateError, StudyError, failing_as
 from autocompress.evaluate import Evaluator
-from autocompress.graph.exits import path_feeds
-from autocompress.graph.export import INPUT
+from autocompress.graphs.export import INPUT
+from autocompress.graphs.nested_if import path_feeds
 from autocompress.results import Evaluation, Score
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.sample_scores import write_sample_scores

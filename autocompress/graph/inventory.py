@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from autocompress._workload_reader import Forms, read_forms
-from autocompress.graph.quantizable import attribute, module_name, quantizable_layers
+from autocompress.graphs.quantizable import attribute, module_name, quantizable_layers
 
 _BITS: Mapping[int, int] = {
     onnx.TensorProto.FLOAT: 32,

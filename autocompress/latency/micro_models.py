@@ -253,7 +253,7 @@ def _value(name: str, shape: tuple[int, ...], elem_type: int = TensorProto.FLOAT
 
 def _quantized(model: ModelProto) -> ModelProto:
     """Return the model as deployed with 8 bits in every layer; weights and ranges are made up."""
-    from autocompress.graph.qdq import ActivationRange, QuantSpec, WeightQuant, plan, quantizable_layers, write_qdq
+    from autocompress.graphs.qdq import ActivationRange, QuantSpec, WeightQuant, plan, quantizable_layers, write_qdq
 
     bits = {layer.name: 8 for layer in quantizable_layers(model)}
     planned = plan(model, QuantSpec(bits, bits))

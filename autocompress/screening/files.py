@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.evaluate import Evaluator
-from autocompress.graph.quantizable import QuantizableLayer
+from autocompress.graphs.quantizable import QuantizableLayer
 from autocompress.recipe import Recipe
 from autocompress.screening.knobs import FORMATS, Ints
 from autocompress.screening.shapes import Positions, Shape, Shapes, Versions, count

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from autocompress._workload_reader import OpForm, read_forms
-from autocompress.graph.quantizable import QuantizableLayer
+from autocompress.graphs.quantizable import QuantizableLayer
 from autocompress.screening.knobs import Ints
 from autocompress.screening.shapes import Versions
 from autocompress.techniques.ptq import Ptq

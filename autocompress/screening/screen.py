@@ -20,7 +20,7 @@ from autocompress._workload_reader import OpForm
 from autocompress.candidate import Candidate
 from autocompress.domains import Value
 from autocompress.evaluate import Evaluator
-from autocompress.graph.quantizable import quantizable_layers
+from autocompress.graphs.quantizable import quantizable_layers
 from autocompress.latency import linear
 from autocompress.recipe import Stage
 from autocompress.screening.files import Files

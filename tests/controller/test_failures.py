@@ -67,19 +67,19 @@ PLACES: list[tuple[str, list[dict[str, Any]], str]] = [
     ("autocompress.training:_Objective.__call__", [TRAIN], "the stage distill"),
     ("autocompress.tasks.task:Task.train_batches", [TRAIN], "the stage distill"),
     ("torch:Tensor.backward", [TRAIN], "the stage distill"),
-    ("autocompress.graph.export:fold_batchnorm", [], WRITE),
-    ("autocompress.graph.export:rebind", [], WRITE),
-    ("autocompress.graph.export:disagreement", [], WRITE),
-    ("autocompress.graph.export:strip", [], WRITE),
+    ("autocompress.graphs.export:fold_batchnorm", [], WRITE),
+    ("autocompress.graphs.export:rebind", [], WRITE),
+    ("autocompress.graphs.export:disagreement", [], WRITE),
+    ("autocompress.graphs.export:strip", [], WRITE),
     ("autocompress.deploy:plan", [PTQ], WRITE),
     ("autocompress.deploy:observe", [PTQ], WRITE),
-    ("autocompress.graph.qdq:write_qdq", [PTQ], WRITE),
-    ("autocompress.graph.qat:build_twin", [QAT], WRITE),
-    ("autocompress.graph.qat:Twin.extract", [QAT], WRITE),
+    ("autocompress.graphs.qdq:write_qdq", [PTQ], WRITE),
+    ("autocompress.graphs.qat:build_twin", [QAT], WRITE),
+    ("autocompress.graphs.qat:Twin.extract", [QAT], WRITE),
     ("autocompress.deploy:outputs_of", [PTQ], WRITE),
     ("autocompress.workload:Workload.from_onnx", [], WRITE),
     ("autocompress.latency.linear:predict", [], WRITE),
-    ("autocompress.graph.exits:to_nested_if", [EXITS], RUN),
+    ("autocompress.graphs.nested_if:to_nested_if", [EXITS], RUN),
     ("autocompress.evaluate:Evaluator._layers", [], RUN),
     ("autocompress.evaluate:Predictor.__call__", [], RUN),
     ("autocompress.tasks.task:Task.judge", [], RUN),
@@ -163,7 +163,7 @@ def test_whatever_the_users_code_raises_comes_with_its_line(
 
 
 def test_a_search_goes_on_after_every_kind_of_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = ["autocompress.deploy:observe", "autocompress.graph.export:fold_batchnorm", "torch:Tensor.backward"]
+    places = ["autocompress.deploy:observe", "autocompress.graphs.export:fold_batchnorm", "torch:Tensor.backward"]
     armed: dict[str, list[bool]] = {place: [] for place in places}
     for place, error in zip(places, (SystemExit(1), Panic("a panic"), RecursionError("too deep")), strict=True):
         break_at(place, error, monkeypatch, armed[place])
@@ -211,14 +211,14 @@ def test_ctrl_c_and_a_handler_that_exits_end_the_search(monkeypatch: pytest.Monk
 def test_a_model_that_cannot_be_judged_is_said_before_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    break_at("autocompress.graph.export:fold_batchnorm", KeyError("bias"), monkeypatch)
+    break_at("autocompress.graphs.export:fold_batchnorm", KeyError("bias"), monkeypatch)
     with pytest.raises(StudyError, match=r"the model itself cannot be deployed: writing the file raised KeyError"):
         search(small_task(n=48), device(), space(), budget=Budget(3), out=tmp_path)
 
 
 def test_apply_and_check_have_the_same_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = small_task(n=48)
-    break_at("autocompress.graph.export:fold_batchnorm", SystemExit(3), monkeypatch)
+    break_at("autocompress.graphs.export:fold_batchnorm", SystemExit(3), monkeypatch)
     with pytest.raises(CandidateError, match=r"^writing the file raised SystemExit: 3"):
         apply(Recipe(), task, device(), out=tmp_path / "model.onnx")
     with pytest.raises(TaskError, match=r"^the model itself cannot be deployed: writing the file raised SystemExit: 3"):

@@ -9,8 +9,8 @@ from zoo import ZOO, synthetic_classification
 
 from autocompress.candidate import ExitHead, MultiExit
 from autocompress.errors import CandidateError
-from autocompress.graph.exits import EXIT_INDEX, LOGITS, threshold_name, to_nested_if
-from autocompress.graph.export import INPUT, export, strip
+from autocompress.graphs.export import INPUT, export, strip
+from autocompress.graphs.nested_if import EXIT_INDEX, LOGITS, threshold_name, to_nested_if
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
 

@@ -12,7 +12,7 @@ from zoo import ZOO
 
 from autocompress.candidate import Candidate, Workshop
 from autocompress.errors import CandidateError
-from autocompress.graph.export import (
+from autocompress.graphs.export import (
     TOLERANCE,
     batchnorm_pairs,
     disagreement,

@@ -20,7 +20,7 @@ from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.graph.anatomy import count_macs
 from autocompress.graph.inventory import inventory
-from autocompress.graph.qdq import optimized_op_counts
+from autocompress.graphs.qdq import optimized_op_counts
 from autocompress.recipe import Recipe
 from autocompress.tasks.task import Metric, Task
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autocompress.errors import CandidateError
-from autocompress.graph import qdq
-from autocompress.graph.qat import Twin, build_twin
-from autocompress.graph.qdq import QuantSpec, observe, optimized_op_counts, write_qdq
+from autocompress.graphs import qdq
+from autocompress.graphs.qat import Twin, build_twin
+from autocompress.graphs.qdq import QuantSpec, observe, optimized_op_counts, write_qdq
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 torch.set_num_threads(1)

@@ -19,8 +19,8 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from autocompress.errors import CandidateError, RecipeError
-from autocompress.graph import qdq
-from autocompress.graph.qdq import QuantSpec, observe, optimized_op_counts, quantizable_layers, write_qdq
+from autocompress.graphs import qdq
+from autocompress.graphs.qdq import QuantSpec, observe, optimized_op_counts, quantizable_layers, write_qdq
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 torch.set_num_threads(1)

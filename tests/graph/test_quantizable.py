@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.graph.export import INPUT, export
-from autocompress.graph.observe import observe
-from autocompress.graph.qdq import optimized_op_counts, write_qdq
-from autocompress.graph.quantizable import QuantSpec, plan, quantizable_layers
+from autocompress.graphs.export import INPUT, export
+from autocompress.graphs.observe import observe
+from autocompress.graphs.qdq import optimized_op_counts, write_qdq
+from autocompress.graphs.quantizable import QuantSpec, plan, quantizable_layers
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
 

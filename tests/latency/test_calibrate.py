@@ -12,7 +12,7 @@ from plans import measurements, use_tiny_plan, workload
 
 from autocompress.device import DeviceProfile
 from autocompress.errors import DeviceError
-from autocompress.graph.qdq import optimized_op_counts
+from autocompress.graphs.qdq import optimized_op_counts
 from autocompress.latency import _bundle_runner as runner
 from autocompress.latency import calibrate, predict
 from autocompress.latency.measurements import Measurements

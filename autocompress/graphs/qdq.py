@@ -1,6 +1,6 @@
 """Write a quantised ONNX file: integer weights, and quantise/dequantise pairs around what runs in int8.
 
-This module needs onnx, numpy and onnxruntime only. The trainable counterpart is `autocompress.graph.qat`.
+This module needs onnx, numpy and onnxruntime only. The trainable counterpart is `autocompress.graphs.qat`.
 
 What a bit width means in the file:
     8   int8 weight, one scale per output channel, behind a DequantizeLinear; computed in int8.
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from autocompress.errors import CandidateError
-from autocompress.graph.observe import ActivationRange, Observer, activation_range, observe
-from autocompress.graph.quantizable import (
+from autocompress.graphs.observe import ActivationRange, Observer, activation_range, observe
+from autocompress.graphs.quantizable import (
     Graph,
     PlannedActivation,
     PlannedLayer,

@@ -20,8 +20,8 @@ from onnx import numpy_helper
 from torch import Tensor, fx, nn
 
 from autocompress.errors import CandidateError
-from autocompress.graph.qdq import ActivationRange, WeightQuant, quantize_weights
-from autocompress.graph.quantizable import (
+from autocompress.graphs.qdq import ActivationRange, WeightQuant, quantize_weights
+from autocompress.graphs.quantizable import (
     Graph,
     PlannedActivation,
     PlannedLayer,

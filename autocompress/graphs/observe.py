@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from autocompress.errors import CandidateError
-from autocompress.graph.quantizable import QuantPlan
+from autocompress.graphs.quantizable import QuantPlan
 from autocompress.runtimes.onnxruntime import session as runtime
 
 Observer = Literal["minmax", "percentile", "entropy", "mse"]

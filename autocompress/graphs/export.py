@@ -25,7 +25,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import fusion
 
 from autocompress.errors import CandidateError, first_line, user_line
-from autocompress.graph.quantizable import quantizable_layers
+from autocompress.graphs.quantizable import quantizable_layers
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import evaluating, outputs_of
 

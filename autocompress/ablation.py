@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from autocompress.compression.techniques.distill import Distill
+from autocompress.compression.techniques.early_exit import EarlyExit
+from autocompress.compression.techniques.prune import Prune
+from autocompress.compression.techniques.ptq import Ptq
 from autocompress.errors import CandidateError, RecipeError, StudyError
 from autocompress.files import Folder, json_object
 from autocompress.recipe import Phase, Recipe, Stage, check_version
 from autocompress.results import Evaluation, Pick, Split
 from autocompress.study import Study, changes, read_artifact
-from autocompress.techniques.distill import Distill
-from autocompress.techniques.early_exit import EarlyExit
-from autocompress.techniques.prune import Prune
-from autocompress.techniques.ptq import Ptq
 
 if TYPE_CHECKING:
     from autocompress.evaluate import Evaluator

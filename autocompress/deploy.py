@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autocompress import __version__
-from autocompress.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.fingerprint import architecture
+from autocompress.compression.techniques._quantize import Quantize
+from autocompress.compression.training import Distillation, Schedule, fit
 from autocompress.device import DeviceProfile
 from autocompress.errors import CandidateError
-from autocompress.fingerprint import architecture
 from autocompress.graph.inventory import FileLayer, inventory, layer_names
 from autocompress.graphs import export, nested_if, qat, qdq
 from autocompress.graphs.observe import ActivationRange, observe
 from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
 from autocompress.latency import linear
-from autocompress.quantization import Quantize
 from autocompress.recipe import Recipe
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
-from autocompress.training import Distillation, Schedule, fit
 from autocompress.workload import Op, Workload
 
 _NAMED = 4

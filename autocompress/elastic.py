@@ -21,15 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress.candidate import Candidate, ExitHead, MultiExit, Workshop
+from autocompress.compression.candidate import Candidate, ExitHead, MultiExit, Workshop
+from autocompress.compression.channels import ChannelGroup, ChannelPruner
+from autocompress.compression.fingerprint import fingerprint
+from autocompress.compression.training import (
+    Distillation,
+    Schedule,
+    fit,
+    reestimate_batchnorm,
+    seconds_per_epoch,
+    to_layout,
+)
 from autocompress.errors import CandidateError, InputError, StudyError
 from autocompress.files import Folder, json_object
-from autocompress.fingerprint import fingerprint
-from autocompress.graph.channels import ChannelGroup, ChannelPruner
 from autocompress.recipe import Phase, Recipe
 from autocompress.results import Score
 from autocompress.tasks.networks import outputs_of
-from autocompress.training import Distillation, Schedule, fit, reestimate_batchnorm, seconds_per_epoch, to_layout
 
 SCHEDULE = Schedule(epochs=8, learning_rate=0.05, clip=1.0)
 DISTILLATION = Distillation(temperature=4.0, weight=0.7, exit_weight=1.0)

@@ -18,22 +18,22 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from autocompress.candidate import Candidate, Workshop
+from autocompress.compression.anatomy import Anatomy, dissect
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.techniques._quantize import Quantize
+from autocompress.compression.techniques.exit_threshold import ExitThreshold
+from autocompress.compression.weights import load_weights, save_weights
 from autocompress.deploy import Cost, Deployer, Deployment
 from autocompress.device import DeviceProfile
 from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError, TaskError, failing_as
-from autocompress.graph.anatomy import Anatomy, dissect
 from autocompress.graph.inventory import FileLayer, inventory
 from autocompress.graphs.export import INPUT
-from autocompress.quantization import Quantize
 from autocompress.recipe import Phase, Recipe, Stage
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import seed_everything
 from autocompress.tasks.task import Task
-from autocompress.techniques.exit_threshold import ExitThreshold
-from autocompress.weights import load_weights, save_weights
 from autocompress.workload import Workload
 
 Array = NDArray[Any]

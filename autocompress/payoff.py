@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autocompress.compression.channels import channels_to_keep
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator, Forecast
-from autocompress.graph.channels import channels_to_keep
 from autocompress.latency import linear
 from autocompress.recipe import Recipe
 

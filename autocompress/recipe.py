@@ -25,7 +25,7 @@ from autocompress.errors import InputError, RecipeError
 from autocompress.files import read_yaml, write_atomically
 
 if TYPE_CHECKING:
-    from autocompress.candidate import Candidate, Workshop
+    from autocompress.compression.candidate import Candidate, Workshop
 
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ def technique(name: str) -> type[Stage]:
     known = technique_names()
     if name not in known:
         raise RecipeError(f"unknown technique {name!r}{suggestion(name, known)}; known: {', '.join(known)}")
-    module = importlib.import_module(f"autocompress.techniques.{name}")
+    module = importlib.import_module(f"autocompress.compression.techniques.{name}")
     return next(
         value
         for value in vars(module).values()
@@ -125,8 +125,8 @@ def technique(name: str) -> type[Stage]:
 
 @cache
 def technique_names() -> tuple[str, ...]:
-    """Names of all techniques: the modules of `autocompress.techniques`."""
-    package = importlib.import_module("autocompress.techniques")
+    """Names of all techniques: the modules of `autocompress.compression.techniques`."""
+    package = importlib.import_module("autocompress.compression.techniques")
     return tuple(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from autocompress.compression.techniques._quantize import Quantize
 from autocompress.constraints import Constraint, device_limits, met_by, value_of
 from autocompress.device import DeviceProfile
 from autocompress.errors import DeviceError, InputError, StudyError
 from autocompress.latency import linear
-from autocompress.quantization import Quantize
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation, LayerSummary, ParetoFront
 from autocompress.study import Study, front_of, read_artifact, read_workload

@@ -23,8 +23,8 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from autocompress.candidate import Candidate, Workshop
-from autocompress.fingerprint import architecture
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.fingerprint import architecture
 from autocompress.recipe import Phase, Recipe, Stage
 from autocompress.tasks.networks import outputs_of, seed_everything
 

@@ -28,16 +28,16 @@ import numpy as np
 import torch
 from scipy import stats
 
-from autocompress.candidate import Candidate, Workshop
+from autocompress.compression.anatomy import count_macs, dissect
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.techniques.distill import Distill
+from autocompress.compression.weights import load_weights
 from autocompress.controller.plan import Fixed, now, versions
 from autocompress.elastic import SCHEDULE, Elastic, torch_score
 from autocompress.files import write_json
-from autocompress.graph.anatomy import count_macs, dissect
 from autocompress.recipe import Phase, Recipe
 from autocompress.space import Outline, SearchSpace
 from autocompress.tasks.loading import load_task
-from autocompress.techniques.distill import Distill
-from autocompress.weights import load_weights
 
 WAYS = ("base+full", "base+0", "elastic+0", "base+1", "elastic+1", "elastic+full")
 YARDSTICK = "base+full"

@@ -8,8 +8,8 @@ from tasks import make_task, make_workshop
 from torch import nn
 from zoo import synthetic_classification
 
-from autocompress.candidate import Workshop
-from autocompress.graph.anatomy import dissect
+from autocompress.compression.anatomy import dissect
+from autocompress.compression.candidate import Workshop
 from autocompress.tasks.task import Task
 
 torch.set_num_threads(1)

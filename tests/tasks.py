@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch.utils.data import TensorDataset
 from zoo import ZOO, synthetic_classification
 
-from autocompress.candidate import Workshop
-from autocompress.graph.anatomy import dissect
+from autocompress.compression.anatomy import dissect
+from autocompress.compression.candidate import Workshop
 from autocompress.tasks.task import Task
 
 

@@ -13,7 +13,8 @@ import torch
 from small import device
 from torch import Tensor, nn
 
-from autocompress.candidate import Candidate
+from autocompress.compression.candidate import Candidate
+from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.graphs.export import INPUT
@@ -23,7 +24,6 @@ from autocompress.screening import Screen
 from autocompress.space import SearchSpace
 from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
-from autocompress.techniques.early_exit import EarlyExit
 
 PTQ = {"technique": "ptq"}
 QAT = {"technique": "qat", "epochs": 1}

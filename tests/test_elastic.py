@@ -13,14 +13,14 @@ from tasks import make_workshop
 from torch import Tensor, nn
 from zoo import ZOO, synthetic_classification
 
-from autocompress.candidate import Candidate, Workshop
+from autocompress.compression.anatomy import dissect
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.training import Schedule
 from autocompress.elastic import Elastic, SharedNetwork, SubNetwork
 from autocompress.errors import CandidateError, InputError
-from autocompress.graph.anatomy import dissect
 from autocompress.recipe import Recipe
 from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
-from autocompress.training import Schedule
 
 Get = Callable[[str], Workshop]
 EXIT = {"technique": "early_exit", "first": 0.3, "hidden": 8}

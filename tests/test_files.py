@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from autocompress.compression.weights import load_weights, save_weights
 from autocompress.controller.journal import SafeJournalBackend, exclusive
 from autocompress.errors import AutocompressError, InputError, StudyError
 from autocompress.files import Folder, parse_json, parse_yaml, read_file, read_yaml, write_atomically
-from autocompress.weights import load_weights, save_weights
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from tasks import make_workshop
 from torch import Tensor, nn
 from zoo import ZOO
 
-from autocompress.candidate import Candidate
-from autocompress.fingerprint import architecture, fingerprint
-from autocompress.techniques.prune import Prune
+from autocompress.compression.candidate import Candidate
+from autocompress.compression.fingerprint import architecture, fingerprint
+from autocompress.compression.techniques.prune import Prune
 
 
 class Scaled(nn.Module):
@@ -93,7 +93,7 @@ def test_copies_are_equal_in_training_or_not_and_whatever_is_trainable() -> None
 
 def test_another_process_finds_the_same() -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nfrom zoo import ZOO\nfrom autocompress.fingerprint import *\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\nfrom zoo import ZOO\nfrom autocompress.compression.fingerprint import *\n"
         "print(*(fingerprint(ZOO[name]()[0]) for name in ('resnet', 'vit')))\n"
     )
     got = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True)

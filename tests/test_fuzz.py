@@ -19,6 +19,7 @@ from test_study import SETTINGS, TRIALS
 
 from autocompress._infer import _load_samples, _read_card, verify
 from autocompress.ablation import Ablation, read_ablation
+from autocompress.compression.weights import load_weights, save_weights
 from autocompress.confusion import read_confusions
 from autocompress.controller.storage import _read_pointer, open_storage
 from autocompress.controller.store import _read_elapsed, _read_outcomes, _read_proposal
@@ -32,7 +33,6 @@ from autocompress.sample_scores import read_sample_scores, write_sample_scores
 from autocompress.signing import new_key, sign_folder
 from autocompress.space import SearchSpace
 from autocompress.study import Study, read_settings, read_workload, write_evaluation, write_final
-from autocompress.weights import load_weights, save_weights
 from autocompress.workload import Op, Workload
 
 hypothesis = pytest.importorskip("hypothesis")

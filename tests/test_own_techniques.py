@@ -10,8 +10,8 @@ import pytest
 import torch
 from small import device, small_task, space
 
+import autocompress.compression.techniques
 import autocompress.recipe
-import autocompress.techniques
 from autocompress import Budget, search
 from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError
@@ -29,7 +29,9 @@ def known() -> Iterator[None]:
     caches = (autocompress.recipe.technique, autocompress.recipe.technique_names)
     with pytest.MonkeyPatch.context() as patch:
         folder = str(Path(__file__).parent / "own_techniques")
-        patch.setattr(autocompress.techniques, "__path__", [*autocompress.techniques.__path__, folder])
+        patch.setattr(
+            autocompress.compression.techniques, "__path__", [*autocompress.compression.techniques.__path__, folder]
+        )
         for cache in caches:
             cache.cache_clear()
         yield

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from small import device, small_task
 
+from autocompress.compression.anatomy import Anatomy, dissect
 from autocompress.device import DeviceProfile
 from autocompress.evaluate import Evaluator
-from autocompress.graph.anatomy import Anatomy, dissect
 from autocompress.payoff import Knob, Payoff
 from autocompress.recipe import Recipe
 from autocompress.tasks.task import Task

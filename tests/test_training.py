@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from zoo import ZOO, synthetic_classification
 
-from autocompress.candidate import Candidate, ExitHead, MultiExit, Workshop
-from autocompress.errors import CandidateError, TaskError
-from autocompress.tasks.task import Task
-from autocompress.training import (
+from autocompress.compression.candidate import Candidate, ExitHead, MultiExit, Workshop
+from autocompress.compression.training import (
     Distillation,
     Schedule,
     TeacherLogits,
@@ -25,6 +23,8 @@ from autocompress.training import (
     reestimate_batchnorm,
     train_candidate,
 )
+from autocompress.errors import CandidateError, TaskError
+from autocompress.tasks.task import Task
 
 PLAIN = Distillation()
 ONE = Schedule(epochs=1, learning_rate=0.02)
@@ -137,7 +137,7 @@ def test_teacher_logits_are_kept_by_content(monkeypatch: pytest.MonkeyPatch) -> 
     assert not torch.equal(first, other)
     with torch.no_grad():
         assert torch.equal(first, model(inputs)) and not first.requires_grad
-    monkeypatch.setattr("autocompress.training._CACHE_BYTES", first.numel() * 4 - 1)
+    monkeypatch.setattr("autocompress.compression.training._CACHE_BYTES", first.numel() * 4 - 1)
     small = TeacherLogits(model)
     assert torch.equal(small(inputs, contextlib.nullcontext()), first)  # too big to keep, answered all the same
     assert small(inputs, contextlib.nullcontext()) is not first

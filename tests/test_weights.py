@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autocompress.weights import load_weights, save_weights
+from autocompress.compression.weights import load_weights, save_weights
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

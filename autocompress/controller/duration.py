@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+from autocompress.compression.training import Distillation, seconds_per_epoch
 from autocompress.controller.plan import Plan
 from autocompress.errors import CandidateError, failing_as
 from autocompress.results import Evaluation
 from autocompress.space import StageSpace
-from autocompress.training import Distillation, seconds_per_epoch
 
 
 @dataclass(frozen=True)

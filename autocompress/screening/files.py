@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.compression.techniques.ptq import Ptq
 from autocompress.evaluate import Evaluator
 from autocompress.graphs.quantizable import QuantizableLayer
 from autocompress.recipe import Recipe
 from autocompress.screening.knobs import FORMATS, Ints
 from autocompress.screening.shapes import Positions, Shape, Shapes, Versions, count
-from autocompress.techniques.ptq import Ptq
 
 Stored = list[tuple[str, float]]
 """Tensors whose elements a file holds, with the bits of each element."""

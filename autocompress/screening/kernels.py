@@ -16,10 +16,10 @@ import onnx
 from numpy.typing import NDArray
 
 from autocompress._workload_reader import OpForm, read_forms
+from autocompress.compression.techniques.ptq import Ptq
 from autocompress.graphs.quantizable import QuantizableLayer
 from autocompress.screening.knobs import Ints
 from autocompress.screening.shapes import Versions
-from autocompress.techniques.ptq import Ptq
 
 _RANDOM_READINGS = 24
 _MAX_READINGS = 200

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.compression.channels import ChannelGroup, ChannelPruner, channels_to_keep
+from autocompress.compression.techniques.early_exit import EarlyExit
+from autocompress.compression.techniques.prune import Prune
+from autocompress.compression.techniques.ptq import Ptq
+from autocompress.compression.techniques.qat import Qat
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
-from autocompress.graph.channels import ChannelGroup, ChannelPruner, channels_to_keep
 from autocompress.recipe import Phase, Stage, lookup, technique
 from autocompress.space import SearchSpace, StageSpace
-from autocompress.techniques.early_exit import EarlyExit
-from autocompress.techniques.prune import Prune
-from autocompress.techniques.ptq import Ptq
-from autocompress.techniques.qat import Qat
 
 Ints = NDArray[np.int64]
 

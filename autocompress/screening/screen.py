@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress._workload_reader import OpForm
-from autocompress.candidate import Candidate
+from autocompress.compression.candidate import Candidate
 from autocompress.domains import Value
 from autocompress.evaluate import Evaluator
 from autocompress.graphs.quantizable import quantizable_layers

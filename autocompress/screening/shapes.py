@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress._workload_reader import Dims, read_forms
-from autocompress.candidate import Candidate
+from autocompress.compression.candidate import Candidate
+from autocompress.compression.techniques.prune import Prune
+from autocompress.compression.techniques.ptq import Ptq
 from autocompress.deploy import Deployment
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.screening.knobs import Ints, Knobs
-from autocompress.techniques.prune import Prune
-from autocompress.techniques.ptq import Ptq
 
 Shape = Callable[[str], Dims]
 """From the name of a tensor to its shape; with widths as arrays, its dimensions are arrays."""

@@ -40,7 +40,9 @@ from train import Job, accuracy, fast_dtype, save
 from train import fit as train_base
 
 from autocompress import DeviceProfile, Recipe, Task
-from autocompress.candidate import Candidate
+from autocompress.compression.candidate import Candidate
+from autocompress.compression.techniques.distill import Distill
+from autocompress.compression.training import Distillation, Schedule, fit, to_layout
 from autocompress.controller.plan import now, versions
 from autocompress.elastic import torch_score
 from autocompress.evaluate import NEVER, Evaluator
@@ -48,8 +50,6 @@ from autocompress.graphs.export import INPUT
 from autocompress.recipe import Phase
 from autocompress.results import Split
 from autocompress.runtimes.onnxruntime import session as ort
-from autocompress.techniques.distill import Distill
-from autocompress.training import Distillation, Schedule, fit, to_layout
 
 Array = NDArray[Any]
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ import torch
 from small import EXITS, NUMERICS, SPACE, device, small_task, space, write_space, write_task
 from torch import Tensor, nn
 
-from autocompress import training
-from autocompress.candidate import Candidate
+from autocompress.compression import training
+from autocompress.compression.candidate import Candidate
 from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.controller.journal import SafeJournalBackend, exclusive

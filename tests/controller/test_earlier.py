@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from small import SPACE, device, small_task, space
 
-from autocompress import training
+from autocompress.compression import training
 from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.controller.reporter import Silent

@@ -60,11 +60,11 @@ PTQ, QAT = {"technique": "ptq"}, {"technique": "qat", "epochs": 1}
 EXITS = {"technique": "early_exit", "first": 0.4}
 WRITE, RUN = "writing the file", "running the file"
 PLACES: list[tuple[str, list[dict[str, Any]], str]] = [
-    ("autocompress.techniques.prune:Prune.apply", [PRUNE], "the stage prune"),
-    ("autocompress.techniques.early_exit:EarlyExit.apply", [EXITS], "the stage early_exit"),
-    ("autocompress.techniques.ptq:Ptq.apply", [PTQ], "the stage ptq"),
+    ("autocompress.compression.techniques.prune:Prune.apply", [PRUNE], "the stage prune"),
+    ("autocompress.compression.techniques.early_exit:EarlyExit.apply", [EXITS], "the stage early_exit"),
+    ("autocompress.compression.techniques.ptq:Ptq.apply", [PTQ], "the stage ptq"),
     ("autocompress.evaluate:load_weights", [TRAIN], "training"),
-    ("autocompress.training:_Objective.__call__", [TRAIN], "the stage distill"),
+    ("autocompress.compression.training:_Objective.__call__", [TRAIN], "the stage distill"),
     ("autocompress.tasks.task:Task.train_batches", [TRAIN], "the stage distill"),
     ("torch:Tensor.backward", [TRAIN], "the stage distill"),
     ("autocompress.graphs.export:fold_batchnorm", [], WRITE),

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from small import EXITS, SPACE, device, small_task, space
 
+from autocompress.compression.anatomy import Anatomy, dissect
 from autocompress.constraints import Constraint, at_most
 from autocompress.controller.plan import Plan
 from autocompress.errors import ConstraintError
 from autocompress.evaluate import Evaluator
-from autocompress.graph.anatomy import Anatomy, dissect
 from autocompress.recipe import Recipe
 from autocompress.tasks.task import Task
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from small import SPACE, device, small_task, space
 
-from autocompress.candidate import Candidate
+from autocompress.compression.candidate import Candidate
+from autocompress.compression.training import Schedule
 from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.controller.executors.base import Blueprint
@@ -21,7 +22,6 @@ from autocompress.recipe import Recipe
 from autocompress.results import Score
 from autocompress.study import Study
 from autocompress.tasks.task import Task
-from autocompress.training import Schedule
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import ZOO
 
-from autocompress.candidate import Workshop
-from autocompress.graph import channels
-from autocompress.graph.anatomy import count_macs, dissect
+from autocompress.compression import channels
+from autocompress.compression.anatomy import count_macs, dissect
+from autocompress.compression.candidate import Workshop
 from autocompress.tasks.task import Metric, Task
 
 Get = Callable[[str], Workshop]

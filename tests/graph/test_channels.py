@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import ZOO
 
-from autocompress.candidate import Workshop
-from autocompress.graph.channels import ChannelPruner, channels_to_keep, criterion
-from autocompress.graph.probe import probe_groups
+from autocompress.compression.candidate import Workshop
+from autocompress.compression.channels import ChannelPruner, channels_to_keep, criterion
+from autocompress.compression.probe import probe_groups
 from autocompress.tasks.networks import outputs_of
 
 RATIOS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from zoo import ZOO
 
-from autocompress.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.techniques.prune import Prune
 from autocompress.errors import CandidateError
 from autocompress.graphs.export import (
     TOLERANCE,
@@ -22,7 +23,6 @@ from autocompress.graphs.export import (
     strip,
 )
 from autocompress.tasks.networks import outputs_of
-from autocompress.techniques.prune import Prune
 
 N_NORMS = {"resnet": 9, "mobilenetv2": 13, "audio1d": 3, "dscnn": 7, "mlp": 2, "shared": 2, "grouped": 5}
 NAMES = sorted(ZOO)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import ZOO
 
+from autocompress.compression.anatomy import count_macs
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator, Outcome
-from autocompress.graph.anatomy import count_macs
 from autocompress.graph.inventory import inventory
 from autocompress.graphs.qdq import optimized_op_counts
 from autocompress.recipe import Recipe

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autocompress.graph.channels import ChannelPruner
-from autocompress.graph.probe import probe_groups
+from autocompress.compression.channels import ChannelPruner
+from autocompress.compression.probe import probe_groups
 
 Step = Callable[["Generated", Tensor, Tensor], Tensor]
 

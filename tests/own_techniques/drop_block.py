@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from autocompress.recipe import Phase, Stage
 
 if TYPE_CHECKING:
-    from autocompress.candidate import Candidate, Workshop
+    from autocompress.compression.candidate import Candidate, Workshop
 
 
 class DropBlock(Stage):

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from autocompress.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.recipe import Number, Phase, Stage
 
 

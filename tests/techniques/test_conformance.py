@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress import testing
-from autocompress.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.recipe import Phase, Stage, parse_stage, technique_names
 from autocompress.testing import CHECKS, Case
 

@@ -7,12 +7,12 @@ import torch
 from tasks import make_task
 from torch import nn
 
-from autocompress.candidate import Candidate, Workshop
+from autocompress.compression.anatomy import dissect
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.techniques.distill import Distill
+from autocompress.compression.techniques.prune import Prune
 from autocompress.errors import CandidateError, TaskError
-from autocompress.graph.anatomy import dissect
 from autocompress.tasks.networks import outputs_of
-from autocompress.techniques.distill import Distill
-from autocompress.techniques.prune import Prune
 
 
 def accuracy(candidate: Candidate, workshop: Workshop) -> float:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from zoo import ZOO
 
-from autocompress.candidate import Candidate, MultiExit, Workshop
+from autocompress.compression.candidate import Candidate, MultiExit, Workshop
+from autocompress.compression.techniques.distill import Distill
+from autocompress.compression.techniques.early_exit import EarlyExit
+from autocompress.compression.techniques.exit_threshold import ExitThreshold
 from autocompress.errors import CandidateError
 from autocompress.tasks.networks import outputs_of
-from autocompress.techniques.distill import Distill
-from autocompress.techniques.early_exit import EarlyExit
-from autocompress.techniques.exit_threshold import ExitThreshold
 
 Get = Callable[[str], Workshop]
 

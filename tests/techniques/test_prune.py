@@ -12,15 +12,15 @@ from tasks import make_workshop
 from torch import nn
 from zoo import ZOO
 
-from autocompress.candidate import Candidate, Workshop
+from autocompress.compression import channels
+from autocompress.compression.anatomy import dissect
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.techniques.early_exit import EarlyExit
+from autocompress.compression.techniques.prune import Importance, Prune, prune_channels
 from autocompress.errors import CandidateError, RecipeError
-from autocompress.graph import channels
-from autocompress.graph.anatomy import dissect
 from autocompress.recipe import Recipe
 from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
-from autocompress.techniques.early_exit import EarlyExit
-from autocompress.techniques.prune import Importance, Prune, prune_channels
 
 Get = Callable[[str], Workshop]
 RATIOS = (0.25, 0.5, 0.75, 0.9)

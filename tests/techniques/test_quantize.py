@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from autocompress.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.techniques._quantize import Quantize
+from autocompress.compression.techniques.ptq import Ptq
+from autocompress.compression.techniques.qat import Qat
 from autocompress.errors import CandidateError
-from autocompress.quantization import Quantize
 from autocompress.recipe import Recipe
-from autocompress.techniques.ptq import Ptq
-from autocompress.techniques.qat import Qat
 
 Get = Callable[[str], Workshop]
 

@@ -14,7 +14,7 @@ from autocompress.errors import CandidateError
 from autocompress.recipe import Number, Phase, Stage
 
 if TYPE_CHECKING:
-    from autocompress.candidate import Candidate, Workshop
+    from autocompress.compression.candidate import Candidate, Workshop
 
 
 class ExitThreshold(Stage):

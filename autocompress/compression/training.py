@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autocompress.candidate import Candidate, MultiExit, Workshop
+from autocompress.compression.candidate import Candidate, MultiExit, Workshop
+from autocompress.compression.weights import load_weights, save_weights
 from autocompress.errors import CandidateError, TaskError
 from autocompress.tasks.batches import length
 from autocompress.tasks.networks import outputs_of, seed_everything
 from autocompress.tasks.task import Loss
-from autocompress.weights import load_weights, save_weights
 
 _CACHE_BYTES = 512 * 2**20
 _CPU = torch.device("cpu")

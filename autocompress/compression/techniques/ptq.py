@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from autocompress.quantization import Quantize
+from autocompress.compression.techniques._quantize import Quantize
 from autocompress.recipe import Phase
 
 if TYPE_CHECKING:
-    from autocompress.candidate import Candidate, Workshop
+    from autocompress.compression.candidate import Candidate, Workshop
 
 
 class Ptq(Quantize):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from autocompress._lazy import lazy
+from autocompress.compression.techniques._lazy import lazy
 from autocompress.errors import CandidateError
 from autocompress.recipe import Number, Phase, Stage, Table, lookup, table_changes, unknown_keys
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from autocompress.candidate import Candidate, Workshop
-    from autocompress.graph import channels, probe
+    from autocompress.compression import channels, probe
+    from autocompress.compression.candidate import Candidate, Workshop
 else:
-    channels = lazy("autocompress.graph.channels")
-    probe = lazy("autocompress.graph.probe")
+    channels = lazy("autocompress.compression.channels")
+    probe = lazy("autocompress.compression.probe")
 
 Importance = Literal["l1", "l2", "lamp", "fpgm", "taylor", "bn_scale", "random"]
 

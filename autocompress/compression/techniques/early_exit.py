@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from autocompress._lazy import lazy
+from autocompress.compression.techniques._lazy import lazy
 from autocompress.errors import CandidateError
 from autocompress.recipe import Number, Phase, Stage
 
 if TYPE_CHECKING:
-    from autocompress.candidate import Candidate, Workshop
-    from autocompress.graph import anatomy
+    from autocompress.compression import anatomy
+    from autocompress.compression.candidate import Candidate, Workshop
 else:
-    anatomy = lazy("autocompress.graph.anatomy")
+    anatomy = lazy("autocompress.compression.anatomy")
 
 
 class EarlyExit(Stage):
@@ -48,7 +48,7 @@ class EarlyExit(Stage):
         """
         import torch
 
-        from autocompress.candidate import ExitHead, MultiExit
+        from autocompress.compression.candidate import ExitHead, MultiExit
 
         hidden = self.hidden if self.head == "conv" else 0
         with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,7 @@ from autocompress.errors import CandidateError
 from autocompress.recipe import Stage, Table, lookup, suggestion, table_changes, unknown_keys
 
 if TYPE_CHECKING:
-    from autocompress.candidate import Workshop
+    from autocompress.compression.candidate import Workshop
 
 WeightBits = Literal[4, 8, 16, 32]
 ActivationBits = Literal[8, 32]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from autocompress.graph.labels import OUTPUT
-from autocompress.graph.probe import Prunable, probe_groups
+from autocompress.compression.labels import OUTPUT
+from autocompress.compression.probe import Prunable, probe_groups
 from autocompress.space import Outline
 from autocompress.tasks.networks import evaluating, in_known_operators
 from autocompress.tasks.task import Task

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autocompress.fingerprint import fingerprint
-from autocompress.graph.anatomy import Anatomy
+from autocompress.compression.anatomy import Anatomy
+from autocompress.compression.fingerprint import fingerprint
 from autocompress.tasks.task import Task
 
 MAIN_OUTPUT = "logits"

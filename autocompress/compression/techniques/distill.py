@@ -9,7 +9,7 @@ from pydantic import Field
 from autocompress.recipe import Number, Phase, Stage
 
 if TYPE_CHECKING:
-    from autocompress.candidate import Candidate, Workshop
+    from autocompress.compression.candidate import Candidate, Workshop
 
 
 class Distill(Stage):
@@ -48,7 +48,7 @@ class Distill(Stage):
         Raises:
             CandidateError: the loss became infinite or NaN.
         """
-        from autocompress.training import Distillation, Schedule, train_candidate
+        from autocompress.compression.training import Distillation, Schedule, train_candidate
 
         schedule = Schedule(self.epochs, self.learning_rate, self.optimizer, self.weight_decay)
         terms = Distillation(self.temperature, self.weight, self.feature_weight, self.relation_weight, self.exit_weight)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autocompress.compression.absent import absent
+from autocompress.compression.channels import ChannelGroup, ChannelPruner
 from autocompress.errors import CandidateError, first_line
-from autocompress.graph.absent import absent
-from autocompress.graph.channels import ChannelGroup, ChannelPruner
 from autocompress.tasks.networks import outputs_of
 
 WHOLE = "(whole network)"

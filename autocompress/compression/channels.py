@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from autocompress.graph.labels import Axis, Ints, trace_channels
+from autocompress.compression.labels import Axis, Ints, trace_channels
 
 _HEAD_COUNTS = ("num_heads", "n_heads", "num_attention_heads", "heads", "n_head", "nhead", "h")
 _INNER_WIDTHS = ("all_head_size", "all_head_dim", "inner_dim", "attn_dim")

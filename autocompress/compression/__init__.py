@@ -1,0 +1,1 @@
+"""What is done to a network: its parts, the techniques, training."""

@@ -1,1 +1,0 @@
-"""What is done to networks as graphs: anatomy, pruning, export, quantisation, exits."""

@@ -12,7 +12,7 @@ _HOMES = {
     "Metric": "autocompress.tasks.task",
     "Recipe": "autocompress.recipe",
     "SearchSpace": "autocompress.space",
-    "DeviceProfile": "autocompress.device",
+    "DeviceProfile": "autocompress.devices.profile",
     "Budget": "autocompress.controller",
     "Workers": "autocompress.controller",
     "Constraint": "autocompress.constraints",

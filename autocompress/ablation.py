@@ -209,7 +209,7 @@ def ablate(
         StudyError: the task is not the study's, or a trial is not a complete candidate.
     """
     from autocompress.controller.journal import exclusive
-    from autocompress.device import DeviceProfile
+    from autocompress.devices.profile import DeviceProfile
     from autocompress.evaluate import Evaluator
 
     settings = study.settings

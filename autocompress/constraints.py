@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from autocompress.errors import ConstraintError
 
 if TYPE_CHECKING:
-    from autocompress.device import DeviceProfile
+    from autocompress.devices.profile import DeviceProfile
     from autocompress.results import Evaluation
 
 Quantity = Literal["accuracy", "latency_ms", "size_bytes", "peak_memory_bytes", "energy_mj"]

@@ -19,17 +19,17 @@ from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.fingerprint import architecture
 from autocompress.compression.techniques._quantize import Quantize
 from autocompress.compression.training import Distillation, Schedule, fit
-from autocompress.device import DeviceProfile
+from autocompress.devices import cost_model
+from autocompress.devices.profile import DeviceProfile
+from autocompress.devices.workload import Op, Workload
 from autocompress.errors import CandidateError
 from autocompress.graph.inventory import FileLayer, inventory, layer_names
 from autocompress.graphs import export, nested_if, qat, qdq
 from autocompress.graphs.observe import ActivationRange, observe
 from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
-from autocompress.latency import linear
 from autocompress.recipe import Recipe
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
-from autocompress.workload import Op, Workload
 
 _NAMED = 4
 """Layers that a note names at most."""
@@ -118,10 +118,10 @@ class Deployer:
     def cost(self, deployment: Deployment) -> Cost:
         """Predict the latency of every path through the graph, and the memory it needs."""
         workloads = paths(deployment)
-        estimates = [linear.predict(self.device, workload) for workload in workloads]
+        estimates = [cost_model.predict(self.device, workload) for workload in workloads]
         whole = workloads[-1]
         layer_ms: dict[str, float] = {}
-        for node, ms in linear.per_op_ms(self.device, whole):
+        for node, ms in cost_model.per_op_ms(self.device, whole):
             if layer := deployment.layers.get(node):
                 layer_ms[layer] = layer_ms.get(layer, 0.0) + ms
         return Cost(

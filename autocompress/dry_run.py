@@ -10,7 +10,7 @@ from typing import Any
 from autocompress.constraints import Constraint
 from autocompress.controller.duration import trial_time
 from autocompress.controller.plan import Plan
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, CandidateError, ConstraintError, TaskError
 from autocompress.evaluate import Evaluator
 from autocompress.payoff import Knob, Payoff

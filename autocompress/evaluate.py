@@ -24,7 +24,8 @@ from autocompress.compression.techniques._quantize import Quantize
 from autocompress.compression.techniques.exit_threshold import ExitThreshold
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.deploy import Cost, Deployer, Deployment
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
+from autocompress.devices.workload import Workload
 from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.graph.inventory import FileLayer, inventory
@@ -34,7 +35,6 @@ from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, S
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import seed_everything
 from autocompress.tasks.task import Task
-from autocompress.workload import Workload
 
 Array = NDArray[Any]
 NEVER = 1.1

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import StudyError
 from autocompress.files import Folder, json_text
 from autocompress.report.against import costs_text

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from autocompress.compression.channels import channels_to_keep
+from autocompress.devices import cost_model
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator, Forecast
-from autocompress.latency import linear
 from autocompress.recipe import Recipe
 
 PAYS = 1.05
@@ -100,7 +100,7 @@ class Payoff:
         return tuple(found)
 
     def _missing(self, forecast: Forecast) -> set[str]:
-        return set(linear.predict(self.device, forecast.cost.workloads[-1]).missing)
+        return set(cost_model.predict(self.device, forecast.cost.workloads[-1]).missing)
 
     def _forecast(self, stages: list[dict[str, Any]]) -> Forecast:
         return self.evaluator.forecast(Recipe.parse({"stages": stages}))

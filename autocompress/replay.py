@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.evaluate import Evaluator
 from autocompress.files import write_atomically
 from autocompress.recipe import Recipe

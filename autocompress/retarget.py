@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.compression.techniques._quantize import Quantize
 from autocompress.constraints import Constraint, device_limits, met_by, value_of
-from autocompress.device import DeviceProfile
+from autocompress.devices import cost_model
+from autocompress.devices.profile import DeviceProfile
+from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError, StudyError
-from autocompress.latency import linear
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation, LayerSummary, ParetoFront
 from autocompress.study import Study, front_of, read_artifact, read_workload
-from autocompress.workload import Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,7 +210,7 @@ def _project(
     intervals: dict[int, tuple[float, float]] = {}
     excluded: dict[int, str] = {}
     outside: dict[int, tuple[str, ...]] = {}
-    costs: dict[tuple[str, ...], list[linear.LatencyEstimate]] = {}
+    costs: dict[tuple[str, ...], list[cost_model.LatencyEstimate]] = {}
     for e in evaluations:
         if reason := _unable(e, device):
             excluded[e.trial] = reason
@@ -218,7 +218,7 @@ def _project(
         key = tuple(w.fingerprint for w in paths[e.trial])
         try:
             if key not in costs:
-                costs[key] = [linear.predict(device, workload) for workload in paths[e.trial]]
+                costs[key] = [cost_model.predict(device, workload) for workload in paths[e.trial]]
         except DeviceError as error:
             excluded[e.trial] = str(error)
             continue
@@ -256,7 +256,7 @@ def _asked(recipe: Recipe) -> tuple[set[int], set[int]]:
 
 
 def _on_device(
-    evaluation: Evaluation, path: Sequence[linear.LatencyEstimate], whole: Workload, device: DeviceProfile
+    evaluation: Evaluation, path: Sequence[cost_model.LatencyEstimate], whole: Workload, device: DeviceProfile
 ) -> tuple[Evaluation, tuple[float, float]]:
     """The figures of a file on a device; with exits the expectation over the rates that the study found."""
     rates = [exit_.rate for exit_ in evaluation.exits] or [1.0]

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError
 from autocompress.recipe import suggestion, technique, technique_names
 from autocompress.space import TABLES

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import yaml
 
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.domains import Choice, Domain, Scoped, Suggester, Value, parse_domain
 from autocompress.errors import RecipeError, SpaceError
 from autocompress.files import read_yaml

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autocompress.constraints import Constraint, met_by
+from autocompress.devices.workload import Workload
 from autocompress.errors import RecipeError, StudyError
 from autocompress.files import MODEL_BYTES, Folder, json_object
 from autocompress.recipe import check_version, explain
 from autocompress.results import Evaluation, MetricUnit, ParetoFront, Split
-from autocompress.workload import Workload
 
 if TYPE_CHECKING:
     import pandas as pd

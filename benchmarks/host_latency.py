@@ -31,14 +31,15 @@ from torch.utils.data import TensorDataset
 
 from autocompress import DeviceProfile, Recipe, SearchSpace, Task
 from autocompress.controller.plan import Fixed, now, versions
+from autocompress.devices import cost_model
+from autocompress.devices.calibration import _bundle_runner as runner
+from autocompress.devices.calibration import fit
+from autocompress.devices.calibration.measurements import Measurements
+from autocompress.devices.workload import Workload
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.files import write_json
-from autocompress.latency import _bundle_runner as runner
-from autocompress.latency import calibrate, linear
-from autocompress.latency.measurements import Measurements
 from autocompress.runtimes.onnxruntime.session import reference_model
-from autocompress.workload import Workload
 
 Points = dict[str, tuple[Workload, float]]
 
@@ -156,7 +157,7 @@ def measure(folder: Path, threads: int, calibration_s: float, seconds: float) ->
     def progress(share: float, text: str) -> None:
         print(f"{time.perf_counter() - began:.0f} s: {text}", flush=True)
 
-    calibrate.measure_plan(threads, calibration_s, progress).save(folder / f"plan-{threads}.json")
+    fit.measure_plan(threads, calibration_s, progress).save(folder / f"plan-{threads}.json")
     sources = {path.stem: path.read_bytes for path in sorted(folder.glob("*.onnx"))}
     timings, refused = runner.measure_models(
         sources, reference_model, threads, seconds, lambda timings, words: progress(0, f"{len(timings)} files{words}")
@@ -169,7 +170,7 @@ def load(folder: Path, threads: int) -> tuple[DeviceProfile, Points, Points]:
     import json
 
     measured = Measurements.parse(json.loads((folder / f"plan-{threads}.json").read_text()), "plan")
-    profile = calibrate.fit_profile(measured, "host")
+    profile = fit.fit_profile(measured, "host")
     timings = json.loads((folder / f"files-{threads}.json").read_text())["timings"]
     best_ms = min(measured.reference_ms, float(np.percentile([t["reference_ms"] for t in timings], 10)))
     tested = {
@@ -177,9 +178,9 @@ def load(folder: Path, threads: int) -> tuple[DeviceProfile, Points, Points]:
         for t in timings
     }
     known = measured.at_full_speed_ms()
-    for name in calibrate.EXIT_PAIR:
+    for name in fit.EXIT_PAIR:
         known.pop(name, None)
-    return profile, calibrate._points(known), tested
+    return profile, fit._points(known), tested
 
 
 def by_macs(known: Points) -> Callable[[Workload], float]:
@@ -238,7 +239,7 @@ def table(folder: Path, threads: int) -> dict[str, Any]:
     """Errors per family and model; printed and returned."""
     profile, known, tested = load(folder, threads)
     models: dict[str, Callable[[Workload], float]] = {
-        "calibrated": lambda w: linear.predict(profile, w).latency_ms,
+        "calibrated": lambda w: cost_model.predict(profile, w).latency_ms,
         "roofline": roofline(known),
         "MACs": by_macs(known),
     }

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from autocompress.device import DeviceProfile, list_profiles
-from autocompress.latency import linear
-from autocompress.workload import Workload
+from autocompress.devices import cost_model
+from autocompress.devices.profile import DeviceProfile, list_profiles
+from autocompress.devices.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "hardware_profiles"))
@@ -129,7 +129,7 @@ def grids(data: Path) -> dict[str, Any]:
             big = any(core in profile.processor for core in BIG_CORES)
             if not usable or not big or profile.name.startswith(same_chip) or dtype not in profile.dtypes:
                 continue
-            own = {key: linear.predict(profile, work).latency_ms for key, work in works.items()}
+            own = {key: cost_model.predict(profile, work).latency_ms for key, work in works.items()}
             predicted = [measured[base] * own[key] / own[base] for key in rest]
             rows[profile.name] = errors(predicted, ms)["median_error"]
             pooled += [p / m for p, m in zip(predicted, ms, strict=True)]

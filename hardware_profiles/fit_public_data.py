@@ -18,7 +18,7 @@ from public_data import accelerators, cpus, microcontrollers, qai_hub
 from public_data.collection import Collection, profiles
 from public_data.readme import write_table
 
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError
 
 COLLECTIONS: dict[str, Callable[[Path], Collection]] = {

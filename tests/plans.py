@@ -7,9 +7,9 @@ from typing import Any
 import onnx
 import pytest
 
-from autocompress.latency.measurements import Machine, Measurements, ModelTiming
-from autocompress.latency.micro_models import EXIT_PAIR, MicroModel, plan, plan_digest
-from autocompress.workload import Workload
+from autocompress.devices.calibration.measurements import Machine, Measurements, ModelTiming
+from autocompress.devices.calibration.plan import EXIT_PAIR, MicroModel, plan, plan_digest
+from autocompress.devices.workload import Workload
 
 
 def tiny_plan() -> list[MicroModel]:
@@ -20,8 +20,8 @@ def tiny_plan() -> list[MicroModel]:
 
 def use_tiny_plan(monkeypatch: pytest.MonkeyPatch) -> list[MicroModel]:
     models = tiny_plan()
-    for module in ("calibrate", "bundle"):
-        monkeypatch.setattr(f"autocompress.latency.{module}.plan", lambda: models)
+    for module in ("fit", "bundle"):
+        monkeypatch.setattr(f"autocompress.devices.calibration.{module}.plan", lambda: models)
     return models
 
 

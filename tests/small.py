@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from zoo import ZOO, synthetic_classification
 
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.space import SearchSpace
 from autocompress.tasks.task import Task
 

@@ -18,7 +18,7 @@ import yaml
 from small import DEVICE, NUMERICS, device, write_space, write_task
 
 from autocompress import cli
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.recipe import Recipe
 
 TESTS = Path(__file__).parent
@@ -367,7 +367,7 @@ def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
         progress(0.5, "conv")
         return device().model_copy(update={"name": "host", "threads": threads})
 
-    monkeypatch.setattr("autocompress.latency.calibrate.calibrate_host", calibrate_host)
+    monkeypatch.setattr("autocompress.devices.calibration.fit.calibrate_host", calibrate_host)
     return asked
 
 

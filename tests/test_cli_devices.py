@@ -9,10 +9,10 @@ import pytest
 from plans import law_ms, measurements, use_tiny_plan
 from test_cli import Run, run
 
-from autocompress.device import DeviceProfile
-from autocompress.latency import _bundle_runner as runner
-from autocompress.latency.degrees import EXPECTED
-from autocompress.latency.micro_models import MicroModel
+from autocompress.devices.calibration import _bundle_runner as runner
+from autocompress.devices.calibration.adapt import EXPECTED
+from autocompress.devices.calibration.plan import MicroModel
+from autocompress.devices.profile import DeviceProfile
 
 __all__ = ["run"]  # the fixture
 
@@ -158,7 +158,7 @@ def test_over_ssh_the_result_becomes_a_profile(
         asked.append(arguments)
         return result.read_bytes()
 
-    monkeypatch.setattr("autocompress.latency.remote.run_over_ssh", run_over_ssh)
+    monkeypatch.setattr("autocompress.devices.calibration.ssh.run_over_ssh", run_over_ssh)
     done = run("devices", "calibrate", "board", "--ssh", "pi@board:2222", "--python", "/opt/py/python", "--seconds", 90)
     assert done.code == 0 and written("board", tmp_path).threads == 2
     assert str(asked[0][0]) == "pi@board:2222" and asked[0][2:5] == ("/opt/py/python", 1, 90.0)

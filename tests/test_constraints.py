@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from autocompress.constraints import Constraint, at_least, at_most, device_limits, max_accuracy_drop, met_by
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import ConstraintError
 from autocompress.recipe import Recipe
 from autocompress.results import Evaluation, Score

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from autocompress.device import HOME_VARIABLE, DeviceProfile, list_profiles
+from autocompress.devices.profile import HOME_VARIABLE, DeviceProfile, list_profiles
 from autocompress.errors import DeviceError
 from autocompress.runtimes.capabilities import SUPPORT, RuntimeName
 
@@ -165,7 +165,7 @@ def test_an_uncalibrated_host_says_what_to_do(tmp_path: Path, monkeypatch: pytes
 
 
 def test_every_shipped_profile_loads() -> None:
-    from autocompress.device import shipped_profiles_folder
+    from autocompress.devices.profile import shipped_profiles_folder
 
     for path in shipped_profiles_folder().glob("*.yaml"):
         profile = DeviceProfile.load(path)
@@ -176,7 +176,7 @@ def test_every_shipped_profile_loads() -> None:
 
 def test_importing_device_and_workload_loads_no_framework() -> None:
     code = (
-        "import sys, autocompress.device, autocompress.workload, autocompress.latency;"
+        "import sys, autocompress.devices.profile, autocompress.devices.workload, autocompress.devices.cost_model;"
         "bad = {'torch', 'onnx', 'onnxruntime', 'optuna'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,7 +16,7 @@ from small import DEVICE, write_space
 
 from autocompress import cli, space
 from autocompress.controller import finish
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.runtimes.onnxruntime.session import TimingProtocol
 
 PAGES = doc_blocks.pages()

@@ -23,17 +23,17 @@ from autocompress.compression.weights import load_weights, save_weights
 from autocompress.confusion import read_confusions
 from autocompress.controller.storage import _read_pointer, open_storage
 from autocompress.controller.store import _read_elapsed, _read_outcomes, _read_proposal
-from autocompress.device import DeviceProfile, shipped_profiles_folder
+from autocompress.devices.calibration.bundle import read_result
+from autocompress.devices.profile import DeviceProfile, shipped_profiles_folder
+from autocompress.devices.workload import Op, Workload
 from autocompress.errors import AutocompressError
 from autocompress.files import Folder
-from autocompress.latency.bundle import read_result
 from autocompress.recipe import Recipe
 from autocompress.report._follow import Follower
 from autocompress.sample_scores import read_sample_scores, write_sample_scores
 from autocompress.signing import new_key, sign_folder
 from autocompress.space import SearchSpace
 from autocompress.study import Study, read_settings, read_workload, write_evaluation, write_final
-from autocompress.workload import Op, Workload
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies

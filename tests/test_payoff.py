@@ -4,7 +4,7 @@ import pytest
 from small import device, small_task
 
 from autocompress.compression.anatomy import Anatomy, dissect
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.evaluate import Evaluator
 from autocompress.payoff import Knob, Payoff
 from autocompress.recipe import Recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autocompress.latency import linear
+from autocompress.devices import cost_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "hardware_profiles"))
 
@@ -60,7 +60,7 @@ def test_a_profile_predicts_what_the_fit_predicts() -> None:
     profile = profiles(made)[1]
     found = hierarchy.fit(made.pool(), made.settings)
     for name, predicted in zip(WORKS, made.pool().work @ found[1], strict=True):
-        assert linear.predict(profile, WORKS[name]).latency_ms == pytest.approx(predicted, rel=1e-3)
+        assert cost_model.predict(profile, WORKS[name]).latency_ms == pytest.approx(predicted, rel=1e-3)
 
 
 def test_held_out_networks_are_not_seen_on_any_device() -> None:

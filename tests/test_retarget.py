@@ -10,7 +10,7 @@ from small import EXITS, device, small_task, space
 
 from autocompress.constraints import at_most, max_accuracy_drop
 from autocompress.controller import Budget, search
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError, StudyError
 from autocompress.report import retarget as report
 from autocompress.results import Evaluation

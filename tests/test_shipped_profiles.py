@@ -7,10 +7,10 @@ from functools import cache
 
 import pytest
 
-from autocompress.device import DeviceProfile, shipped_profiles_folder
-from autocompress.latency import linear
+from autocompress.devices import cost_model
+from autocompress.devices.profile import DeviceProfile, shipped_profiles_folder
+from autocompress.devices.workload import KINDS, Op, Workload
 from autocompress.runtimes.capabilities import SUPPORT
-from autocompress.workload import KINDS, Op, Workload
 
 FOLDER = shipped_profiles_folder()
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -93,7 +93,7 @@ def test_the_table_of_the_readme_holds_every_profile_and_its_error() -> None:
 def test_wider_networks_are_slower(name: str) -> None:
     p = profile(name)
     for network, dtype in itertools.product((resnet, mobilenet), p.dtypes):
-        estimates = [linear.predict(p, network(width, dtype)) for width in (16, 32, 64)]
+        estimates = [cost_model.predict(p, network(width, dtype)) for width in (16, 32, 64)]
         times = [e.latency_ms for e in estimates]
         assert 0 < times[0] < times[1] < times[2]
         assert all(e.in_domain and e.low_ms < e.latency_ms < e.high_ms for e in estimates)
@@ -104,13 +104,13 @@ def test_cpu_profiles_do_not_claim_to_know_transformers() -> None:
         for kind in ("gelu", "norm", "attention"):
             work = Workload((Op(kind, "float32", "x", macs=100, bytes_in=4096, bytes_out=4096, cin=4, cout=4),))
             if p.device_class in ("board", "phone", "computer"):
-                assert not linear.predict(p, work).in_domain, p.name
+                assert not cost_model.predict(p, work).in_domain, p.name
 
 
 def test_every_operator_has_a_price() -> None:
     for p, dtype in itertools.product(map(profile, NAMES), ("float32", "int8")):
         ops = tuple(Op(k, dtype, k, macs=64, bytes_in=64, bytes_out=64, cin=8, cout=8, kernel=(3, 3)) for k in KINDS)
-        assert linear.predict(p, Workload(ops)).latency_ms > 0
+        assert cost_model.predict(p, Workload(ops)).latency_ms > 0
 
 
 def test_channels_that_do_not_fit_the_blocks_are_no_bargain() -> None:
@@ -118,7 +118,7 @@ def test_channels_that_do_not_fit_the_blocks_are_no_bargain() -> None:
     assert chosen
     for p in chosen:
         fitting, odd = (Workload((conv("conv1x1", "float32", cin, 64, 28, 1),)) for cin in (64, 62))
-        assert linear.predict(p, odd).latency_ms > 0.95 * linear.predict(p, fitting).latency_ms, p.name
+        assert cost_model.predict(p, odd).latency_ms > 0.95 * cost_model.predict(p, fitting).latency_ms, p.name
 
 
 def test_readme_is_reachable_from_the_package() -> None:

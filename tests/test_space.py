@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from autocompress.controller.plan import Fixed
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import SpaceError
 from autocompress.recipe import Recipe
 from autocompress.space import Outline, SearchSpace

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from autocompress.devices.calibration.plan import NetBuilder
+from autocompress.devices.workload import Op, Workload
 from autocompress.errors import InputError
-from autocompress.latency.micro_models import NetBuilder
-from autocompress.workload import Op, Workload
 
 
 def _load(content: bytes) -> Workload:

@@ -16,9 +16,9 @@ from autocompress.cli.output import print_rich
 from autocompress.errors import InputError
 
 if TYPE_CHECKING:
-    from autocompress.device import DeviceProfile
-    from autocompress.input_shapes import Shapes
-    from autocompress.latency.degrees import Point
+    from autocompress.devices.calibration.adapt import Point
+    from autocompress.devices.input_shapes import Shapes
+    from autocompress.devices.profile import DeviceProfile
     from autocompress.report.live import Live
 
 app = typer.Typer(help="Device profiles: list them, look at one, calibrate a device.", rich_markup_mode=None)
@@ -36,7 +36,7 @@ def devices(context: typer.Context) -> None:
 @app.command("list")
 def devices_list(as_json: JsonOption = False) -> None:
     """Names of all profiles with their expected error."""
-    from autocompress.device import DeviceProfile, list_profiles
+    from autocompress.devices.profile import DeviceProfile, list_profiles
 
     profiles = [DeviceProfile.load(name) for name in list_profiles()]
     if as_json:
@@ -55,7 +55,7 @@ def devices_show(
     as_json: JsonOption = False,
 ) -> None:
     """Everything a profile says, and how well it predicts what it was calibrated with."""
-    from autocompress.device import DeviceProfile
+    from autocompress.devices.profile import DeviceProfile
 
     profile = DeviceProfile.load(name)
     if html is not None:
@@ -86,8 +86,8 @@ def devices_bundle(
     shape: ShapeOption = None,
 ) -> None:
     """Write a folder that measures a device elsewhere with nothing but Python, numpy and onnxruntime."""
-    from autocompress.input_shapes import parse_shapes
-    from autocompress.latency.bundle import write_bundle
+    from autocompress.devices.calibration.bundle import write_bundle
+    from autocompress.devices.input_shapes import parse_shapes
 
     _check_name(name)
     folder = write_bundle(out, base_model, parse_shapes(shape or ()))
@@ -139,7 +139,7 @@ def devices_calibrate(
         raise InputError("--latency-ms and --measured move the profile of a similar device: name it with --like")
     if not given and base_model is not None:
         raise InputError("--base-model goes with --from, --ssh or --like")
-    from autocompress.input_shapes import parse_shapes
+    from autocompress.devices.input_shapes import parse_shapes
 
     shapes = parse_shapes(shape or ())
     if like is not None:
@@ -168,7 +168,7 @@ def calibrate_this_machine() -> DeviceProfile:
 
 
 def _measured_here(name: str, threads: int, seconds: float) -> DeviceProfile:
-    from autocompress.latency.calibrate import calibrate_host
+    from autocompress.devices.calibration.fit import calibrate_host
     from autocompress.report.live import Live
 
     with Live() as live:
@@ -179,8 +179,8 @@ def _measured_here(name: str, threads: int, seconds: float) -> DeviceProfile:
 def _from_result(
     name: str, result: Path, base_model: Path | None, accept_unsteady: bool, shapes: Shapes
 ) -> DeviceProfile:
-    from autocompress.latency.bundle import base_workload, read_result
-    from autocompress.latency.calibrate import fit_profile
+    from autocompress.devices.calibration.bundle import base_workload, read_result
+    from autocompress.devices.calibration.fit import fit_profile
 
     measurements = read_result(result, accept_unsteady)
     base = base_workload(measurements, base_model, shapes)
@@ -199,8 +199,8 @@ def _over_ssh(
     accept_unsteady: bool,
     shapes: Shapes,
 ) -> DeviceProfile:
-    from autocompress.latency.bundle import write_bundle
-    from autocompress.latency.remote import Address, run_over_ssh
+    from autocompress.devices.calibration.bundle import write_bundle
+    from autocompress.devices.calibration.ssh import Address, run_over_ssh
     from autocompress.report.live import Live
 
     address = Address.parse(ssh)
@@ -228,9 +228,9 @@ def _teller(live: Live) -> Any:
 def _moved(
     name: str, like: str, base_model: Path | None, latency_ms: float | None, measured: Path | None, shapes: Shapes
 ) -> DeviceProfile:
-    from autocompress.device import DeviceProfile
-    from autocompress.latency.bundle import read_model
-    from autocompress.latency.degrees import read_table, refit
+    from autocompress.devices.calibration.adapt import read_table, refit
+    from autocompress.devices.calibration.bundle import read_model
+    from autocompress.devices.profile import DeviceProfile
 
     one = base_model is not None and latency_ms is not None
     if one == (measured is not None) or (base_model is None) != (latency_ms is None):
@@ -240,7 +240,7 @@ def _moved(
         points = _measured_in(measured, like) if measured.is_dir() else read_table(measured, shapes)
         return refit(start, points, name)
     assert base_model is not None and latency_ms is not None
-    from autocompress.latency.measurements import LONGEST_MS, SHORTEST_MS
+    from autocompress.devices.calibration.measurements import LONGEST_MS, SHORTEST_MS
 
     if not SHORTEST_MS <= latency_ms <= LONGEST_MS:
         raise InputError(
@@ -269,7 +269,7 @@ def _measured_in(folder: Path, device: str) -> list[Point]:
 
 
 def _save(profile: DeviceProfile, out: Path | None) -> Path:
-    from autocompress.device import user_profiles_folder
+    from autocompress.devices.profile import user_profiles_folder
 
     return profile.save(out or user_profiles_folder() / f"{profile.name}.yaml")
 

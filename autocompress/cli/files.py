@@ -57,7 +57,7 @@ def measure(
     as_json: JsonOption = False,
 ) -> None:
     """Time an ONNX file on this machine, each exit of it on its own, and compare with the prediction."""
-    from autocompress.input_shapes import parse_shapes
+    from autocompress.devices.input_shapes import parse_shapes
     from autocompress.stopwatch import time_file
 
     shapes = parse_shapes(shape or ())

@@ -9,7 +9,7 @@ import typer
 from autocompress.cli.devices import calibrate_this_machine
 
 if TYPE_CHECKING:
-    from autocompress.device import DeviceProfile
+    from autocompress.devices.profile import DeviceProfile
     from autocompress.tasks.task import Task
 
 
@@ -19,7 +19,7 @@ def profile_if_known(name: str) -> DeviceProfile | None:
     Raises:
         DeviceError: there is no such profile, or it is not valid.
     """
-    from autocompress.device import HOST, DeviceProfile, list_profiles
+    from autocompress.devices.profile import HOST, DeviceProfile, list_profiles
 
     return None if name == HOST and HOST not in list_profiles() else DeviceProfile.load(name)
 

@@ -153,7 +153,7 @@ def check(
 
 def _check_file(path: Path) -> str:
     """Check a YAML file of ours without loading torch."""
-    from autocompress.device import DeviceProfile
+    from autocompress.devices.profile import DeviceProfile
     from autocompress.files import read_yaml
     from autocompress.recipe import Recipe
     from autocompress.space import SearchSpace

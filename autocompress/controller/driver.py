@@ -25,7 +25,7 @@ from autocompress.controller.samplers import DEFAULT, check_name
 from autocompress.controller.sharing import check_evaluator, check_trainable, share_weights
 from autocompress.controller.storage import database_errors
 from autocompress.controller.store import Store, check_folder, remarks
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, InputError, InternalError, keep_traceback, where
 from autocompress.evaluate import Evaluator
 from autocompress.space import SearchSpace

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from autocompress import __version__
 from autocompress.constraints import Constraint, Quantity, device_limits
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.domains import Value
 from autocompress.errors import CandidateError, ConstraintError, InputError
 from autocompress.evaluate import Evaluator, Forecast

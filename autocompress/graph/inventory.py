@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from autocompress._workload_reader import Forms, read_forms
+from autocompress.devices.onnx_reader import Forms, read_forms
 from autocompress.graphs.quantizable import attribute, module_name, quantizable_layers
 
 _BITS: Mapping[int, int] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from rich.table import Table
 
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import DeviceError
 from autocompress.files import write_atomically
 from autocompress.report._drawing import BLUE, ORANGE, VERMILLION, add_equality

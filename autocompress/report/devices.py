@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 
 CLASSES = {
     "board": "boards (CPU)",

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from autocompress._workload_reader import OpForm, read_forms
 from autocompress.compression.techniques.ptq import Ptq
+from autocompress.devices.onnx_reader import OpForm, read_forms
 from autocompress.graphs.quantizable import QuantizableLayer
 from autocompress.screening.knobs import Ints
 from autocompress.screening.shapes import Versions

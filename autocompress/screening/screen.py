@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress._workload_reader import OpForm
 from autocompress.compression.candidate import Candidate
+from autocompress.devices import cost_model
+from autocompress.devices.onnx_reader import OpForm
 from autocompress.domains import Value
 from autocompress.evaluate import Evaluator
 from autocompress.graphs.quantizable import quantizable_layers
-from autocompress.latency import linear
 from autocompress.recipe import Stage
 from autocompress.screening.files import Files
 from autocompress.screening.kernels import Kernels, Place
@@ -181,7 +181,7 @@ class _Network:
 
         def measured(shape: Shape) -> tuple[Any, Any, Any]:
             op = form.sized(shape)
-            return linear.op_us(self._device, op)[0], op.bytes_weights, op.bytes_read_weights
+            return cost_model.op_us(self._device, op)[0], op.bytes_weights, op.bytes_read_weights
 
         return self._shapes.tabulate(form, _tensors(form), positions, measured)
 

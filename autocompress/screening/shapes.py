@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress._workload_reader import Dims, read_forms
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.techniques.prune import Prune
 from autocompress.compression.techniques.ptq import Ptq
 from autocompress.deploy import Deployment
+from autocompress.devices.onnx_reader import Dims, read_forms
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.screening.knobs import Ints, Knobs

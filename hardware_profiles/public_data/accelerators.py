@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from autocompress.device import ANY, Dtype
-from autocompress.workload import Workload
+from autocompress.devices.profile import ANY, Dtype
+from autocompress.devices.workload import Workload
 from public_data import networks
 from public_data.collection import Collection, Target
 from public_data.hierarchy import BEYOND, RUN, Settings, Term

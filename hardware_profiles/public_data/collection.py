@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.device import Calibration, DeviceProfile, Provenance
-from autocompress.workload import Workload
+from autocompress.devices.profile import Calibration, DeviceProfile, Provenance
+from autocompress.devices.workload import Workload
 from public_data import hierarchy
 from public_data.hierarchy import Floats, Pool, Settings, Term
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autocompress.device import Dtype
-from autocompress.workload import Workload
+from autocompress.devices.profile import Dtype
+from autocompress.devices.workload import Workload
 from public_data import ncnn
 from public_data.collection import Collection, Target
 from public_data.hierarchy import Part, Settings, Term

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autocompress.device import ANY, Dtype, OpCost
-from autocompress.latency import linear
-from autocompress.workload import Op, Workload
+from autocompress.devices import cost_model
+from autocompress.devices.profile import ANY, Dtype, OpCost
+from autocompress.devices.workload import Op, Workload
 
 Floats = npt.NDArray[np.float64]
 
@@ -96,12 +96,12 @@ def term_work(terms: Sequence[Term], workload: Workload, block: int, cache_bytes
         for kind, dtype, field, weight in term.parts:
             places.setdefault((kind, dtype), []).append((t, FIELDS.index(field), weight))
     total = np.zeros(len(terms))
-    beyond = linear.megabytes_beyond(workload, cache_bytes)
+    beyond = cost_model.megabytes_beyond(workload, cache_bytes)
     for kind, amount in ((RUN, 1.0), (BEYOND, beyond)):
         for t, _, weight in places.get((kind, "float32"), []):
             total[t] += weight * amount
     for op in workload.ops:
-        values = linear.features(op, block)
+        values = cost_model.features(op, block)
         for t, f, weight in places.get(_place(op, block, places), []):
             total[t] += weight * values[f]
     return total
@@ -109,8 +109,8 @@ def term_work(terms: Sequence[Term], workload: Workload, block: int, cache_bytes
 
 def _place(op: Op, block: int, places: Mapping[tuple[str, str], object]) -> tuple[str, str]:
     dtype = "int8" if op.dtype == "int8" else "float32"
-    key = linear.cost_key(op, block)
-    for name in (linear.finer_key(op) if key == op.kind else "", key, op.kind, ANY):
+    key = cost_model.cost_key(op, block)
+    for name in (cost_model.finer_key(op) if key == op.kind else "", key, op.kind, ANY):
         if (name, dtype) in places:
             return name, dtype
     return "", dtype

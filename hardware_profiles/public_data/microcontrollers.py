@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from autocompress.device import Dtype
-from autocompress.workload import Workload
+from autocompress.devices.profile import Dtype
+from autocompress.devices.workload import Workload
 from public_data import networks
 from public_data.accelerators import affine
 from public_data.collection import Collection, Target

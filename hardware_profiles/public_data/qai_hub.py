@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autocompress.device import Dtype
-from autocompress.workload import Workload
+from autocompress.devices.profile import Dtype
+from autocompress.devices.workload import Workload
 from public_data import networks
 from public_data.collection import Collection, Target
 from public_data.hierarchy import RUN, Part, Settings, Term

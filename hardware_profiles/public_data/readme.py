@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.report.devices import CLASSES, formats
 
 _BEGIN = "<!-- table: written by fit_public_data.py -->"

@@ -10,7 +10,7 @@ from autocompress.compression import training
 from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.controller.reporter import Silent
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError, StudyError
 from autocompress.study import Study
 from autocompress.tasks.task import Task

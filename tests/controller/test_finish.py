@@ -10,7 +10,7 @@ from small import EXITS, SPACE, device, small_task, space
 
 from autocompress.controller import Budget, finish, search
 from autocompress.controller.reporter import Silent
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.results import Evaluation, Split

@@ -19,12 +19,12 @@ import onnx
 import pytest
 from plans import measurements, use_tiny_plan
 
+from autocompress.devices.calibration import _bundle_runner as runner
+from autocompress.devices.calibration.bundle import base_workload, hollow_out, read_result, write_bundle
+from autocompress.devices.calibration.fit import fit_profile
+from autocompress.devices.calibration.plan import MicroModel, plan
+from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError, MeasurementError
-from autocompress.latency import _bundle_runner as runner
-from autocompress.latency.bundle import base_workload, hollow_out, read_result, write_bundle
-from autocompress.latency.calibrate import fit_profile
-from autocompress.latency.micro_models import MicroModel, plan
-from autocompress.workload import Workload
 
 
 @pytest.fixture

@@ -10,14 +10,15 @@ import onnx
 import pytest
 from plans import measurements, use_tiny_plan, workload
 
-from autocompress.device import DeviceProfile
+from autocompress.devices.calibration import _bundle_runner as runner
+from autocompress.devices.calibration import fit
+from autocompress.devices.calibration.measurements import Measurements
+from autocompress.devices.calibration.plan import EXIT_PAIR, extreme_model, plan, plan_digest
+from autocompress.devices.cost_model import predict
+from autocompress.devices.profile import DeviceProfile
+from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError
 from autocompress.graphs.qdq import optimized_op_counts
-from autocompress.latency import _bundle_runner as runner
-from autocompress.latency import calibrate, predict
-from autocompress.latency.measurements import Measurements
-from autocompress.latency.micro_models import EXIT_PAIR, extreme_model, plan, plan_digest
-from autocompress.workload import Workload
 
 
 def test_the_plan_is_deterministic_and_every_model_is_valid() -> None:
@@ -52,15 +53,15 @@ def test_micro_models_run_on_the_kernels_of_deployed_files() -> None:
 @pytest.mark.parametrize(("threads", "budget_s"), [(0, 60.0), (1, 1.0), (1, float("nan"))])
 def test_impossible_settings_are_refused(threads: int, budget_s: float) -> None:
     with pytest.raises(DeviceError, match="calibration needs threads >= 1 and budget_s >= 5"):
-        calibrate.calibrate_host(threads, budget_s)
+        fit.calibrate_host(threads, budget_s)
 
 
 def test_the_machine_is_described() -> None:
     facts = runner.machine_facts(extreme_model())
     assert facts["processor"] and facts["cores"] >= 1
     assert isinstance(facts["int8_saturates"], bool)
-    assert calibrate.channel_block(("avx512f",)) == 16
-    assert calibrate.channel_block(("avx2",)) == 8
+    assert fit.channel_block(("avx512f",)) == 16
+    assert fit.channel_block(("avx2",)) == 8
 
 
 def test_fitting_keeps_measured_and_held_out_prediction_of_every_point(
@@ -68,7 +69,7 @@ def test_fitting_keeps_measured_and_held_out_prediction_of_every_point(
 ) -> None:
     use_tiny_plan(monkeypatch)
     measured = measurements()
-    profile = calibrate.fit_profile(measured, "my-board")
+    profile = fit.fit_profile(measured, "my-board")
     assert (profile.name, profile.threads, profile.processor) == ("my-board", 2, "Cortex-A72")
     assert profile.int8_arithmetic == "saturating"
     assert profile.if_overhead_us == pytest.approx(20.0)
@@ -95,7 +96,7 @@ def test_a_point_is_not_predicted_by_a_fit_that_saw_it(monkeypatch: pytest.Monke
     use_tiny_plan(monkeypatch)
     timings = list(measurements().timings)
     timings[2] = timings[2].model_copy(update={"latency_ms": timings[2].latency_ms * 10})
-    calibration = calibrate.fit_profile(measurements(timings=tuple(timings)), "t").calibration
+    calibration = fit.fit_profile(measurements(timings=tuple(timings)), "t").calibration
     assert calibration is not None and calibration.degree == "full"
     ms, predicted = calibration.held_out_ms[timings[2].name]
     assert predicted < 0.5 * ms
@@ -106,20 +107,20 @@ def test_the_base_model_is_fitted_with_the_rest(monkeypatch: pytest.MonkeyPatch)
     timings = measurements().timings
     base = timings[0].model_copy(update={"name": "base"})
     measured = measurements(timings=(*timings, base), base_sha256="0" * 64)
-    with_base = calibrate.fit_profile(measured, "t", workload(models[0])).calibration
-    without = calibrate.fit_profile(measured, "t").calibration
+    with_base = fit.fit_profile(measured, "t", workload(models[0])).calibration
+    without = fit.fit_profile(measured, "t").calibration
     assert with_base is not None and "base" in with_base.held_out_ms
     assert without is not None and "base" not in without.held_out_ms
 
 
 def test_doubts_about_a_run_become_caveats(monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny_plan(monkeypatch)
-    assert calibrate.fit_profile(measurements(), "t").caveats == ()
-    hot = calibrate.fit_profile(measurements(throttled=True), "t").caveats
+    assert fit.fit_profile(measurements(), "t").caveats == ()
+    hot = fit.fit_profile(measurements(throttled=True), "t").caveats
     assert len(hot) == 1 and "lowered its clock" in hot[0]
     timings = measurements().timings
     old = measurements(timings=timings[1:], refused=(timings[0].name,))
-    assert "onnxruntime 1.20.0 cannot run 1 models" in calibrate.fit_profile(old, "t").caveats[0]
+    assert "onnxruntime 1.20.0 cannot run 1 models" in fit.fit_profile(old, "t").caveats[0]
 
 
 def test_measurements_survive_a_file(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_measurements_of_another_plan_are_refused(monkeypatch: pytest.MonkeyPatc
     timings = measurements().timings
     foreign = timings[0].model_copy(update={"name": "unheard-of"})
     with pytest.raises(DeviceError, match="'unheard-of', which is not in this plan"):
-        calibrate.fit_profile(measurements(timings=(*timings, foreign)), "t")
+        fit.fit_profile(measurements(timings=(*timings, foreign)), "t")
 
 
 def test_a_short_calibration_gives_a_usable_profile(
@@ -176,7 +177,7 @@ def test_a_short_calibration_gives_a_usable_profile(
 ) -> None:
     models = use_tiny_plan(monkeypatch)
     steps: list[float] = []
-    profile = calibrate.calibrate_host(budget_s=5, progress=lambda share, text: steps.append(share))
+    profile = fit.calibrate_host(budget_s=5, progress=lambda share, text: steps.append(share))
     assert capfd.readouterr() == ("", "")
     assert steps == sorted(steps)
     assert steps[-1] == 1.0

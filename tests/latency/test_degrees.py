@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autocompress.device import DeviceProfile, OpCost
+from autocompress.devices.calibration.adapt import EXPECTED, Point, contributions_ms, read_table, refit, solve
+from autocompress.devices.calibration.plan import NetBuilder
+from autocompress.devices.cost_model import predict
+from autocompress.devices.profile import DeviceProfile, OpCost
+from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError
-from autocompress.latency import predict
-from autocompress.latency.degrees import EXPECTED, Point, contributions_ms, read_table, refit, solve
-from autocompress.latency.micro_models import NetBuilder
-from autocompress.workload import Workload
 
 
 def net(width: int, kernels: tuple[int, ...] = (3, 1, 3, 1), int8: bool = False) -> bytes:

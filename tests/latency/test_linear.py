@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autocompress.device import DeviceProfile
+from autocompress.devices.cost_model import fit, op_us, per_op_ms, predict
+from autocompress.devices.profile import DeviceProfile
+from autocompress.devices.workload import Op, Workload
 from autocompress.errors import DeviceError
-from autocompress.latency import fit, per_op_ms, predict
-from autocompress.latency.linear import op_us
-from autocompress.workload import Op, Workload
 
 
 def _profile(latency: dict[str, object], **fields: object) -> DeviceProfile:

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from plans import use_tiny_plan
 
+from autocompress.devices.calibration import ssh as remote
+from autocompress.devices.calibration.bundle import read_result, write_bundle
+from autocompress.devices.calibration.ssh import Address, run_over_ssh
 from autocompress.errors import DeviceError, MeasurementError
-from autocompress.latency import remote
-from autocompress.latency.bundle import read_result, write_bundle
-from autocompress.latency.remote import Address, run_over_ssh
 
 pytest.importorskip("paramiko")
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.device import Calibration, DeviceProfile
+from autocompress.devices.profile import Calibration, DeviceProfile
 from autocompress.errors import DeviceError
 from autocompress.report.calibration import (
     calibration_figure,

@@ -16,7 +16,7 @@ from synthetic import candidate, make_study
 from autocompress.ablation import read_ablation, recommended
 from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.report._payload import study_command
 from autocompress.report.chains import chain_sentence
 from autocompress.report.html import render, write_html

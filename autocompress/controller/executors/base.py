@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from autocompress._process import prepare_training
-from autocompress.device import DeviceProfile
+from autocompress.devices.profile import DeviceProfile
 from autocompress.elastic import Elastic, KeptElastic
 from autocompress.errors import AutocompressError, InputError, TaskError, told
 from autocompress.evaluate import Evaluator, Outcome

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autocompress.errors import CandidateError, MeasurementError
-from autocompress.latency._bundle_runner import (
+from autocompress.devices.calibration._bundle_runner import (
     Stopwatch,
     TimingProtocol,
     build_session,
@@ -25,6 +24,7 @@ from autocompress.latency._bundle_runner import (
     spread,
     time_together,
 )
+from autocompress.errors import CandidateError, MeasurementError
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -15,11 +15,11 @@ from typing import Any
 import onnx
 import onnx.inliner
 
-from autocompress import _workload_shapes
+from autocompress.devices import onnx_shapes
+from autocompress.devices.input_shapes import Shapes, fix_inputs
+from autocompress.devices.workload import Op, Workload
 from autocompress.errors import InputError
-from autocompress.input_shapes import Shapes, fix_inputs
 from autocompress.runtimes.onnxruntime._fusion import PASSABLE, Fusion, Net
-from autocompress.workload import Op, Workload
 
 _SMALL_ELEMENTS = 1024
 _VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"}
@@ -227,9 +227,9 @@ def read_forms(
     if outputs is not None:
         _restrict(light.graph, outputs)
     symbolic = any(not d.HasField("dim_value") for i in model.graph.input for d in i.type.tensor_type.shape.dim)
-    net = Net(_workload_shapes.infer(light, weights), frozenset(weight.name for weight in weights), symbolic)
+    net = Net(onnx_shapes.infer(light, weights), frozenset(weight.name for weight in weights), symbolic)
     forms = _Counter(net).forms(n_ifs)
-    return replace(forms, assumptions=(*_workload_shapes.assumptions(light.graph), *forms.assumptions))
+    return replace(forms, assumptions=(*onnx_shapes.assumptions(light.graph), *forms.assumptions))
 
 
 def _light_copy(

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.device import HOST, Calibration, DeviceProfile, Provenance
+from autocompress.devices.calibration import _bundle_runner as runner
+from autocompress.devices.calibration.measurements import Measurements
+from autocompress.devices.calibration.plan import EXIT_LEVELS, EXIT_PAIR, PLAN_VERSION, extreme_model, plan, plan_digest
+from autocompress.devices.cost_model import fit, predict, relative_errors
+from autocompress.devices.profile import HOST, Calibration, DeviceProfile, Provenance
+from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, MeasurementError
-from autocompress.latency import _bundle_runner as runner
-from autocompress.latency.linear import fit, predict, relative_errors
-from autocompress.latency.measurements import Measurements
-from autocompress.latency.micro_models import EXIT_LEVELS, EXIT_PAIR, PLAN_VERSION, extreme_model, plan, plan_digest
-from autocompress.workload import Workload
 
 Progress = Callable[[float, str], None]
 """Called with the share done (0 to 1) and a few words on the current step."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autocompress.devices.calibration.bundle import RUNNER
 from autocompress.errors import DeviceError, MeasurementError
-from autocompress.latency.bundle import RUNNER
 
 if TYPE_CHECKING:
     import paramiko

@@ -15,14 +15,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from autocompress.devices.calibration import _bundle_runner as runner
+from autocompress.devices.calibration.measurements import Measurements
+from autocompress.devices.calibration.plan import PLAN_VERSION, extreme_model, plan, plan_digest
+from autocompress.devices.input_shapes import Shapes, fix_inputs
+from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError, MeasurementError
 from autocompress.files import parse_json, read_file
-from autocompress.input_shapes import Shapes, fix_inputs
-from autocompress.latency import _bundle_runner as runner
-from autocompress.latency.measurements import Measurements
-from autocompress.latency.micro_models import PLAN_VERSION, extreme_model, plan, plan_digest
 from autocompress.runtimes.onnxruntime.session import reference_model
-from autocompress.workload import Workload
 
 RUNNER = "run.py"
 BASE_FILE = "base.onnx"

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from autocompress.latency._bundle_runner import filler
+from autocompress.devices.calibration._bundle_runner import filler
 
 PLAN_VERSION = 6
 """Raise it when a net of the plan changes."""

@@ -239,6 +239,6 @@ class Workload:
             InputError: the file cannot be read or has no output of that name, the size of an input is not known,
                 or onnx cannot infer a shape and ONNX Runtime cannot run the graph.
         """
-        from autocompress._workload_reader import read_workload
+        from autocompress.devices.onnx_reader import read_workload
 
         return read_workload(model_or_path, outputs, batch, shapes)

@@ -1,7 +1,7 @@
 """`DeviceProfile`: what a target device can do and how long its runtime needs, as data.
 
 A profile belongs to one device, one runtime and version, and one thread count; its coefficients come from
-`autocompress.latency.calibrate` (this machine) or `hardware_profiles/fit_public_data.py` (public data).
+`autocompress.devices.calibration.fit` (this machine) or `hardware_profiles/fit_public_data.py` (public data).
 Neither torch nor onnx nor onnxruntime is imported here.
 """
 
@@ -267,7 +267,7 @@ def user_profiles_folder() -> Path:
 
 def shipped_profiles_folder() -> Path:
     """Folder of the profiles that come with autocompress (wheel: in the package; checkout: beside it)."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     inside = package / "hardware_profiles"
     return inside if inside.is_dir() else package.parent / "hardware_profiles"
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from autocompress.devices.calibration._bundle_runner import MEASUREMENTS_VERSION
 from autocompress.errors import DeviceError
 from autocompress.files import write_atomically
-from autocompress.latency._bundle_runner import MEASUREMENTS_VERSION
 
 UNSTEADY_SLOWDOWN = 0.3
 """Larger loss of speed of the reference net during a run: its result is to be doubted."""

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autocompress.device import ANY, DeviceProfile, Dtype, OpCost
+from autocompress.devices.profile import ANY, DeviceProfile, Dtype, OpCost
+from autocompress.devices.workload import Op, Workload
 from autocompress.errors import DeviceError
-from autocompress.workload import Op, Workload
 
 _TERMS = tuple(OpCost.model_fields)
 _N_TILING = 3

@@ -1,0 +1,1 @@
+"""From measurements on a device to its profile."""

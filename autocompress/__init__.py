@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Task": "autocompress.tasks.task",
     "Metric": "autocompress.tasks.task",
-    "Recipe": "autocompress.recipe",
-    "SearchSpace": "autocompress.space",
+    "Recipe": "autocompress.recipes.recipe",
+    "SearchSpace": "autocompress.recipes.space",
     "DeviceProfile": "autocompress.devices.profile",
     "Budget": "autocompress.controller",
     "Workers": "autocompress.controller",

@@ -19,7 +19,7 @@ from autocompress.compression.techniques.prune import Prune
 from autocompress.compression.techniques.ptq import Ptq
 from autocompress.errors import CandidateError, RecipeError, StudyError
 from autocompress.files import Folder, json_object
-from autocompress.recipe import Phase, Recipe, Stage, check_version
+from autocompress.recipes.recipe import Phase, Recipe, Stage, check_version
 from autocompress.results import Evaluation, Pick, Split
 from autocompress.study import Study, changes, read_artifact
 
@@ -153,7 +153,7 @@ def pipelines_for(evaluator: Evaluator, space: dict[str, Any]) -> list[tuple[str
         space: the search space of the study; its number of epochs and learning rate are used.
     """
     from autocompress.controller.plan import Fixed
-    from autocompress.space import SearchSpace
+    from autocompress.recipes.space import SearchSpace
 
     outline = evaluator.anatomy.outline
     parsed = SearchSpace.parse(space)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autocompress.errors import StudyError
 from autocompress.files import Folder, json_object
-from autocompress.recipe import check_version
+from autocompress.recipes.recipe import check_version
 from autocompress.results import Split
 
 MOST_CLASSES = 50

@@ -27,7 +27,7 @@ from autocompress.graph.inventory import FileLayer, inventory, layer_names
 from autocompress.graphs import export, nested_if, qat, qdq
 from autocompress.graphs.observe import ActivationRange, observe
 from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
 

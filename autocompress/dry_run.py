@@ -14,9 +14,9 @@ from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, CandidateError, ConstraintError, TaskError
 from autocompress.evaluate import Evaluator
 from autocompress.payoff import Knob, Payoff
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
+from autocompress.recipes.space import SearchSpace
 from autocompress.results import Evaluation
-from autocompress.space import SearchSpace
 from autocompress.tasks.task import Task
 
 _NAMED = 12

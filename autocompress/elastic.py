@@ -34,7 +34,7 @@ from autocompress.compression.training import (
 )
 from autocompress.errors import CandidateError, InputError, StudyError
 from autocompress.files import Folder, json_object
-from autocompress.recipe import Phase, Recipe
+from autocompress.recipes.recipe import Phase, Recipe
 from autocompress.results import Score
 from autocompress.tasks.networks import outputs_of
 

@@ -30,7 +30,7 @@ from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.graph.inventory import FileLayer, inventory
 from autocompress.graphs.export import INPUT
-from autocompress.recipe import Phase, Recipe, Stage
+from autocompress.recipes.recipe import Phase, Recipe, Stage
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.networks import seed_everything

@@ -10,7 +10,7 @@ from autocompress.compression.channels import channels_to_keep
 from autocompress.devices import cost_model
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator, Forecast
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 
 PAYS = 1.05
 """Gains below this factor are called none: they are within the error of any prediction."""

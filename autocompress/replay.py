@@ -8,7 +8,7 @@ from pathlib import Path
 from autocompress.devices.profile import DeviceProfile
 from autocompress.evaluate import Evaluator
 from autocompress.files import write_atomically
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import Evaluation
 from autocompress.tasks.task import Task
 

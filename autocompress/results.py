@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from autocompress.errors import ConstraintError
-from autocompress.recipe import Recipe, suggestion
+from autocompress.recipes.recipe import Recipe, suggestion
 
 Split = Literal["validation", "test"]
 Pick = Literal["knee", "fastest", "smallest", "most-accurate"]

@@ -18,7 +18,7 @@ from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile
 from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError, StudyError
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import Evaluation, LayerSummary, ParetoFront
 from autocompress.study import Study, front_of, read_artifact, read_workload
 

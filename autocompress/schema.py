@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError
-from autocompress.recipe import suggestion, technique, technique_names
-from autocompress.space import TABLES
+from autocompress.recipes.recipe import suggestion, technique, technique_names
+from autocompress.recipes.space import TABLES
 from autocompress.study import Settings
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -25,7 +25,7 @@ from autocompress.constraints import Constraint, met_by
 from autocompress.devices.workload import Workload
 from autocompress.errors import RecipeError, StudyError
 from autocompress.files import MODEL_BYTES, Folder, json_object
-from autocompress.recipe import check_version, explain
+from autocompress.recipes.recipe import check_version, explain
 from autocompress.results import Evaluation, MetricUnit, ParetoFront, Split
 
 if TYPE_CHECKING:

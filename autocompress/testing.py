@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.fingerprint import architecture
-from autocompress.recipe import Phase, Recipe, Stage
+from autocompress.recipes.recipe import Phase, Recipe, Stage
 from autocompress.tasks.networks import outputs_of, seed_everything
 
 

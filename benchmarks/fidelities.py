@@ -35,8 +35,8 @@ from autocompress.compression.weights import load_weights
 from autocompress.controller.plan import Fixed, now, versions
 from autocompress.elastic import SCHEDULE, Elastic, torch_score
 from autocompress.files import write_json
-from autocompress.recipe import Phase, Recipe
-from autocompress.space import Outline, SearchSpace
+from autocompress.recipes.recipe import Phase, Recipe
+from autocompress.recipes.space import Outline, SearchSpace
 from autocompress.tasks.loading import load_task
 
 WAYS = ("base+full", "base+0", "elastic+0", "base+1", "elastic+1", "elastic+full")

@@ -21,8 +21,8 @@ from torch.utils.data import TensorDataset
 
 from autocompress import DeviceProfile, SearchSpace, Task
 from autocompress.controller.plan import Fixed, now, versions
-from autocompress.domains import Choice, Domain
 from autocompress.evaluate import Evaluator
+from autocompress.recipes.domains import Choice, Domain
 from autocompress.screening import Screen
 
 SPACE = {

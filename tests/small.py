@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from zoo import ZOO, synthetic_classification
 
 from autocompress.devices.profile import DeviceProfile
-from autocompress.space import SearchSpace
+from autocompress.recipes.space import SearchSpace
 from autocompress.tasks.task import Task
 
 DEVICE = "raspberry-pi-4"

@@ -10,7 +10,7 @@ from autocompress.ablation import Ablation, Chain, Step, ablate, chain_of, read_
 from autocompress.controller import Budget, search
 from autocompress.errors import StudyError
 from autocompress.evaluate import Evaluator
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.replay import apply
 from autocompress.results import Evaluation, Score
 from autocompress.study import Study

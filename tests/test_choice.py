@@ -5,7 +5,7 @@ import pytest
 
 from autocompress.choice import Pool, Rule, paired_interval
 from autocompress.constraints import at_most, max_accuracy_drop
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import Evaluation, Score
 
 N, TRUE = 1000, 0.9

@@ -19,7 +19,7 @@ from small import DEVICE, NUMERICS, device, write_space, write_task
 
 from autocompress import cli
 from autocompress.devices.profile import DeviceProfile
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 
 TESTS = Path(__file__).parent
 
@@ -157,7 +157,7 @@ def test_search_reports_progress_on_standard_error(tmp_path: Path, run: Run) -> 
 
 @pytest.mark.parametrize("name", ["cnn", "ptq-only", "qat", "quickstart", "vit"])
 def test_shipped_spaces_are_valid(run: Run, name: str) -> None:
-    from autocompress.space import _SHIPPED
+    from autocompress.recipes.space import _SHIPPED
 
     [path] = [folder / f"{name}.yaml" for folder in _SHIPPED if (folder / f"{name}.yaml").exists()]
     result = run("check", path)

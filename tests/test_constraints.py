@@ -8,7 +8,7 @@ import pytest
 from autocompress.constraints import Constraint, at_least, at_most, device_limits, max_accuracy_drop, met_by
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import ConstraintError
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import Evaluation, Score
 
 

@@ -18,10 +18,10 @@ from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
 from autocompress.graphs.export import INPUT
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
+from autocompress.recipes.space import SearchSpace
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.screening import Screen
-from autocompress.space import SearchSpace
 from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
 

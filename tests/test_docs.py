@@ -14,9 +14,10 @@ import doc_blocks
 import pytest
 from small import DEVICE, write_space
 
-from autocompress import cli, space
+from autocompress import cli
 from autocompress.controller import finish
 from autocompress.devices.profile import DeviceProfile
+from autocompress.recipes import space
 from autocompress.runtimes.onnxruntime.session import TimingProtocol
 
 PAGES = doc_blocks.pages()

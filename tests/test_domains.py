@@ -6,7 +6,7 @@ import warnings
 import optuna
 import pytest
 
-from autocompress.domains import Choice, FloatRange, Scoped, parse_domain
+from autocompress.recipes.domains import Choice, FloatRange, Scoped, parse_domain
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

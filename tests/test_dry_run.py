@@ -11,7 +11,7 @@ from autocompress.constraints import at_most
 from autocompress.controller.duration import most_epochs
 from autocompress.dry_run import dry_run
 from autocompress.errors import TaskError
-from autocompress.space import SearchSpace
+from autocompress.recipes.space import SearchSpace
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("ptq-only", 0), ("cnn", 3), ("qat", 3 + 2)])

@@ -18,7 +18,7 @@ from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.training import Schedule
 from autocompress.elastic import Elastic, SharedNetwork, SubNetwork
 from autocompress.errors import CandidateError, InputError
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autocompress.errors import CandidateError, TaskError
 from autocompress.evaluate import NEVER, Evaluator, Outcome, sweep, sweep_optimism
 from autocompress.graphs.export import INPUT
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import dominates
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.task import Task

@@ -28,11 +28,11 @@ from autocompress.devices.profile import DeviceProfile, shipped_profiles_folder
 from autocompress.devices.workload import Op, Workload
 from autocompress.errors import AutocompressError
 from autocompress.files import Folder
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
+from autocompress.recipes.space import SearchSpace
 from autocompress.report._follow import Follower
 from autocompress.sample_scores import read_sample_scores, write_sample_scores
 from autocompress.signing import new_key, sign_folder
-from autocompress.space import SearchSpace
 from autocompress.study import Study, read_settings, read_workload, write_evaluation, write_final
 
 hypothesis = pytest.importorskip("hypothesis")

@@ -18,7 +18,7 @@ from small import device
 from autocompress.errors import StudyError
 from autocompress.export import FILES, export_point
 from autocompress.graphs.nested_if import to_nested_if
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import Evaluation, ExitSummary, Score
 from autocompress.study import Settings, Study, write_evaluation, write_final
 

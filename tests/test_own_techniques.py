@@ -11,12 +11,12 @@ import torch
 from small import device, small_task, space
 
 import autocompress.compression.techniques
-import autocompress.recipe
+import autocompress.recipes.recipe
 from autocompress import Budget, search
 from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.screening import Screen
 
 TRAIN = {"technique": "distill", "epochs": 1}
@@ -26,7 +26,7 @@ DROP = {"technique": "drop_block", "block": "blocks.0"}
 @pytest.fixture(scope="module", autouse=True)
 def known() -> Iterator[None]:
     """Makes the techniques of tests/own_techniques importable beside the package's own."""
-    caches = (autocompress.recipe.technique, autocompress.recipe.technique_names)
+    caches = (autocompress.recipes.recipe.technique, autocompress.recipes.recipe.technique_names)
     with pytest.MonkeyPatch.context() as patch:
         folder = str(Path(__file__).parent / "own_techniques")
         patch.setattr(

@@ -7,7 +7,7 @@ from autocompress.compression.anatomy import Anatomy, dissect
 from autocompress.devices.profile import DeviceProfile
 from autocompress.evaluate import Evaluator
 from autocompress.payoff import Knob, Payoff
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.task import Task
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from autocompress.errors import AutocompressError, RecipeError
 from autocompress.files import write_atomically, write_json
-from autocompress.recipe import Phase, Recipe, lookup, parse_stage, technique, technique_names, unknown_keys
+from autocompress.recipes.recipe import Phase, Recipe, lookup, parse_stage, technique, technique_names, unknown_keys
 
 FULL = {
     "version": 1,

@@ -9,7 +9,7 @@ import pytest
 from optuna._hypervolume import compute_hypervolume
 
 from autocompress.errors import ConstraintError
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import Evaluation, ParetoFront, Score, State, dominates
 
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from autocompress.errors import InputError
-from autocompress.recipe import Recipe, technique_names
+from autocompress.recipes.recipe import Recipe, technique_names
+from autocompress.recipes.space import SearchSpace
 from autocompress.schema import KINDS, schema
-from autocompress.space import SearchSpace
 
 jsonschema = pytest.importorskip("jsonschema")
 ROOT = Path(__file__).parents[1]

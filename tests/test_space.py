@@ -12,8 +12,8 @@ import yaml
 from autocompress.controller.plan import Fixed
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import SpaceError
-from autocompress.recipe import Recipe
-from autocompress.space import Outline, SearchSpace
+from autocompress.recipes.recipe import Recipe
+from autocompress.recipes.space import Outline, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

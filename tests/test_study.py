@@ -8,7 +8,7 @@ import pytest
 
 from autocompress.constraints import at_most, met_by
 from autocompress.errors import StudyError
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import Evaluation, Score
 from autocompress.study import (
     Settings,

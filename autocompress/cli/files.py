@@ -23,7 +23,7 @@ def apply(
     as_json: JsonOption = False,
 ) -> None:
     """Repeat a recipe on this or another checkpoint."""
-    from autocompress.recipe import Recipe
+    from autocompress.recipes.recipe import Recipe
 
     parsed, profile = Recipe.load(recipe), profile_if_known(device)
     target = out.absolute()  # a task may change the working directory

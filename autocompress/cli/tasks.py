@@ -71,7 +71,7 @@ def search(
     from autocompress.controller.driver import check_choices
     from autocompress.controller.executors.base import Workers
     from autocompress.controller.plan import Budget
-    from autocompress.space import SearchSpace
+    from autocompress.recipes.space import SearchSpace
     from autocompress.study import read_settings
 
     # What costs nothing to check comes before the task, and that before a minute of calibration.
@@ -139,7 +139,7 @@ def check(
     if Path(target).suffix in (".yaml", ".yml"):
         typer.echo(_check_file(Path(target)))
         return
-    from autocompress.space import SearchSpace
+    from autocompress.recipes.space import SearchSpace
 
     search_space, profile = SearchSpace.load(space), profile_if_known(device)
     task = checked_task(target, None)
@@ -155,8 +155,8 @@ def _check_file(path: Path) -> str:
     """Check a YAML file of ours without loading torch."""
     from autocompress.devices.profile import DeviceProfile
     from autocompress.files import read_yaml
-    from autocompress.recipe import Recipe
-    from autocompress.space import SearchSpace
+    from autocompress.recipes.recipe import Recipe
+    from autocompress.recipes.space import SearchSpace
 
     data = read_yaml(path, InputError)
     if isinstance(data, dict) and "latency" in data:

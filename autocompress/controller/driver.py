@@ -28,7 +28,7 @@ from autocompress.controller.store import Store, check_folder, remarks
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, InputError, InternalError, keep_traceback, where
 from autocompress.evaluate import Evaluator
-from autocompress.space import SearchSpace
+from autocompress.recipes.space import SearchSpace
 from autocompress.study import EvaluatorName, Study, is_final
 from autocompress.tasks.task import Task
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from autocompress.controller.plan import Plan
 from autocompress.controller.proposals import Proposals
-from autocompress.domains import Value
 from autocompress.errors import InputError
 from autocompress.files import MODEL_BYTES, Folder
+from autocompress.recipes.domains import Value
 from autocompress.results import dominates
 from autocompress.study import Study
 

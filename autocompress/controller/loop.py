@@ -21,11 +21,11 @@ from autocompress.controller.reporter import Reporter
 from autocompress.controller.samplers import sampler_of
 from autocompress.controller.sharing import ElasticAccuracy
 from autocompress.controller.store import Store
-from autocompress.domains import Value
 from autocompress.errors import AutocompressError, CandidateError, StudyError
 from autocompress.evaluate import Forecast
 from autocompress.known_costs import KnownCostSampler
-from autocompress.recipe import Recipe
+from autocompress.recipes.domains import Value
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import REPEATED, Evaluation
 
 _MAX_UNEVALUATED = 300

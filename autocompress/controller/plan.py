@@ -13,11 +13,11 @@ from functools import cached_property
 from autocompress import __version__
 from autocompress.constraints import Constraint, Quantity, device_limits
 from autocompress.devices.profile import DeviceProfile
-from autocompress.domains import Value
 from autocompress.errors import CandidateError, ConstraintError, InputError
 from autocompress.evaluate import Evaluator, Forecast
+from autocompress.recipes.domains import Value
+from autocompress.recipes.space import SearchSpace
 from autocompress.results import Evaluation, energy_mj
-from autocompress.space import SearchSpace
 from autocompress.study import EvaluatorName, Settings
 from autocompress.tasks.task import ACCURACY, Task
 

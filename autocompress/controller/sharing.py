@@ -14,11 +14,11 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from scipy.interpolate import RBFInterpolator
 
 from autocompress.controller.plan import Budget, Fixed, Plan
-from autocompress.domains import Value
 from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError, InputError, StudyError, failing_as
 from autocompress.files import Folder
-from autocompress.recipe import Recipe, suggestion
+from autocompress.recipes.domains import Value
+from autocompress.recipes.recipe import Recipe, suggestion
 from autocompress.study import EvaluatorName
 from autocompress.tasks.task import Task
 

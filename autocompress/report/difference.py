@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import InputError
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.report._words import accuracy_text, is_percentage, ms_text, ratio_text, size_text
 from autocompress.results import Evaluation
 from autocompress.study import Study, is_study

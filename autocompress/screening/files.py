@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from autocompress.compression.techniques.ptq import Ptq
 from autocompress.evaluate import Evaluator
 from autocompress.graphs.quantizable import QuantizableLayer
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.screening.knobs import FORMATS, Ints
 from autocompress.screening.shapes import Positions, Shape, Shapes, Versions, count
 

@@ -18,8 +18,8 @@ from autocompress.compression.techniques.ptq import Ptq
 from autocompress.compression.techniques.qat import Qat
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
-from autocompress.recipe import Phase, Stage, lookup, technique
-from autocompress.space import SearchSpace, StageSpace
+from autocompress.recipes.recipe import Phase, Stage, lookup, technique
+from autocompress.recipes.space import SearchSpace, StageSpace
 
 Ints = NDArray[np.int64]
 

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from autocompress.compression.candidate import Candidate
 from autocompress.devices import cost_model
 from autocompress.devices.onnx_reader import OpForm
-from autocompress.domains import Value
 from autocompress.evaluate import Evaluator
 from autocompress.graphs.quantizable import quantizable_layers
-from autocompress.recipe import Stage
+from autocompress.recipes.domains import Value
+from autocompress.recipes.recipe import Stage
+from autocompress.recipes.space import SearchSpace
 from autocompress.screening.files import Files
 from autocompress.screening.kernels import Kernels, Place
 from autocompress.screening.knobs import COMPUTES_INT8, Ints, Knobs, Rows
 from autocompress.screening.shapes import Lookup, Positions, Shape, Shapes, Versions, count
-from autocompress.space import SearchSpace
 
 Floats = NDArray[np.float64]
 

@@ -47,7 +47,7 @@ from autocompress.controller.plan import now, versions
 from autocompress.elastic import torch_score
 from autocompress.evaluate import NEVER, Evaluator
 from autocompress.graphs.export import INPUT
-from autocompress.recipe import Phase
+from autocompress.recipes.recipe import Phase
 from autocompress.results import Split
 from autocompress.runtimes.onnxruntime import session as ort
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autocompress.controller.doubts import contradictions, is_repeated
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import Evaluation, ExitSummary
 
 

@@ -28,7 +28,7 @@ from autocompress.controller.store import remarks
 from autocompress.deploy import Deployer, Deployment
 from autocompress.errors import CandidateError, ConstraintError, InputError, InternalError, StudyError
 from autocompress.evaluate import Evaluator, Outcome
-from autocompress.recipe import Phase, Recipe
+from autocompress.recipes.recipe import Phase, Recipe
 from autocompress.results import Evaluation
 from autocompress.study import Settings, Study, write_evaluation
 from autocompress.tasks.task import Metric, Task

@@ -18,7 +18,7 @@ from autocompress.controller.executors.base import Job, attempt
 from autocompress.dry_run import dry_run
 from autocompress.errors import CandidateError, StudyError, TaskError, failing_as
 from autocompress.evaluate import Evaluator
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.replay import apply
 
 

@@ -10,7 +10,7 @@ from autocompress.constraints import Constraint, at_most
 from autocompress.controller.plan import Plan
 from autocompress.errors import ConstraintError
 from autocompress.evaluate import Evaluator
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.task import Task
 
 

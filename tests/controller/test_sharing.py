@@ -18,7 +18,7 @@ from autocompress.controller.sharing import ElasticAccuracy, share_weights, stru
 from autocompress.elastic import Elastic
 from autocompress.errors import ConstraintError, InputError, StudyError
 from autocompress.evaluate import Evaluator
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import Score
 from autocompress.study import Study
 from autocompress.tasks.task import Task

@@ -22,7 +22,7 @@ from autocompress.controller.executors.processes import Processes
 from autocompress.controller.reporter import Silent
 from autocompress.errors import InputError, StudyError, TaskError
 from autocompress.evaluate import Evaluator
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.study import Study
 
 TESTS = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.graph.inventory import inventory
 from autocompress.graphs.qdq import optimized_op_counts
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.task import Metric, Task
 
 BITS = {onnx.TensorProto.FLOAT: 32, onnx.TensorProto.FLOAT16: 16, onnx.TensorProto.INT8: 8, onnx.TensorProto.INT4: 4}

@@ -15,7 +15,7 @@ import optuna
 from autocompress.ablation import Ablation, Chain, Step, chain_of, recommended
 from autocompress.confusion import Confusion, write_confusions
 from autocompress.constraints import at_least, at_most
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.study import Settings, Study, write_evaluation, write_final
 

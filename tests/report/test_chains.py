@@ -6,7 +6,7 @@ import pytest
 from synthetic import ablation, make_study
 
 from autocompress.ablation import Chain, Step
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.report.chains import ablation_tables, better_points, chain_lines, chain_sentence, pipeline_lines
 from autocompress.results import Evaluation, Score
 from autocompress.study import Study

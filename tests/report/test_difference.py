@@ -6,7 +6,7 @@ import pytest
 from synthetic import make_study, settings
 
 from autocompress.errors import ConstraintError, InputError, StudyError
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.report.difference import Difference, load_side
 from autocompress.study import Study
 

@@ -18,7 +18,7 @@ from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.compression.techniques.prune import Importance, Prune, prune_channels
 from autocompress.errors import CandidateError, RecipeError
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
 

@@ -10,7 +10,7 @@ from autocompress.compression.techniques._quantize import Quantize
 from autocompress.compression.techniques.ptq import Ptq
 from autocompress.compression.techniques.qat import Qat
 from autocompress.errors import CandidateError
-from autocompress.recipe import Recipe
+from autocompress.recipes.recipe import Recipe
 
 Get = Callable[[str], Workshop]
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from autocompress.compression.techniques._lazy import lazy
 from autocompress.errors import CandidateError
-from autocompress.recipe import Number, Phase, Stage
+from autocompress.recipes.recipe import Number, Phase, Stage
 
 if TYPE_CHECKING:
     from autocompress.compression import anatomy

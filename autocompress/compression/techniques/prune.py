@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from autocompress.compression.techniques._lazy import lazy
 from autocompress.errors import CandidateError
-from autocompress.recipe import Number, Phase, Stage, Table, lookup, table_changes, unknown_keys
+from autocompress.recipes.recipe import Number, Phase, Stage, Table, lookup, table_changes, unknown_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

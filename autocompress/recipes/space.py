@@ -17,12 +17,12 @@ from typing import Any, cast
 import yaml
 
 from autocompress.devices.profile import DeviceProfile
-from autocompress.domains import Choice, Domain, Scoped, Suggester, Value, parse_domain
 from autocompress.errors import RecipeError, SpaceError
 from autocompress.files import read_yaml
-from autocompress.recipe import Phase, Recipe, Stage, check_version, lookup, parse_stage, suggestion, technique
+from autocompress.recipes.domains import Choice, Domain, Scoped, Suggester, Value, parse_domain
+from autocompress.recipes.recipe import Phase, Recipe, Stage, check_version, lookup, parse_stage, suggestion, technique
 
-_SHIPPED = (Path(__file__).parent / "search_spaces", Path(__file__).parent.parent / "search_spaces")
+_SHIPPED = (Path(__file__).parents[1] / "search_spaces", Path(__file__).parents[2] / "search_spaces")
 _SWITCH = ("off", "on")
 TABLES = ("ratio", "weight_bits", "activation_bits")
 """Fields that take a value per layer or stage."""

@@ -1,0 +1,1 @@
+"""What people write: recipes, and the spaces that they are drawn from."""

@@ -20,8 +20,8 @@ from autocompress.compression.techniques.ptq import Ptq
 from autocompress.errors import CandidateError, RecipeError, StudyError
 from autocompress.files import Folder, json_object
 from autocompress.recipes.recipe import Phase, Recipe, Stage, check_version
-from autocompress.results import Evaluation, Pick, Split
-from autocompress.study import Study, changes, read_artifact
+from autocompress.studies.results import Evaluation, Pick, Split
+from autocompress.studies.study import Study, changes, read_artifact
 
 if TYPE_CHECKING:
     from autocompress.evaluate import Evaluator

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autocompress.constraints import Constraint
 from autocompress.controller.duration import trial_time
 from autocompress.controller.plan import Plan
 from autocompress.devices.profile import DeviceProfile
@@ -16,7 +15,8 @@ from autocompress.evaluate import Evaluator
 from autocompress.payoff import Knob, Payoff
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
-from autocompress.results import Evaluation
+from autocompress.studies.constraints import Constraint
+from autocompress.studies.results import Evaluation
 from autocompress.tasks.task import Task
 
 _NAMED = 12

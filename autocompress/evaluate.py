@@ -31,8 +31,8 @@ from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.graph.inventory import FileLayer, inventory
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Phase, Recipe, Stage
-from autocompress.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.studies.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.tasks.networks import seed_everything
 from autocompress.tasks.task import Task
 

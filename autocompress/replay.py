@@ -9,7 +9,7 @@ from autocompress.devices.profile import DeviceProfile
 from autocompress.evaluate import Evaluator
 from autocompress.files import write_atomically
 from autocompress.recipes.recipe import Recipe
-from autocompress.results import Evaluation
+from autocompress.studies.results import Evaluation
 from autocompress.tasks.task import Task
 
 

@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress import Study
-from autocompress.choice import Pool, Rule, paired_interval
 from autocompress.controller.plan import now
 from autocompress.evaluate import Predictor, sweep, sweep_optimism
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
-from autocompress.results import Evaluation
 from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.studies.choice import Pool, Rule, paired_interval
+from autocompress.studies.results import Evaluation
 from autocompress.tasks.loading import load_task
 from autocompress.tasks.task import Task
 

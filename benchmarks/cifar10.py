@@ -26,8 +26,8 @@ from autocompress.controller.plan import now, versions
 from autocompress.evaluate import Predictor
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
-from autocompress.results import Evaluation
 from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.studies.results import Evaluation
 from autocompress.tasks.loading import load_task
 from autocompress.tasks.task import Task
 

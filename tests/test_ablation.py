@@ -12,8 +12,8 @@ from autocompress.errors import StudyError
 from autocompress.evaluate import Evaluator
 from autocompress.recipes.recipe import Recipe
 from autocompress.replay import apply
-from autocompress.results import Evaluation, Score
-from autocompress.study import Study
+from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.study import Study
 
 FULL = {
     "stages": [

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autocompress.choice import Pool, Rule, paired_interval
-from autocompress.constraints import at_most, max_accuracy_drop
 from autocompress.recipes.recipe import Recipe
-from autocompress.results import Evaluation, Score
+from autocompress.studies.choice import Pool, Rule, paired_interval
+from autocompress.studies.constraints import at_most, max_accuracy_drop
+from autocompress.studies.results import Evaluation, Score
 
 N, TRUE = 1000, 0.9
 EQUAL = Rule("most-accurate")

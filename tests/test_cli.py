@@ -665,7 +665,7 @@ def test_a_bug_is_one_sentence_that_says_where_its_traceback_is(
     def broken(path: Path) -> None:
         raise RuntimeError("ours to mend")
 
-    monkeypatch.setattr("autocompress.study.Study.open", broken)
+    monkeypatch.setattr("autocompress.studies.study.Study.open", broken)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     run("show", project / "study").refused("a bug of autocompress: RuntimeError: ours to mend", code=1)
     [log] = tmp_path.glob("autocompress-*.log")

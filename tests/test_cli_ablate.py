@@ -9,7 +9,7 @@ from small import DEVICE, write_space, write_task
 
 from autocompress import cli
 from autocompress.ablation import read_ablation, recommended
-from autocompress.study import Study
+from autocompress.studies.study import Study
 
 
 def run(*words: object) -> int:

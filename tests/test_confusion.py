@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from small import device, small_task, space
 
-from autocompress.confusion import Confusion, read_confusions, write_confusions
 from autocompress.controller import Budget, search
 from autocompress.errors import StudyError
+from autocompress.studies.confusion import Confusion, read_confusions, write_confusions
 from autocompress.tasks.task import Metric
 
 

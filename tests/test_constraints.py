@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from autocompress.constraints import Constraint, at_least, at_most, device_limits, max_accuracy_drop, met_by
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import ConstraintError
 from autocompress.recipes.recipe import Recipe
-from autocompress.results import Evaluation, Score
+from autocompress.studies.constraints import Constraint, at_least, at_most, device_limits, max_accuracy_drop, met_by
+from autocompress.studies.results import Evaluation, Score
 
 
 def evaluation(accuracy: float, latency_ms: float, size_bytes: int) -> Evaluation:

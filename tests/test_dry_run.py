@@ -7,11 +7,11 @@ import pytest
 from small import DEVICE, EXITS, NUMERICS, SPACE, device, small_task, space
 from torch.utils.data import DataLoader
 
-from autocompress.constraints import at_most
 from autocompress.controller.duration import most_epochs
 from autocompress.dry_run import dry_run
 from autocompress.errors import TaskError
 from autocompress.recipes.space import SearchSpace
+from autocompress.studies.constraints import at_most
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("ptq-only", 0), ("cnn", 3), ("qat", 3 + 2)])

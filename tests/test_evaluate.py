@@ -19,8 +19,8 @@ from autocompress.errors import CandidateError, TaskError
 from autocompress.evaluate import NEVER, Evaluator, Outcome, sweep, sweep_optimism
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
-from autocompress.results import dominates
 from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.studies.results import dominates
 from autocompress.tasks.task import Task
 
 Array = NDArray[Any]

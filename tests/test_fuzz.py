@@ -20,7 +20,6 @@ from test_study import SETTINGS, TRIALS
 from autocompress._infer import _load_samples, _read_card, verify
 from autocompress.ablation import Ablation, read_ablation
 from autocompress.compression.weights import load_weights, save_weights
-from autocompress.confusion import read_confusions
 from autocompress.controller.storage import _read_pointer, open_storage
 from autocompress.controller.store import _read_elapsed, _read_outcomes, _read_proposal
 from autocompress.devices.calibration.bundle import read_result
@@ -31,9 +30,10 @@ from autocompress.files import Folder
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 from autocompress.report._follow import Follower
-from autocompress.sample_scores import read_sample_scores, write_sample_scores
 from autocompress.signing import new_key, sign_folder
-from autocompress.study import Study, read_settings, read_workload, write_evaluation, write_final
+from autocompress.studies.confusion import read_confusions
+from autocompress.studies.sample_scores import read_sample_scores, write_sample_scores
+from autocompress.studies.study import Study, read_settings, read_workload, write_evaluation, write_final
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies

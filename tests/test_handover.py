@@ -19,8 +19,8 @@ from autocompress.errors import StudyError
 from autocompress.export import FILES, export_point
 from autocompress.graphs.nested_if import to_nested_if
 from autocompress.recipes.recipe import Recipe
-from autocompress.results import Evaluation, ExitSummary, Score
-from autocompress.study import Settings, Study, write_evaluation, write_final
+from autocompress.studies.results import Evaluation, ExitSummary, Score
+from autocompress.studies.study import Settings, Study, write_evaluation, write_final
 
 N_CLASSES = 3
 CLASSES = ("cat", "dog", "bird")

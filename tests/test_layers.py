@@ -156,7 +156,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "ac.SearchSpace.load('cnn')\n"
         "heavy = {'torch', 'optuna', 'onnxruntime', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, f'checking a recipe loads {heavy}'\n"
-        "from autocompress.study import Study\n"
+        "from autocompress.studies.study import Study\n"
         "assert 'torch' not in sys.modules\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

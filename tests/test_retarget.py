@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from small import EXITS, device, small_task, space
 
-from autocompress.constraints import at_most, max_accuracy_drop
 from autocompress.controller import Budget, search
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError, StudyError
 from autocompress.report import retarget as report
-from autocompress.results import Evaluation
-from autocompress.retarget import Retargeted, retarget
-from autocompress.study import Study
+from autocompress.studies.constraints import at_most, max_accuracy_drop
+from autocompress.studies.results import Evaluation
+from autocompress.studies.retarget import Retargeted, retarget
+from autocompress.studies.study import Study
 
 
 @pytest.fixture(scope="module")

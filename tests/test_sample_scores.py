@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autocompress.sample_scores import read_sample_scores, write_sample_scores
+from autocompress.studies.sample_scores import read_sample_scores, write_sample_scores
 
 
 @pytest.mark.parametrize("scores", [np.arange(11) % 3 == 0, np.ones(8), np.linspace(-3.5, 40, 9)])

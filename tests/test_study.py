@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.constraints import at_most, met_by
 from autocompress.errors import StudyError
 from autocompress.recipes.recipe import Recipe
-from autocompress.results import Evaluation, Score
-from autocompress.study import (
+from autocompress.studies.constraints import at_most, met_by
+from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.study import (
     Settings,
     Study,
     read_artifact,

@@ -251,7 +251,7 @@ def _moved(
 
 def _measured_in(folder: Path, device: str) -> list[Point]:
     """What a study measured on the device, files with early exits left out."""
-    from autocompress.study import Study, read_workload
+    from autocompress.studies.study import Study, read_workload
 
     study = Study.open(folder)
     if study.settings.device["name"] != device:

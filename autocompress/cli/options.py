@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from autocompress.constraints import Constraint, at_least, at_most
-from autocompress.constraints import max_accuracy_drop as drop_at_most
 from autocompress.errors import InputError
+from autocompress.studies.constraints import Constraint, at_least, at_most
+from autocompress.studies.constraints import max_accuracy_drop as drop_at_most
 
 
 def _above_0(parameter: typer.CallbackParam, value: float | None) -> float | None:

@@ -12,7 +12,7 @@ from autocompress.errors import StudyError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from autocompress.study import Study
+    from autocompress.studies.study import Study
 
 _COLUMNS = 160
 """Of a file or a pipe, which has no width of its own."""
@@ -28,7 +28,7 @@ def print_rich(renderable: RenderableType) -> None:
 def print_study(study: Study) -> None:
     """Print the front and its summary."""
     from autocompress.report.table import front_table, headline
-    from autocompress.study import read_artifact
+    from autocompress.studies.study import read_artifact
 
     for problem in study.problems:
         typer.echo(f"note: {problem}", err=True)

@@ -27,8 +27,8 @@ from autocompress.cli.output import print_rich, print_study
 from autocompress.errors import InputError, StudyError
 
 if TYPE_CHECKING:
-    from autocompress.retarget import Retargeted
-    from autocompress.study import Study
+    from autocompress.studies.retarget import Retargeted
+    from autocompress.studies.study import Study
 
 
 def watch(
@@ -71,7 +71,7 @@ def show(
     """The front of a study as a table, as JSON, or as a report that explains it."""
     if device is not None and html is None:
         raise InputError("--device is for the report: give --html too, or use `autocompress retarget`")
-    from autocompress.study import Study
+    from autocompress.studies.study import Study
 
     opened = Study.open(study)
     if as_json:
@@ -103,7 +103,7 @@ def ablate(
     as_json: JsonOption = False,
 ) -> None:
     """What each part of a recipe brings: evaluate it step by step, for the report."""
-    from autocompress.study import Study
+    from autocompress.studies.study import Study
 
     opened = Study.open(study.absolute())  # a task may change the working directory
     chosen = [opened.front.select(name).trial for name in pick or ()]  # type: ignore[arg-type]
@@ -180,7 +180,7 @@ def export(
     """
     from autocompress.export import FILES, export_point
     from autocompress.report.against import costs_text, loss_text, pick_point
-    from autocompress.study import Study
+    from autocompress.studies.study import Study
 
     opened = Study.open(study)
     limits = {
@@ -214,7 +214,7 @@ def retarget(
     as_json: JsonOption = False,
 ) -> None:
     """Project a study onto other devices: a front for each, and what the best choice for one costs on another."""
-    from autocompress.study import Study
+    from autocompress.studies.study import Study
 
     opened = Study.open(study)
     result = _retargeted(opened, device)
@@ -240,7 +240,7 @@ def retarget(
 
 def _retargeted(study: Study, devices: str) -> Retargeted:
     """Project a study onto the devices of a list with commas."""
-    from autocompress.retarget import retarget as run
+    from autocompress.studies.retarget import retarget as run
 
     names = list(dict.fromkeys(name.strip() for name in devices.split(",") if name.strip()))
     known = [profile_if_known(name) for name in names]

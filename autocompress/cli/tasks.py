@@ -22,8 +22,8 @@ from autocompress.cli.options import (
     with_constraints,
 )
 from autocompress.cli.output import print_study
-from autocompress.constraints import Constraint
 from autocompress.errors import InputError
+from autocompress.studies.constraints import Constraint
 
 
 @with_constraints
@@ -72,7 +72,7 @@ def search(
     from autocompress.controller.executors.base import Workers
     from autocompress.controller.plan import Budget
     from autocompress.recipes.space import SearchSpace
-    from autocompress.study import read_settings
+    from autocompress.studies.study import read_settings
 
     # What costs nothing to check comes before the task, and that before a minute of calibration.
     given, out = out, out.absolute()  # a task may change the working directory

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autocompress.results import Evaluation
+from autocompress.studies.results import Evaluation
 
 SAME = 0.2
 """Largest relative difference between two timings of the same kernels that raises no doubt."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from autocompress.constraints import Constraint
 from autocompress.controller.earlier import Earlier
 from autocompress.controller.executors.base import Blueprint, Executor, Source, Workers
 from autocompress.controller.executors.in_process import InProcess
@@ -20,7 +19,6 @@ from autocompress.controller.finish import finish
 from autocompress.controller.journal import exclusive
 from autocompress.controller.loop import Loop
 from autocompress.controller.plan import Budget, Plan
-from autocompress.controller.reporter import Reporter, Silent
 from autocompress.controller.samplers import DEFAULT, check_name
 from autocompress.controller.sharing import check_evaluator, check_trainable, share_weights
 from autocompress.controller.storage import database_errors
@@ -29,7 +27,9 @@ from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, InputError, InternalError, keep_traceback, where
 from autocompress.evaluate import Evaluator
 from autocompress.recipes.space import SearchSpace
-from autocompress.study import EvaluatorName, Study, is_final
+from autocompress.studies.constraints import Constraint
+from autocompress.studies.reporter import Reporter, Silent
+from autocompress.studies.study import EvaluatorName, Study, is_final
 from autocompress.tasks.task import Task
 
 

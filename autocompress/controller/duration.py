@@ -9,7 +9,7 @@ from autocompress.compression.training import Distillation, seconds_per_epoch
 from autocompress.controller.plan import Plan
 from autocompress.errors import CandidateError, failing_as
 from autocompress.recipes.space import StageSpace
-from autocompress.results import Evaluation
+from autocompress.studies.results import Evaluation
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from autocompress.controller.proposals import Proposals
 from autocompress.errors import InputError
 from autocompress.files import MODEL_BYTES, Folder
 from autocompress.recipes.domains import Value
-from autocompress.results import dominates
-from autocompress.study import Study
+from autocompress.studies.results import dominates
+from autocompress.studies.study import Study
 
 
 @dataclass(frozen=True)

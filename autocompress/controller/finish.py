@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.confusion import Confusion, write_confusions
-from autocompress.constraints import Constraint, met_by
 from autocompress.controller.doubts import contradictions, is_repeated
 from autocompress.controller.plan import now, versions
-from autocompress.controller.reporter import Reporter
 from autocompress.errors import AutocompressError, CandidateError, StudyError, failing_as
 from autocompress.evaluate import Evaluator
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
-from autocompress.results import Evaluation, Score
 from autocompress.runtimes.onnxruntime import session as ort
-from autocompress.sample_scores import write_sample_scores
-from autocompress.study import Study, front_of, read_artifact, resolved, take_back_final, write_final
+from autocompress.studies.confusion import Confusion, write_confusions
+from autocompress.studies.constraints import Constraint, met_by
+from autocompress.studies.reporter import Reporter
+from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.sample_scores import write_sample_scores
+from autocompress.studies.study import Study, front_of, read_artifact, resolved, take_back_final, write_final
 from autocompress.tasks.task import ACCURACY
 
 _SLACK = 1.25

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 from optuna.trial import Trial
 
-from autocompress.constraints import Constraint
 from autocompress.controller.duration import trial_time
 from autocompress.controller.earlier import Earlier
 from autocompress.controller.executors.base import Executor, Job, Reply
 from autocompress.controller.plan import Budget, Plan, now
 from autocompress.controller.proposals import Proposals
-from autocompress.controller.reporter import Reporter
 from autocompress.controller.samplers import sampler_of
 from autocompress.controller.sharing import ElasticAccuracy
 from autocompress.controller.store import Store
@@ -26,7 +24,9 @@ from autocompress.evaluate import Forecast
 from autocompress.known_costs import KnownCostSampler
 from autocompress.recipes.domains import Value
 from autocompress.recipes.recipe import Recipe
-from autocompress.results import REPEATED, Evaluation
+from autocompress.studies.constraints import Constraint
+from autocompress.studies.reporter import Reporter
+from autocompress.studies.results import REPEATED, Evaluation
 
 _MAX_UNEVALUATED = 300
 """So many proposals in a row that were rejected or known already mean that there is nothing left to try; in a small

@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from autocompress import __version__
-from autocompress.constraints import Constraint, Quantity, device_limits
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError, ConstraintError, InputError
 from autocompress.evaluate import Evaluator, Forecast
 from autocompress.recipes.domains import Value
 from autocompress.recipes.space import SearchSpace
-from autocompress.results import Evaluation, energy_mj
-from autocompress.study import EvaluatorName, Settings
+from autocompress.studies.constraints import Constraint, Quantity, device_limits
+from autocompress.studies.results import Evaluation, energy_mj
+from autocompress.studies.study import EvaluatorName, Settings
 from autocompress.tasks.task import ACCURACY, Task
 
 _LIBRARIES = ("torch", "torch-pruning", "onnx", "onnxruntime", "optuna", "numpy")

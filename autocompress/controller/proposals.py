@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from autocompress.constraints import Constraint
 from autocompress.errors import CandidateError, failing_as
 from autocompress.known_costs import Columns, KnownCostSampler
 from autocompress.recipes.domains import Choice, Domain, Value
 from autocompress.recipes.space import Slot, StageSpace
-from autocompress.results import Evaluation, energy_mj
 from autocompress.screening import Costs, Screen
+from autocompress.studies.constraints import Constraint
+from autocompress.studies.results import Evaluation, energy_mj
 
 if TYPE_CHECKING:
     from autocompress.controller.plan import Plan

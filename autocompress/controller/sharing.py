@@ -19,7 +19,7 @@ from autocompress.errors import CandidateError, InputError, StudyError, failing_
 from autocompress.files import Folder
 from autocompress.recipes.domains import Value
 from autocompress.recipes.recipe import Recipe, suggestion
-from autocompress.study import EvaluatorName
+from autocompress.studies.study import EvaluatorName
 from autocompress.tasks.task import Task
 
 _RECIPES = 256

@@ -16,16 +16,16 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from autocompress.constraints import Constraint, value_of
 from autocompress.controller.storage import open_storage, quiet
 from autocompress.errors import RecipeError, StudyError
 from autocompress.evaluate import Outcome
 from autocompress.files import Folder, json_object
 from autocompress.known_costs import KnownCostSampler
 from autocompress.known_costs.sampler import DERIVED_FROM
-from autocompress.results import Evaluation
-from autocompress.sample_scores import write_sample_scores
-from autocompress.study import (
+from autocompress.studies.constraints import Constraint, value_of
+from autocompress.studies.results import Evaluation
+from autocompress.studies.sample_scores import write_sample_scores
+from autocompress.studies.study import (
     Settings,
     has_evaluation,
     is_study,

@@ -12,15 +12,15 @@ from typing import Any
 import yaml
 
 from autocompress.ablation import Ablation, recommended
-from autocompress.confusion import read_confusions
-from autocompress.constraints import Constraint
 from autocompress.report import diagnostics
 from autocompress.report._words import compare, description, is_percentage, reference
 from autocompress.report.importance import Importance
 from autocompress.report.plots import front_figure, front_figure_3d
 from autocompress.report.ties import ties
-from autocompress.results import Evaluation, LayerSummary, Score
-from autocompress.study import Study
+from autocompress.studies.confusion import read_confusions
+from autocompress.studies.constraints import Constraint
+from autocompress.studies.results import Evaluation, LayerSummary, Score
+from autocompress.studies.study import Study
 
 _OPTIONS = {
     "latency_ms": ("--max-latency-ms", "--min-speedup"),

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from autocompress.report._drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, layout
 from autocompress.report._words import is_percentage, ms_text, reference, size_text
-from autocompress.results import Evaluation, dominates, hypervolume
-from autocompress.study import Study
+from autocompress.studies.results import Evaluation, dominates, hypervolume
+from autocompress.studies.study import Study
 
 Axis = Literal["evaluated", "minutes"]
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autocompress.constraints import Constraint
-from autocompress.results import Evaluation, LatencySource, Score, Split
-from autocompress.study import Study
+from autocompress.studies.constraints import Constraint
+from autocompress.studies.results import Evaluation, LatencySource, Score, Split
+from autocompress.studies.study import Study
 
 
 def is_percentage(study: Study) -> bool:

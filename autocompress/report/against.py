@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import get_args
 
-from autocompress.choice import Difference, Rule, difference
-from autocompress.constraints import Constraint, Quantity, at_least, at_most
 from autocompress.errors import ConstraintError
 from autocompress.report._words import Comparison, compare, is_percentage, ms_text, plural, ratio_text, signed
-from autocompress.results import Evaluation, ParetoFront, Pick
-from autocompress.study import Study
+from autocompress.studies.choice import Difference, Rule, difference
+from autocompress.studies.constraints import Constraint, Quantity, at_least, at_most
+from autocompress.studies.results import Evaluation, ParetoFront, Pick
+from autocompress.studies.study import Study
 
 TOLERANCE = 0.01
 """Loss that is no news: one point where the metric is a share, else 1 % of the score of fp32."""

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from autocompress.ablation import Ablation, Chain, Change, Step
 from autocompress.report._words import accuracy_text, compare, is_percentage, ms_text, signed, size_text
-from autocompress.results import Evaluation, dominates
-from autocompress.study import Study
+from autocompress.studies.results import Evaluation, dominates
+from autocompress.studies.study import Study
 
 _SMALL_RATIO, _SMALL_POINTS = 0.005, 0.0005
 """Changes below them are not worth a word: half a percent, a twentieth of a point."""

@@ -25,8 +25,8 @@ from autocompress.report._drawing import GREY, layout, log_axis
 from autocompress.report._page import embedded, own_file, packed_plotly, render_page
 from autocompress.report._volume import Point, Volumes, hypervolume_reference, in_order, line_of, volumes_figure
 from autocompress.report._words import accuracy_text, is_percentage, ms_text, plural, ratio_text, reference, size_text
-from autocompress.results import Evaluation, ParetoFront, dominates
-from autocompress.study import Study, front_of, resolved
+from autocompress.studies.results import Evaluation, ParetoFront, dominates
+from autocompress.studies.study import Study, front_of, resolved
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 _NEAR_POINTS = 0.01

@@ -27,8 +27,8 @@ from autocompress.report._drawing import (
 from autocompress.report._volume import Volumes, hypervolume_reference, in_order
 from autocompress.report._words import description, ms_text
 from autocompress.report.importance import Importance
-from autocompress.results import Evaluation
-from autocompress.study import Study
+from autocompress.studies.results import Evaluation
+from autocompress.studies.study import Study
 
 PHASES = {"structure": ORANGE, "training": BLUE, "numerics": GREEN, "evaluation": PURPLE}
 """Colour of each phase of a trial."""

@@ -15,8 +15,8 @@ from autocompress.report.importance import importances
 from autocompress.report.retarget import cross_rows, sentences
 from autocompress.report.table import front_rows, headline
 from autocompress.report.ties import TIE, ties
-from autocompress.retarget import Retargeted
-from autocompress.study import Study
+from autocompress.studies.retarget import Retargeted
+from autocompress.studies.study import Study
 
 
 def write_html(study: Study, path: str | Path, others: Retargeted | None = None) -> None:

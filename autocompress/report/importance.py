@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.files import Folder
-from autocompress.study import Study
+from autocompress.studies.study import Study
 
 ENOUGH = 30
 """Evaluated candidates below which no importance is given."""

@@ -32,11 +32,11 @@ from autocompress.report._follow import PROGRESS, Follower
 from autocompress.report._payload import reasons
 from autocompress.report._words import ms_text, size_text
 from autocompress.report.table import front_rows
-from autocompress.results import Evaluation
-from autocompress.study import has_evaluation, is_study
+from autocompress.studies.results import Evaluation
+from autocompress.studies.study import has_evaluation, is_study
 
 if TYPE_CHECKING:
-    from autocompress.controller.reporter import Reporter
+    from autocompress.studies.reporter import Reporter
 
 _TRIAL = re.compile(r"trial (\d+): (.*)", re.DOTALL)
 _BLOCKS = "▁▂▃▄▅▆▇█"

@@ -36,8 +36,8 @@ from autocompress.report._words import (
     size_text,
 )
 from autocompress.report.ties import TIE, score_of, ties
-from autocompress.results import Evaluation, Split
-from autocompress.study import Study
+from autocompress.studies.results import Evaluation, Split
+from autocompress.studies.study import Study
 
 _SIZE_SCALE = [[0.0, ORANGE], [0.5, "#A08A62"], [1.0, BLUE]]
 _SYMBOLS = {"fp32": "diamond", "fp16": "square", "int8": "triangle-up"}

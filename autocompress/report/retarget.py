@@ -24,8 +24,8 @@ from autocompress.report._words import (
     plural,
     size_text,
 )
-from autocompress.results import Evaluation, Score
-from autocompress.retarget import Crossing, Projection, Retargeted
+from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.retarget import Crossing, Projection, Retargeted
 
 _CAPTION = (
     "row: best choice for that device; column: where it runs. Latency against the column's own best choice, "

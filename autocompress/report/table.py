@@ -9,7 +9,6 @@ from statistics import median
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.choice import Rule, difference
 from autocompress.report._words import (
     accuracy_text,
     compare,
@@ -23,8 +22,9 @@ from autocompress.report._words import (
     size_text,
 )
 from autocompress.report.against import alternative, difference_text, fastest_within, ratios_text, tolerance
-from autocompress.results import Evaluation
-from autocompress.study import Study
+from autocompress.studies.choice import Rule, difference
+from autocompress.studies.results import Evaluation
+from autocompress.studies.study import Study
 
 
 @dataclass(frozen=True)

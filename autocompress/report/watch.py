@@ -34,8 +34,8 @@ from autocompress.report._volume import hypervolume_reference, volumes_figure
 from autocompress.report._words import description, is_percentage
 from autocompress.report.plots import front_figure
 from autocompress.report.table import front_rows, headline
-from autocompress.results import Evaluation
-from autocompress.study import Study
+from autocompress.studies.results import Evaluation
+from autocompress.studies.study import Study
 
 HOST, PORT = "127.0.0.1", 8642
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.errors import CandidateError, TaskError, failing_as
-from autocompress.results import MetricUnit, Score, Split
+from autocompress.studies.results import MetricUnit, Score, Split
 from autocompress.tasks.batches import Draw, Reservoir, cut_short, draw, length, look_at, read_batches
 from autocompress.tasks.identity import code_of
 from autocompress.tasks.networks import evaluating, outputs_of

@@ -34,10 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import screening
 
 from autocompress import SearchSpace
-from autocompress.constraints import at_most
 from autocompress.controller.plan import Plan
 from autocompress.controller.proposals import Proposals
-from autocompress.results import Evaluation, Score
+from autocompress.studies.constraints import at_most
+from autocompress.studies.results import Evaluation, Score
 
 Rows = tuple[Sequence[dict[str, Any]], NDArray[np.float64]]
 """Settings, and their objectives (n, 3), to be minimised but for the first where that is an accuracy."""

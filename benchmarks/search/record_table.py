@@ -48,8 +48,8 @@ from autocompress.elastic import torch_score
 from autocompress.evaluate import NEVER, Evaluator
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Phase
-from autocompress.results import Split
 from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.studies.results import Split
 
 Array = NDArray[Any]
 ROOT = Path(__file__).parents[2]

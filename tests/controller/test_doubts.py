@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autocompress.controller.doubts import contradictions, is_repeated
 from autocompress.recipes.recipe import Recipe
-from autocompress.results import Evaluation, ExitSummary
+from autocompress.studies.results import Evaluation, ExitSummary
 
 
 def point(trial: int, predicted_ms: float, measured_ms: float, kernels: str = "") -> Evaluation:

@@ -20,17 +20,17 @@ from torch import Tensor, nn
 
 from autocompress.compression import training
 from autocompress.compression.candidate import Candidate
-from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.controller.journal import SafeJournalBackend, exclusive
-from autocompress.controller.reporter import Silent
 from autocompress.controller.store import remarks
 from autocompress.deploy import Deployer, Deployment
 from autocompress.errors import CandidateError, ConstraintError, InputError, InternalError, StudyError
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.recipes.recipe import Phase, Recipe
-from autocompress.results import Evaluation
-from autocompress.study import Settings, Study, write_evaluation
+from autocompress.studies.constraints import at_most
+from autocompress.studies.reporter import Silent
+from autocompress.studies.results import Evaluation
+from autocompress.studies.study import Settings, Study, write_evaluation
 from autocompress.tasks.task import Metric, Task
 
 TESTS = Path(__file__).parents[1]

@@ -7,12 +7,12 @@ import pytest
 from small import SPACE, device, small_task, space
 
 from autocompress.compression import training
-from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
-from autocompress.controller.reporter import Silent
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError, StudyError
-from autocompress.study import Study
+from autocompress.studies.constraints import at_most
+from autocompress.studies.reporter import Silent
+from autocompress.studies.study import Study
 from autocompress.tasks.task import Task
 
 WIDER: dict[str, Any] = {

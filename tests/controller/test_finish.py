@@ -9,14 +9,14 @@ import pytest
 from small import EXITS, SPACE, device, small_task, space
 
 from autocompress.controller import Budget, finish, search
-from autocompress.controller.reporter import Silent
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluate import Evaluator
-from autocompress.results import Evaluation, Split
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.runtimes.onnxruntime.session import TimingProtocol
-from autocompress.study import Study
+from autocompress.studies.reporter import Silent
+from autocompress.studies.results import Evaluation, Split
+from autocompress.studies.study import Study
 
 
 def run(out: Path, net: str = "mlp", data: dict[str, Any] = SPACE, **settings: Any) -> Study:

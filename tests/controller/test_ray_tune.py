@@ -11,7 +11,7 @@ import faults
 import pytest
 from test_driver import found, own, run, states
 
-from autocompress.study import Study
+from autocompress.studies.study import Study
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 TESTS = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ import faults
 from ray.cluster_utils import Cluster
 from small import device, space
 from autocompress.controller import Budget, Workers, search
-from autocompress.controller.reporter import Silent
+from autocompress.studies.reporter import Silent
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 second = cluster.add_node(num_cpus=1)

@@ -10,7 +10,6 @@ from small import SPACE, device, small_task, space
 
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.training import Schedule
-from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.controller.executors.base import Blueprint
 from autocompress.controller.plan import Plan
@@ -19,8 +18,9 @@ from autocompress.elastic import Elastic
 from autocompress.errors import ConstraintError, InputError, StudyError
 from autocompress.evaluate import Evaluator
 from autocompress.recipes.recipe import Recipe
-from autocompress.results import Score
-from autocompress.study import Study
+from autocompress.studies.constraints import at_most
+from autocompress.studies.results import Score
+from autocompress.studies.study import Study
 from autocompress.tasks.task import Task
 
 

@@ -18,7 +18,7 @@ from test_driver import found, run, states
 from autocompress.controller.storage import database_errors, open_storage
 from autocompress.controller.store import Store
 from autocompress.errors import StudyError
-from autocompress.study import Study
+from autocompress.studies.study import Study
 from autocompress.tasks.task import Task
 
 

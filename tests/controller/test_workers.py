@@ -19,11 +19,11 @@ from test_driver import found, own, run, states
 from autocompress.controller import Workers
 from autocompress.controller.executors.base import Blueprint, Job, Reply
 from autocompress.controller.executors.processes import Processes
-from autocompress.controller.reporter import Silent
 from autocompress.errors import InputError, StudyError, TaskError
 from autocompress.evaluate import Evaluator
 from autocompress.recipes.recipe import Recipe
-from autocompress.study import Study
+from autocompress.studies.reporter import Silent
+from autocompress.studies.study import Study
 
 TESTS = Path(__file__).parents[1]
 TRAINED = Recipe.parse({"stages": [{"technique": "distill", "epochs": 1}]})

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from synthetic import make_study
 
-from autocompress.study import Study
+from autocompress.studies.study import Study
 
 
 @pytest.fixture(scope="session")

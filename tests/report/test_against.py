@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from synthetic import baseline, candidate, make_study, score
 
-from autocompress.constraints import max_accuracy_drop
 from autocompress.errors import ConstraintError
 from autocompress.report.against import costs_text, loss_text, pick_point, ship_option
 from autocompress.report.table import headline
-from autocompress.results import Evaluation, Pick
-from autocompress.sample_scores import write_sample_scores
-from autocompress.study import Study, write_evaluation, write_final
+from autocompress.studies.constraints import max_accuracy_drop
+from autocompress.studies.results import Evaluation, Pick
+from autocompress.studies.sample_scores import write_sample_scores
+from autocompress.studies.study import Study, write_evaluation, write_final
 
 
 def figures(trial: int, validation: float, test: float | None, latency_ms: float, size_bytes: int) -> Evaluation:

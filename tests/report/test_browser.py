@@ -11,7 +11,7 @@ from browser import CHROMIUM, chromium, sizes_in
 from synthetic import make_study
 
 from autocompress.report.html import write_html
-from autocompress.study import Study
+from autocompress.studies.study import Study
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group browser)")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

@@ -8,8 +8,8 @@ from synthetic import ablation, make_study
 from autocompress.ablation import Chain, Step
 from autocompress.recipes.recipe import Recipe
 from autocompress.report.chains import ablation_tables, better_points, chain_lines, chain_sentence, pipeline_lines
-from autocompress.results import Evaluation, Score
-from autocompress.study import Study
+from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.study import Study
 
 
 def step(label: str, latency_ms: float, accuracy: float, size_bytes: int, half: float = 0.01) -> Step:

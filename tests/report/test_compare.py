@@ -11,8 +11,8 @@ from synthetic import baseline, candidate, make_study, settings
 from autocompress.errors import StudyError
 from autocompress.report._volume import Volumes
 from autocompress.report.compare import Comparison, load
-from autocompress.results import ParetoFront
-from autocompress.study import Study
+from autocompress.studies.results import ParetoFront
+from autocompress.studies.study import Study
 
 OTHER = {**settings().device, "name": "raspberry-pi-4"}
 REFERENCE = (0.8, 4.2, 1_180_000.0)

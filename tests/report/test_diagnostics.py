@@ -9,8 +9,8 @@ from test_plots import traces
 from autocompress.report import _drawing, diagnostics
 from autocompress.report._volume import hypervolume_reference
 from autocompress.report.importance import Importance
-from autocompress.results import ParetoFront
-from autocompress.study import Study
+from autocompress.studies.results import ParetoFront
+from autocompress.studies.study import Study
 
 
 def test_prediction_error_has_one_point_per_measured_trial(finished_study: Study) -> None:

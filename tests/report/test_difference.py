@@ -8,7 +8,7 @@ from synthetic import make_study, settings
 from autocompress.errors import ConstraintError, InputError, StudyError
 from autocompress.recipes.recipe import Recipe
 from autocompress.report.difference import Difference, load_side
-from autocompress.study import Study
+from autocompress.studies.study import Study
 
 
 def two(study: Study) -> tuple[int, int]:

@@ -14,7 +14,6 @@ from small import DEVICE, small_task, space
 from synthetic import candidate, make_study
 
 from autocompress.ablation import read_ablation, recommended
-from autocompress.constraints import at_most
 from autocompress.controller import Budget, search
 from autocompress.devices.profile import DeviceProfile
 from autocompress.report._payload import study_command
@@ -22,8 +21,9 @@ from autocompress.report.chains import chain_sentence
 from autocompress.report.html import render, write_html
 from autocompress.report.table import headline
 from autocompress.report.ties import ties
-from autocompress.retarget import retarget
-from autocompress.study import Study, write_evaluation
+from autocompress.studies.constraints import at_most
+from autocompress.studies.retarget import retarget
+from autocompress.studies.study import Study, write_evaluation
 
 SCRIPTS = Path(__file__).parents[2] / "autocompress/report"
 

@@ -8,7 +8,7 @@ import pytest
 from synthetic import make_study
 
 from autocompress.report.importance import ENOUGH, importances
-from autocompress.study import Study
+from autocompress.studies.study import Study
 
 
 def with_trials(folder: Path, n: int, derived: int = 0) -> Study:

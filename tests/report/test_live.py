@@ -15,8 +15,8 @@ from autocompress import _process
 from autocompress.report._follow import PROGRESS, Follower
 from autocompress.report.html import write_html
 from autocompress.report.live import Activity, JsonLines, Live, Quiet, Recorder, duration, sparkline
-from autocompress.results import Evaluation
-from autocompress.study import Study, trial_folder, write_evaluation
+from autocompress.studies.results import Evaluation
+from autocompress.studies.study import Study, trial_folder, write_evaluation
 
 BUDGET = {"trials": 10, "hours": None}
 

@@ -15,7 +15,7 @@ from synthetic import candidate, make_study
 
 from autocompress.report.compare import load, write_html
 from autocompress.report.watch import Watch
-from autocompress.study import Study, write_evaluation, write_final
+from autocompress.studies.study import Study, write_evaluation, write_final
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group browser)")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

@@ -10,7 +10,7 @@ from synthetic import make_study
 
 from autocompress.report import diagnostics, plots
 from autocompress.report.ties import TIE, ties
-from autocompress.study import Study
+from autocompress.studies.study import Study
 
 FIGURES = (
     *(plots.front_figure, plots.front_figure_3d),

@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 from synthetic import baseline, candidate, make_study, score
 
-from autocompress.constraints import at_least, at_most, max_accuracy_drop
 from autocompress.report._words import compare, limits, ms_text, size_text
 from autocompress.report.table import front_rows, front_table, headline
-from autocompress.results import Evaluation, Score
-from autocompress.study import Study, write_evaluation, write_final
+from autocompress.studies.constraints import at_least, at_most, max_accuracy_drop
+from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.study import Study, write_evaluation, write_final
 
 
 def printed(study: Study, width: int = 200) -> str:

@@ -12,7 +12,7 @@ from synthetic import candidate, make_study, settings
 
 from autocompress.errors import InputError
 from autocompress.report.watch import Watch
-from autocompress.study import write_evaluation
+from autocompress.studies.study import write_evaluation
 
 ASSETS = ("/", "/watch.js", "/figures.js", "/report.css", "/plotly.js")
 

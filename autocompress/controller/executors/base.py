@@ -16,7 +16,7 @@ from autocompress.elastic import Elastic, KeptElastic
 from autocompress.errors import AutocompressError, InputError, TaskError, told
 from autocompress.evaluate import Evaluator, Outcome
 from autocompress.recipes.recipe import Recipe, suggestion
-from autocompress.study import changes
+from autocompress.studies.study import changes
 from autocompress.tasks.loading import load_task
 from autocompress.tasks.task import Task
 

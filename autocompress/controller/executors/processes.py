@@ -20,8 +20,8 @@ from typing import Any
 
 from autocompress._process import let_threads_sleep
 from autocompress.controller.executors.base import Blueprint, Job, Reply, attempt, to_send
-from autocompress.controller.reporter import Reporter
 from autocompress.errors import StudyError
+from autocompress.studies.reporter import Reporter
 
 _START_ATTEMPTS = 3
 _LAST_WORDS_S = 5.0

@@ -34,9 +34,9 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autocompress.controller.executors.base import Blueprint, Job, Reply, Workers, attempt, to_send
-from autocompress.controller.reporter import Reporter
 from autocompress.errors import InputError, StudyError
 from autocompress.recipes.recipe import Recipe
+from autocompress.studies.reporter import Reporter
 
 _POLL_S = 0.2
 _STOP_S = 20.0

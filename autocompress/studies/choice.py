@@ -17,10 +17,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.constraints import Constraint, met_by
-from autocompress.results import Evaluation, Pick, Score, Split, best_of
-from autocompress.sample_scores import read_sample_scores
-from autocompress.study import Study
+from autocompress.studies.constraints import Constraint, met_by
+from autocompress.studies.results import Evaluation, Pick, Score, Split, best_of
+from autocompress.studies.sample_scores import read_sample_scores
+from autocompress.studies.study import Study
 
 Array = NDArray[np.float64]
 _SPLITS = 200

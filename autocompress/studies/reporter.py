@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from autocompress.results import Evaluation
+from autocompress.studies.results import Evaluation
 
 
 class Reporter(Protocol):

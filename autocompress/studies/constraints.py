@@ -11,7 +11,7 @@ from autocompress.errors import ConstraintError
 
 if TYPE_CHECKING:
     from autocompress.devices.profile import DeviceProfile
-    from autocompress.results import Evaluation
+    from autocompress.studies.results import Evaluation
 
 Quantity = Literal["accuracy", "latency_ms", "size_bytes", "peak_memory_bytes", "energy_mj"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)

@@ -13,14 +13,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from autocompress.compression.techniques._quantize import Quantize
-from autocompress.constraints import Constraint, device_limits, met_by, value_of
 from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile
 from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError, StudyError
 from autocompress.recipes.recipe import Recipe
-from autocompress.results import Evaluation, LayerSummary, ParetoFront
-from autocompress.study import Study, front_of, read_artifact, read_workload
+from autocompress.studies.constraints import Constraint, device_limits, met_by, value_of
+from autocompress.studies.results import Evaluation, LayerSummary, ParetoFront
+from autocompress.studies.study import Study, front_of, read_artifact, read_workload
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,1 @@
+"""What a search leaves: results, fronts, and the folder that they are kept in."""

@@ -22,7 +22,7 @@ _HOMES = {
     "ParetoFront": "autocompress.studies.results",
     "Study": "autocompress.studies.study",
     "search": "autocompress.controller",
-    "apply": "autocompress.replay",
+    "apply": "autocompress.evaluation.replay",
     "ablate": "autocompress.ablation",
 }
 

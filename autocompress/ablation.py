@@ -24,7 +24,7 @@ from autocompress.studies.results import Evaluation, Pick, Split
 from autocompress.studies.study import Study, changes, read_artifact
 
 if TYPE_CHECKING:
-    from autocompress.evaluate import Evaluator
+    from autocompress.evaluation.evaluator import Evaluator
     from autocompress.tasks.task import Task
 
 _FILE, _FOLDER = "ablation.json", "ablation"
@@ -210,7 +210,7 @@ def ablate(
     """
     from autocompress.controller.journal import exclusive
     from autocompress.devices.profile import DeviceProfile
-    from autocompress.evaluate import Evaluator
+    from autocompress.evaluation.evaluator import Evaluator
 
     settings = study.settings
     for name in ("model_sha256",) if settings.identity else ("model_sha256", "data_sha256"):

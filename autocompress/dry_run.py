@@ -11,8 +11,8 @@ from autocompress.controller.duration import trial_time
 from autocompress.controller.plan import Plan
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, CandidateError, ConstraintError, TaskError
-from autocompress.evaluate import Evaluator
-from autocompress.payoff import Knob, Payoff
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.gains import Knob, Payoff
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 from autocompress.studies.constraints import Constraint

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from autocompress import Study
 from autocompress.controller.plan import now
-from autocompress.evaluate import Predictor, sweep, sweep_optimism
+from autocompress.evaluation.evaluator import Predictor, sweep, sweep_optimism
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
 from autocompress.runtimes.onnxruntime import session as ort

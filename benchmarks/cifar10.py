@@ -23,7 +23,7 @@ from scipy import stats
 
 from autocompress import Study
 from autocompress.controller.plan import now, versions
-from autocompress.evaluate import Predictor
+from autocompress.evaluation.evaluator import Predictor
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
 from autocompress.runtimes.onnxruntime import session as ort

@@ -8,7 +8,7 @@ of MACs are judged on the validation split, as torch models in float32, in six w
     base+0     pruned, BatchNorm re-estimated
     base+1     ... one epoch of distillation
     base+full  ... all epochs of the space: the yardstick
-    elastic+0, elastic+1, elastic+full   the same from the shared weights of `autocompress.elastic`
+    elastic+0, elastic+1, elastic+full   the same from the shared weights of `autocompress.evaluation.elastic`
 
 Costs are CPU seconds of this process, one thread; that of the elastic training is stated apart. What is finished is
 kept in --out, so that a run can be interrupted. The record goes to results/records/.
@@ -33,7 +33,7 @@ from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.weights import load_weights
 from autocompress.controller.plan import Fixed, now, versions
-from autocompress.elastic import SCHEDULE, Elastic, torch_score
+from autocompress.evaluation.elastic import SCHEDULE, Elastic, torch_score
 from autocompress.files import write_json
 from autocompress.recipes.recipe import Phase, Recipe
 from autocompress.recipes.space import Outline, SearchSpace

@@ -37,7 +37,7 @@ from autocompress.devices.calibration import fit
 from autocompress.devices.calibration.measurements import Measurements
 from autocompress.devices.workload import Workload
 from autocompress.errors import CandidateError
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.files import write_json
 from autocompress.runtimes.onnxruntime.session import reference_model
 

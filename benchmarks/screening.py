@@ -21,9 +21,9 @@ from torch.utils.data import TensorDataset
 
 from autocompress import DeviceProfile, SearchSpace, Task
 from autocompress.controller.plan import Fixed, now, versions
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.screening import Screen
 from autocompress.recipes.domains import Choice, Domain
-from autocompress.screening import Screen
 
 SPACE = {
     "version": 1,

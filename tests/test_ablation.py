@@ -9,9 +9,9 @@ from small import EXITS, device, small_task, space
 from autocompress.ablation import Ablation, Chain, Step, ablate, chain_of, read_ablation, recommended
 from autocompress.controller import Budget, search
 from autocompress.errors import StudyError
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.replay import apply
 from autocompress.recipes.recipe import Recipe
-from autocompress.replay import apply
 from autocompress.studies.results import Evaluation, Score
 from autocompress.studies.study import Study
 

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.errors import CandidateError
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.screening import Screen
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 from autocompress.runtimes.onnxruntime import session as ort
-from autocompress.screening import Screen
 from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
 

@@ -16,8 +16,8 @@ from zoo import ZOO, synthetic_classification
 from autocompress.compression.anatomy import dissect
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.training import Schedule
-from autocompress.elastic import Elastic, SharedNetwork, SubNetwork
 from autocompress.errors import CandidateError, InputError
+from autocompress.evaluation.elastic import Elastic, SharedNetwork, SubNetwork
 from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task

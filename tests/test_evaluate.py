@@ -16,7 +16,7 @@ from small import device, small_task
 from torch import Tensor, nn
 
 from autocompress.errors import CandidateError, TaskError
-from autocompress.evaluate import NEVER, Evaluator, Outcome, sweep, sweep_optimism
+from autocompress.evaluation.evaluator import NEVER, Evaluator, Outcome, sweep, sweep_optimism
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.onnxruntime import session as ort
@@ -258,7 +258,7 @@ def test_a_damaged_cache_entry_is_ignored(tmp_path: Path, damage: str) -> None:
 
 
 def test_the_cache_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autocompress.evaluate._CACHE_BYTES", 1)
+    monkeypatch.setattr("autocompress.evaluation.evaluator._CACHE_BYTES", 1)
     evaluator = Evaluator(small_task(), device(), cache=tmp_path)
     for ratio in (0.25, 0.5):
         evaluator.evaluate(recipe({**PRUNE, "ratio": ratio}, TRAIN))

@@ -13,11 +13,11 @@ from small import device, small_task, space
 import autocompress.compression.techniques
 import autocompress.recipes.recipe
 from autocompress import Budget, search
-from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.elastic import Elastic
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.screening import Screen
 from autocompress.recipes.recipe import Recipe
-from autocompress.screening import Screen
 
 TRAIN = {"technique": "distill", "epochs": 1}
 DROP = {"technique": "drop_block", "block": "blocks.0"}

@@ -5,8 +5,8 @@ from small import device, small_task
 
 from autocompress.compression.anatomy import Anatomy, dissect
 from autocompress.devices.profile import DeviceProfile
-from autocompress.evaluate import Evaluator
-from autocompress.payoff import Knob, Payoff
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.gains import Knob, Payoff
 from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.task import Task
 

@@ -10,10 +10,10 @@ from small import device
 from tasks import make_task
 
 from autocompress.controller.plan import Fixed
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.screening import Screen
 from autocompress.recipes.domains import Choice
 from autocompress.recipes.space import SearchSpace
-from autocompress.screening import Screen
 
 PRUNE = {"technique": "prune", "ratio": {"per": "layer", "low": 0.0, "high": 0.75, "step": 0.125}, "round_to": 8}
 EXITS = {"technique": "early_exit", "optional": True, "first": {"choice": [0.3, 0.6]}, "head": "linear"}

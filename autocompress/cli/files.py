@@ -29,7 +29,7 @@ def apply(
     target = out.absolute()  # a task may change the working directory
     loaded = checked_task(task, threads)
     profile = profile or profile_of_this_machine()
-    from autocompress.replay import apply as run
+    from autocompress.evaluation.replay import apply as run
     from autocompress.report.live import Live
 
     with Live() as live:
@@ -58,7 +58,7 @@ def measure(
 ) -> None:
     """Time an ONNX file on this machine, each exit of it on its own, and compare with the prediction."""
     from autocompress.devices.input_shapes import parse_shapes
-    from autocompress.stopwatch import time_file
+    from autocompress.evaluation.timing import time_file
 
     shapes = parse_shapes(shape or ())
     if not model.is_file():

@@ -25,7 +25,7 @@ from autocompress.controller.storage import database_errors
 from autocompress.controller.store import Store, check_folder, remarks
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, InputError, InternalError, keep_traceback, where
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.space import SearchSpace
 from autocompress.studies.constraints import Constraint
 from autocompress.studies.reporter import Reporter, Silent

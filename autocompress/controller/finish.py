@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from autocompress.controller.doubts import contradictions, is_repeated
 from autocompress.controller.plan import now, versions
 from autocompress.errors import AutocompressError, CandidateError, StudyError, failing_as
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
 from autocompress.runtimes.onnxruntime import session as ort

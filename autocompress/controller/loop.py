@@ -20,7 +20,7 @@ from autocompress.controller.samplers import sampler_of
 from autocompress.controller.sharing import ElasticAccuracy
 from autocompress.controller.store import Store
 from autocompress.errors import AutocompressError, CandidateError, StudyError
-from autocompress.evaluate import Forecast
+from autocompress.evaluation.evaluator import Forecast
 from autocompress.known_costs import KnownCostSampler
 from autocompress.recipes.domains import Value
 from autocompress.recipes.recipe import Recipe

@@ -13,7 +13,7 @@ from functools import cached_property
 from autocompress import __version__
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError, ConstraintError, InputError
-from autocompress.evaluate import Evaluator, Forecast
+from autocompress.evaluation.evaluator import Evaluator, Forecast
 from autocompress.recipes.domains import Value
 from autocompress.recipes.space import SearchSpace
 from autocompress.studies.constraints import Constraint, Quantity, device_limits

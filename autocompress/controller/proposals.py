@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from autocompress.errors import CandidateError, failing_as
+from autocompress.evaluation.screening import Costs, Screen
 from autocompress.known_costs import Columns, KnownCostSampler
 from autocompress.recipes.domains import Choice, Domain, Value
 from autocompress.recipes.space import Slot, StageSpace
-from autocompress.screening import Costs, Screen
 from autocompress.studies.constraints import Constraint
 from autocompress.studies.results import Evaluation, energy_mj
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from scipy.interpolate import RBFInterpolator
 
 from autocompress.controller.plan import Budget, Fixed, Plan
-from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError, InputError, StudyError, failing_as
+from autocompress.evaluation.elastic import Elastic
 from autocompress.files import Folder
 from autocompress.recipes.domains import Value
 from autocompress.recipes.recipe import Recipe, suggestion

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from autocompress.controller.storage import open_storage, quiet
 from autocompress.errors import RecipeError, StudyError
-from autocompress.evaluate import Outcome
+from autocompress.evaluation.evaluator import Outcome
 from autocompress.files import Folder, json_object
 from autocompress.known_costs import KnownCostSampler
 from autocompress.known_costs.sampler import DERIVED_FROM

@@ -44,8 +44,8 @@ from autocompress.compression.candidate import Candidate
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.training import Distillation, Schedule, fit, to_layout
 from autocompress.controller.plan import now, versions
-from autocompress.elastic import torch_score
-from autocompress.evaluate import NEVER, Evaluator
+from autocompress.evaluation.elastic import torch_score
+from autocompress.evaluation.evaluator import NEVER, Evaluator
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Phase
 from autocompress.runtimes.onnxruntime import session as ort

@@ -23,9 +23,9 @@ from autocompress.compression.candidate import Candidate
 from autocompress.controller import Budget, search
 from autocompress.controller.journal import SafeJournalBackend, exclusive
 from autocompress.controller.store import remarks
-from autocompress.deploy import Deployer, Deployment
 from autocompress.errors import CandidateError, ConstraintError, InputError, InternalError, StudyError
-from autocompress.evaluate import Evaluator, Outcome
+from autocompress.evaluation.deploy import Deployer, Deployment
+from autocompress.evaluation.evaluator import Evaluator, Outcome
 from autocompress.recipes.recipe import Phase, Recipe
 from autocompress.studies.constraints import at_most
 from autocompress.studies.reporter import Silent

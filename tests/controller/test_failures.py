@@ -17,9 +17,9 @@ from autocompress.controller import Budget, search
 from autocompress.controller.executors.base import Job, attempt
 from autocompress.dry_run import dry_run
 from autocompress.errors import CandidateError, StudyError, TaskError, failing_as
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.replay import apply
 from autocompress.recipes.recipe import Recipe
-from autocompress.replay import apply
 
 
 class Panic(BaseException):
@@ -63,7 +63,7 @@ PLACES: list[tuple[str, list[dict[str, Any]], str]] = [
     ("autocompress.compression.techniques.prune:Prune.apply", [PRUNE], "the stage prune"),
     ("autocompress.compression.techniques.early_exit:EarlyExit.apply", [EXITS], "the stage early_exit"),
     ("autocompress.compression.techniques.ptq:Ptq.apply", [PTQ], "the stage ptq"),
-    ("autocompress.evaluate:load_weights", [TRAIN], "training"),
+    ("autocompress.evaluation.evaluator:load_weights", [TRAIN], "training"),
     ("autocompress.compression.training:_Objective.__call__", [TRAIN], "the stage distill"),
     ("autocompress.tasks.task:Task.train_batches", [TRAIN], "the stage distill"),
     ("torch:Tensor.backward", [TRAIN], "the stage distill"),
@@ -71,17 +71,17 @@ PLACES: list[tuple[str, list[dict[str, Any]], str]] = [
     ("autocompress.graphs.export:rebind", [], WRITE),
     ("autocompress.graphs.export:disagreement", [], WRITE),
     ("autocompress.graphs.export:strip", [], WRITE),
-    ("autocompress.deploy:plan", [PTQ], WRITE),
-    ("autocompress.deploy:observe", [PTQ], WRITE),
+    ("autocompress.evaluation.deploy:plan", [PTQ], WRITE),
+    ("autocompress.evaluation.deploy:observe", [PTQ], WRITE),
     ("autocompress.graphs.qdq:write_qdq", [PTQ], WRITE),
     ("autocompress.graphs.qat:build_twin", [QAT], WRITE),
     ("autocompress.graphs.qat:Twin.extract", [QAT], WRITE),
-    ("autocompress.deploy:outputs_of", [PTQ], WRITE),
+    ("autocompress.evaluation.deploy:outputs_of", [PTQ], WRITE),
     ("autocompress.devices.workload:Workload.from_onnx", [], WRITE),
     ("autocompress.devices.cost_model:predict", [], WRITE),
     ("autocompress.graphs.nested_if:to_nested_if", [EXITS], RUN),
-    ("autocompress.evaluate:Evaluator._layers", [], RUN),
-    ("autocompress.evaluate:Predictor.__call__", [], RUN),
+    ("autocompress.evaluation.evaluator:Evaluator._layers", [], RUN),
+    ("autocompress.evaluation.evaluator:Predictor.__call__", [], RUN),
     ("autocompress.tasks.task:Task.judge", [], RUN),
 ]
 PAIRS = [
@@ -163,7 +163,11 @@ def test_whatever_the_users_code_raises_comes_with_its_line(
 
 
 def test_a_search_goes_on_after_every_kind_of_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = ["autocompress.deploy:observe", "autocompress.graphs.export:fold_batchnorm", "torch:Tensor.backward"]
+    places = [
+        "autocompress.evaluation.deploy:observe",
+        "autocompress.graphs.export:fold_batchnorm",
+        "torch:Tensor.backward",
+    ]
     armed: dict[str, list[bool]] = {place: [] for place in places}
     for place, error in zip(places, (SystemExit(1), Panic("a panic"), RecursionError("too deep")), strict=True):
         break_at(place, error, monkeypatch, armed[place])

@@ -11,7 +11,7 @@ from small import EXITS, SPACE, device, small_task, space
 from autocompress.controller import Budget, finish, search
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.runtimes.onnxruntime.session import TimingProtocol
 from autocompress.studies.reporter import Silent

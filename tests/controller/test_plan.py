@@ -8,7 +8,7 @@ from small import EXITS, SPACE, device, small_task, space
 from autocompress.compression.anatomy import Anatomy, dissect
 from autocompress.controller.plan import Plan
 from autocompress.errors import ConstraintError
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import Constraint, at_most
 from autocompress.tasks.task import Task

@@ -10,8 +10,8 @@ from small import device, small_task, space
 from autocompress.controller.plan import Plan
 from autocompress.controller.proposals import LEVELS, Proposals, reference
 from autocompress.errors import CandidateError
-from autocompress.evaluate import Evaluator
-from autocompress.screening import Screen
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.screening import Screen
 from autocompress.studies.constraints import at_least, at_most
 
 SPACE: dict[str, Any] = {

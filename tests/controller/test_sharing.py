@@ -14,9 +14,9 @@ from autocompress.controller import Budget, search
 from autocompress.controller.executors.base import Blueprint
 from autocompress.controller.plan import Plan
 from autocompress.controller.sharing import ElasticAccuracy, share_weights, structures
-from autocompress.elastic import Elastic
 from autocompress.errors import ConstraintError, InputError, StudyError
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.elastic import Elastic
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import at_most
 from autocompress.studies.results import Score

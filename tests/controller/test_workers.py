@@ -20,7 +20,7 @@ from autocompress.controller import Workers
 from autocompress.controller.executors.base import Blueprint, Job, Reply
 from autocompress.controller.executors.processes import Processes
 from autocompress.errors import InputError, StudyError, TaskError
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.reporter import Silent
 from autocompress.studies.study import Study

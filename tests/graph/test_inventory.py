@@ -18,8 +18,8 @@ from zoo import ZOO
 
 from autocompress.compression.anatomy import count_macs
 from autocompress.errors import CandidateError
-from autocompress.evaluate import Evaluator, Outcome
-from autocompress.graph.inventory import inventory
+from autocompress.evaluation.evaluator import Evaluator, Outcome
+from autocompress.evaluation.inventory import inventory
 from autocompress.graphs.qdq import optimized_op_counts
 from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.task import Metric, Task

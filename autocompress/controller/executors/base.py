@@ -12,9 +12,9 @@ from typing import Literal, Protocol, get_args
 
 from autocompress._process import prepare_training
 from autocompress.devices.profile import DeviceProfile
-from autocompress.elastic import Elastic, KeptElastic
 from autocompress.errors import AutocompressError, InputError, TaskError, told
-from autocompress.evaluate import Evaluator, Outcome
+from autocompress.evaluation.elastic import Elastic, KeptElastic
+from autocompress.evaluation.evaluator import Evaluator, Outcome
 from autocompress.recipes.recipe import Recipe, suggestion
 from autocompress.studies.study import changes
 from autocompress.tasks.loading import load_task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autocompress.controller.executors.base import Job, Reply, attempt
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
 
 
 class InProcess:

@@ -17,7 +17,7 @@ from autocompress.compression.techniques.prune import Prune
 from autocompress.compression.techniques.ptq import Ptq
 from autocompress.compression.techniques.qat import Qat
 from autocompress.errors import CandidateError
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.recipe import Phase, Stage, lookup, technique
 from autocompress.recipes.space import SearchSpace, StageSpace
 

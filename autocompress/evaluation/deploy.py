@@ -23,7 +23,7 @@ from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile
 from autocompress.devices.workload import Op, Workload
 from autocompress.errors import CandidateError
-from autocompress.graph.inventory import FileLayer, inventory, layer_names
+from autocompress.evaluation.inventory import FileLayer, inventory, layer_names
 from autocompress.graphs import export, nested_if, qat, qdq
 from autocompress.graphs.observe import ActivationRange, observe
 from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers

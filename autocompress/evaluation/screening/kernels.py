@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from autocompress.compression.techniques.ptq import Ptq
 from autocompress.devices.onnx_reader import OpForm, read_forms
+from autocompress.evaluation.screening.knobs import Ints
+from autocompress.evaluation.screening.shapes import Versions
 from autocompress.graphs.quantizable import QuantizableLayer
-from autocompress.screening.knobs import Ints
-from autocompress.screening.shapes import Versions
 
 _RANDOM_READINGS = 24
 _MAX_READINGS = 200

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autocompress.devices.profile import DeviceProfile
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.files import write_atomically
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.results import Evaluation

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.compression.techniques.ptq import Ptq
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.screening.knobs import FORMATS, Ints
+from autocompress.evaluation.screening.shapes import Positions, Shape, Shapes, Versions, count
 from autocompress.graphs.quantizable import QuantizableLayer
 from autocompress.recipes.recipe import Recipe
-from autocompress.screening.knobs import FORMATS, Ints
-from autocompress.screening.shapes import Positions, Shape, Shapes, Versions, count
 
 Stored = list[tuple[str, float]]
 """Tensors whose elements a file holds, with the bits of each element."""

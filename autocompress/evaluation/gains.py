@@ -9,7 +9,7 @@ from typing import Any
 from autocompress.compression.channels import channels_to_keep
 from autocompress.devices import cost_model
 from autocompress.errors import CandidateError
-from autocompress.evaluate import Evaluator, Forecast
+from autocompress.evaluation.evaluator import Evaluator, Forecast
 from autocompress.recipes.recipe import Recipe
 
 PAYS = 1.05

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from autocompress.compression.candidate import Candidate
 from autocompress.devices import cost_model
 from autocompress.devices.onnx_reader import OpForm
-from autocompress.evaluate import Evaluator
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.screening.files import Files
+from autocompress.evaluation.screening.kernels import Kernels, Place
+from autocompress.evaluation.screening.knobs import COMPUTES_INT8, Ints, Knobs, Rows
+from autocompress.evaluation.screening.shapes import Lookup, Positions, Shape, Shapes, Versions, count
 from autocompress.graphs.quantizable import quantizable_layers
 from autocompress.recipes.domains import Value
 from autocompress.recipes.recipe import Stage
 from autocompress.recipes.space import SearchSpace
-from autocompress.screening.files import Files
-from autocompress.screening.kernels import Kernels, Place
-from autocompress.screening.knobs import COMPUTES_INT8, Ints, Knobs, Rows
-from autocompress.screening.shapes import Lookup, Positions, Shape, Shapes, Versions, count
 
 Floats = NDArray[np.float64]
 

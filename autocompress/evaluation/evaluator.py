@@ -23,12 +23,12 @@ from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.techniques._quantize import Quantize
 from autocompress.compression.techniques.exit_threshold import ExitThreshold
 from autocompress.compression.weights import load_weights, save_weights
-from autocompress.deploy import Cost, Deployer, Deployment
 from autocompress.devices.profile import DeviceProfile
 from autocompress.devices.workload import Workload
-from autocompress.elastic import Elastic
 from autocompress.errors import CandidateError, TaskError, failing_as
-from autocompress.graph.inventory import FileLayer, inventory
+from autocompress.evaluation.deploy import Cost, Deployer, Deployment
+from autocompress.evaluation.elastic import Elastic
+from autocompress.evaluation.inventory import FileLayer, inventory
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Phase, Recipe, Stage
 from autocompress.runtimes.onnxruntime import session as ort

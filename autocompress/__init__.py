@@ -23,7 +23,7 @@ _HOMES = {
     "Study": "autocompress.studies.study",
     "search": "autocompress.controller",
     "apply": "autocompress.evaluation.replay",
-    "ablate": "autocompress.ablation",
+    "ablate": "autocompress.controller.ablate",
 }
 
 __all__ = [*_HOMES, "__version__"]

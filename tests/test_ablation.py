@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from small import EXITS, device, small_task, space
 
-from autocompress.ablation import Ablation, Chain, Step, ablate, chain_of, read_ablation, recommended
 from autocompress.controller import Budget, search
+from autocompress.controller.ablate import Ablation, Chain, Step, ablate, chain_of, read_ablation, recommended
 from autocompress.errors import StudyError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.replay import apply

@@ -7,8 +7,8 @@ import pytest
 from small import DEVICE, EXITS, NUMERICS, SPACE, device, small_task, space
 from torch.utils.data import DataLoader
 
+from autocompress.controller.dry_run import dry_run
 from autocompress.controller.duration import most_epochs
-from autocompress.dry_run import dry_run
 from autocompress.errors import TaskError
 from autocompress.recipes.space import SearchSpace
 from autocompress.studies.constraints import at_most

@@ -18,8 +18,8 @@ import pytest
 from test_study import SETTINGS, TRIALS
 
 from autocompress._infer import _load_samples, _read_card, verify
-from autocompress.ablation import Ablation, read_ablation
 from autocompress.compression.weights import load_weights, save_weights
+from autocompress.controller.ablate import Ablation, read_ablation
 from autocompress.controller.storage import _read_pointer, open_storage
 from autocompress.controller.store import _read_elapsed, _read_outcomes, _read_proposal
 from autocompress.devices.calibration.bundle import read_result

@@ -108,7 +108,7 @@ def ablate(
     opened = Study.open(study.absolute())  # a task may change the working directory
     chosen = [opened.front.select(name).trial for name in pick or ()]  # type: ignore[arg-type]
     loaded = checked_task(task, threads)
-    from autocompress.ablation import ablate as run
+    from autocompress.controller.ablate import ablate as run
     from autocompress.report.live import Live
 
     trials = [*chosen, *(trial or ())] or None

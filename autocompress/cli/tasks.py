@@ -91,7 +91,7 @@ def search(
     loaded = checked_task(task, threads)
     profile = with_power(profile or profile_of_this_machine(), active_power_mw)
 
-    from autocompress.ablation import ablate
+    from autocompress.controller.ablate import ablate
     from autocompress.report.live import JsonLines, Live, Quiet, Recorder
 
     shown = JsonLines() if json_lines else Quiet() if quiet else Live(folder=out)
@@ -145,7 +145,7 @@ def check(
     task = checked_task(target, None)
     profile = with_power(profile or profile_of_this_machine(), active_power_mw)
 
-    from autocompress.dry_run import dry_run
+    from autocompress.controller.dry_run import dry_run
 
     report = dry_run(task, profile, search_space, constraints)
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from autocompress.ablation import Ablation, recommended
+from autocompress.controller.ablate import Ablation, recommended
 from autocompress.report import diagnostics
 from autocompress.report._words import compare, description, is_percentage, reference
 from autocompress.report.importance import Importance

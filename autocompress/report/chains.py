@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.ablation import Ablation, Chain, Change, Step
+from autocompress.controller.ablate import Ablation, Chain, Change, Step
 from autocompress.report._words import accuracy_text, compare, is_percentage, ms_text, signed, size_text
 from autocompress.studies.results import Evaluation, dominates
 from autocompress.studies.study import Study

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autocompress.ablation import read_ablation, recommended
+from autocompress.controller.ablate import read_ablation, recommended
 from autocompress.files import write_atomically
 from autocompress.report._page import embedded, own_file, packed_plotly, render_page
 from autocompress.report._payload import payload, provenance, reasons, space_text, study_command

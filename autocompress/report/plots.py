@@ -12,7 +12,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from autocompress.ablation import Ablation
+from autocompress.controller.ablate import Ablation
 from autocompress.report._drawing import (
     BLUE,
     GREEN,

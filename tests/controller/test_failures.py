@@ -14,8 +14,8 @@ import torch
 from small import device, small_task, space
 
 from autocompress.controller import Budget, search
+from autocompress.controller.dry_run import dry_run
 from autocompress.controller.executors.base import Job, attempt
-from autocompress.dry_run import dry_run
 from autocompress.errors import CandidateError, StudyError, TaskError, failing_as
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.replay import apply

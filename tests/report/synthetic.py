@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from autocompress.ablation import Ablation, Chain, Step, chain_of, recommended
+from autocompress.controller.ablate import Ablation, Chain, Step, chain_of, recommended
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.confusion import Confusion, write_confusions
 from autocompress.studies.constraints import at_least, at_most

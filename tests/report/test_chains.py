@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from synthetic import ablation, make_study
 
-from autocompress.ablation import Chain, Step
+from autocompress.controller.ablate import Chain, Step
 from autocompress.recipes.recipe import Recipe
 from autocompress.report.chains import ablation_tables, better_points, chain_lines, chain_sentence, pipeline_lines
 from autocompress.studies.results import Evaluation, Score

@@ -13,8 +13,8 @@ import pytest
 from small import DEVICE, small_task, space
 from synthetic import candidate, make_study
 
-from autocompress.ablation import read_ablation, recommended
 from autocompress.controller import Budget, search
+from autocompress.controller.ablate import read_ablation, recommended
 from autocompress.devices.profile import DeviceProfile
 from autocompress.report._payload import study_command
 from autocompress.report.chains import chain_sentence

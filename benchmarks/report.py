@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tests" / "report"))
 from browser import chromium  # noqa: E402
 from synthetic import make_study  # noqa: E402
 
-from autocompress.report.html import write_html  # noqa: E402
+from autocompress.report.web.html import write_html  # noqa: E402
 
 _MARK = "performance.getEntriesByName('drawn')[0].startTime"
 _ALL = (

@@ -11,7 +11,7 @@ from small import EXITS, device, small_task, space
 from autocompress.controller import Budget, search
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError, StudyError
-from autocompress.report import retarget as report
+from autocompress.report.web import retarget as report
 from autocompress.studies.constraints import at_most, max_accuracy_drop
 from autocompress.studies.results import Evaluation
 from autocompress.studies.retarget import Retargeted, retarget

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autocompress.devices.calibration.adapt import Point
     from autocompress.devices.input_shapes import Shapes
     from autocompress.devices.profile import DeviceProfile
-    from autocompress.report.live import Live
+    from autocompress.report.text.live import Live
 
 app = typer.Typer(help="Device profiles: list them, look at one, calibrate a device.", rich_markup_mode=None)
 
@@ -43,7 +43,7 @@ def devices_list(as_json: JsonOption = False) -> None:
         rows = [p.model_dump(mode="json", exclude={"latency": True, "calibration": {"held_out_ms"}}) for p in profiles]
         typer.echo(json.dumps(rows, indent=1))
         return
-    from autocompress.report.devices import devices_table
+    from autocompress.report.text.devices import devices_table
 
     print_rich(devices_table(profiles))
 
@@ -59,14 +59,14 @@ def devices_show(
 
     profile = DeviceProfile.load(name)
     if html is not None:
-        from autocompress.report.calibration import write_calibration_html
+        from autocompress.report.web.calibration import write_calibration_html
 
         write_calibration_html(profile, html)
     if as_json:
         typer.echo(profile.model_dump_json(indent=1))
         return
-    from autocompress.report.calibration import degree_text, points_text, worst_table
-    from autocompress.report.devices import device_text
+    from autocompress.report.text.devices import device_text
+    from autocompress.report.web.calibration import degree_text, points_text, worst_table
 
     typer.echo(device_text(profile))
     typer.echo(f"\ndegree of calibration: {degree_text(profile)}")
@@ -151,7 +151,7 @@ def devices_calibrate(
     else:
         profile = _measured_here(name, threads, seconds)
     path = _save(profile, out)
-    from autocompress.report.calibration import degree_text
+    from autocompress.report.web.calibration import degree_text
 
     typer.echo(
         f"wrote {path}\n{_measured_text(profile)}, int8 arithmetic {profile.int8_arithmetic}\n{degree_text(profile)}"
@@ -169,7 +169,7 @@ def calibrate_this_machine() -> DeviceProfile:
 
 def _measured_here(name: str, threads: int, seconds: float) -> DeviceProfile:
     from autocompress.devices.calibration.fit import calibrate_host
-    from autocompress.report.live import Live
+    from autocompress.report.text.live import Live
 
     with Live() as live:
         profile = calibrate_host(threads, seconds, lambda share, text: live.status(f"calibrating: {share:.0%}, {text}"))
@@ -201,7 +201,7 @@ def _over_ssh(
 ) -> DeviceProfile:
     from autocompress.devices.calibration.bundle import write_bundle
     from autocompress.devices.calibration.ssh import Address, run_over_ssh
-    from autocompress.report.live import Live
+    from autocompress.report.text.live import Live
 
     address = Address.parse(ssh)
     with tempfile.TemporaryDirectory(prefix="autocompress-") as folder:

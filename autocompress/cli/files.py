@@ -30,7 +30,7 @@ def apply(
     loaded = checked_task(task, threads)
     profile = profile or profile_of_this_machine()
     from autocompress.evaluation.replay import apply as run
-    from autocompress.report.live import Live
+    from autocompress.report.text.live import Live
 
     with Live() as live:
         result = run(parsed, loaded, profile, out=target, seed=seed, progress=live.status)

@@ -27,7 +27,7 @@ def print_rich(renderable: RenderableType) -> None:
 
 def print_study(study: Study) -> None:
     """Print the front and its summary."""
-    from autocompress.report.table import front_table, headline
+    from autocompress.report.text.table import front_table, headline
     from autocompress.studies.study import read_artifact
 
     for problem in study.problems:

@@ -45,7 +45,7 @@ def watch(
     """Show a study on a local web page that refreshes while the search runs; Ctrl-C ends it."""
     if not study.is_dir():
         raise StudyError(f"{study}: there is no such folder; give the --out of a search")
-    from autocompress.report.watch import Watch
+    from autocompress.report.web.watch import Watch
 
     page = Watch(study, host, port, secrets.token_urlsafe(16) if token == "new" else token)
     typer.echo(f"watch {study} at {page.url} (Ctrl-C ends it)\n{page.audience}")
@@ -77,7 +77,7 @@ def show(
     if as_json:
         typer.echo(json.dumps(opened.to_dict(), indent=1))
     if html is not None:
-        from autocompress.report.html import write_html
+        from autocompress.report.web.html import write_html
 
         write_html(opened, html, _retargeted(opened, device) if device is not None else None)
         typer.echo(f"wrote {html}", err=as_json)
@@ -109,7 +109,7 @@ def ablate(
     chosen = [opened.front.select(name).trial for name in pick or ()]  # type: ignore[arg-type]
     loaded = checked_task(task, threads)
     from autocompress.controller.ablate import ablate as run
-    from autocompress.report.live import Live
+    from autocompress.report.text.live import Live
 
     trials = [*chosen, *(trial or ())] or None
     with Live() as live:
@@ -117,7 +117,7 @@ def ablate(
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
         return
-    from autocompress.report.chains import ablation_tables
+    from autocompress.report.text.chains import ablation_tables
 
     for table in ablation_tables(found, opened):
         print_rich(table)
@@ -129,7 +129,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Set studies, samplers or devices against each other: hypervolumes, fronts, a table."""
-    from autocompress.report.compare import load, write_html
+    from autocompress.report.web.compare import load, write_html
 
     comparison = load(studies)
     if html is not None:
@@ -149,7 +149,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Say in words what changes from one recipe to another and, for trials of studies, what it costs."""
-    from autocompress.report.difference import Difference, load_side
+    from autocompress.report.text.difference import Difference, load_side
 
     difference = Difference(load_side(before), load_side(after))
     typer.echo(json.dumps(difference.to_dict(), indent=1) if as_json else difference.to_text())
@@ -221,7 +221,7 @@ def retarget(
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=1))
     if html is not None:
-        from autocompress.report.retarget import write_html
+        from autocompress.report.web.retarget import write_html
 
         write_html(result, html)
         typer.echo(f"wrote {html}", err=as_json)
@@ -229,7 +229,7 @@ def retarget(
         result.frame().to_csv(csv, index=False)
         typer.echo(f"wrote {csv}", err=as_json)
     if html is None and csv is None and not as_json:
-        from autocompress.report.retarget import cross_table, front_table, sentences
+        from autocompress.report.web.retarget import cross_table, front_table, sentences
 
         for projection in result.projections:
             print_rich(front_table(result, projection))

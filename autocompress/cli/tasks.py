@@ -85,14 +85,14 @@ def search(
         read_settings(start_from)
     page = None
     if serve:
-        from autocompress.report.watch import Watch
+        from autocompress.report.web.watch import Watch
 
         page = Watch(out, port=port)
     loaded = checked_task(task, threads)
     profile = with_power(profile or profile_of_this_machine(), active_power_mw)
 
     from autocompress.controller.ablate import ablate
-    from autocompress.report.live import JsonLines, Live, Quiet, Recorder
+    from autocompress.report.text.live import JsonLines, Live, Quiet, Recorder
 
     shown = JsonLines() if json_lines else Quiet() if quiet else Live(folder=out)
     with shown, page or nullcontext(), Recorder(out, shown, {"trials": trials, "hours": hours}) as reporter:

@@ -8,8 +8,8 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
-from autocompress.report._drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, layout
 from autocompress.report._words import is_percentage, ms_text, reference, size_text
+from autocompress.report.figures._drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, layout
 from autocompress.studies.results import Evaluation, dominates, hypervolume
 from autocompress.studies.study import Study
 

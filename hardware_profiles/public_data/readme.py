@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autocompress.devices.profile import DeviceProfile
-from autocompress.report.devices import CLASSES, formats
+from autocompress.report.text.devices import CLASSES, formats
 
 _BEGIN = "<!-- table: written by fit_public_data.py -->"
 _END = "<!-- end of the table -->"

@@ -8,7 +8,7 @@ from synthetic import baseline, candidate, make_study, score
 
 from autocompress.errors import ConstraintError
 from autocompress.report.against import costs_text, loss_text, pick_point, ship_option
-from autocompress.report.table import headline
+from autocompress.report.text.table import headline
 from autocompress.studies.constraints import max_accuracy_drop
 from autocompress.studies.results import Evaluation, Pick
 from autocompress.studies.sample_scores import write_sample_scores

@@ -10,7 +10,7 @@ import pytest
 from browser import CHROMIUM, chromium, sizes_in
 from synthetic import make_study
 
-from autocompress.report.html import write_html
+from autocompress.report.web.html import write_html
 from autocompress.studies.study import Study
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group browser)")

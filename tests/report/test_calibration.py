@@ -8,7 +8,7 @@ import pytest
 
 from autocompress.devices.profile import Calibration, DeviceProfile
 from autocompress.errors import DeviceError
-from autocompress.report.calibration import (
+from autocompress.report.web.calibration import (
     calibration_figure,
     degree_text,
     points_text,

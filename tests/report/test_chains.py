@@ -7,7 +7,7 @@ from synthetic import ablation, make_study
 
 from autocompress.controller.ablate import Chain, Step
 from autocompress.recipes.recipe import Recipe
-from autocompress.report.chains import ablation_tables, better_points, chain_lines, chain_sentence, pipeline_lines
+from autocompress.report.text.chains import ablation_tables, better_points, chain_lines, chain_sentence, pipeline_lines
 from autocompress.studies.results import Evaluation, Score
 from autocompress.studies.study import Study
 

@@ -10,7 +10,7 @@ from synthetic import baseline, candidate, make_study, settings
 
 from autocompress.errors import StudyError
 from autocompress.report._volume import Volumes
-from autocompress.report.compare import Comparison, load
+from autocompress.report.web.compare import Comparison, load
 from autocompress.studies.results import ParetoFront
 from autocompress.studies.study import Study
 

@@ -16,16 +16,16 @@ from synthetic import candidate, make_study
 from autocompress.controller import Budget, search
 from autocompress.controller.ablate import read_ablation, recommended
 from autocompress.devices.profile import DeviceProfile
-from autocompress.report._payload import study_command
-from autocompress.report.chains import chain_sentence
-from autocompress.report.html import render, write_html
-from autocompress.report.table import headline
+from autocompress.report.text.chains import chain_sentence
+from autocompress.report.text.table import headline
 from autocompress.report.ties import ties
+from autocompress.report.web._payload import study_command
+from autocompress.report.web.html import render, write_html
 from autocompress.studies.constraints import at_most
 from autocompress.studies.retarget import retarget
 from autocompress.studies.study import Study, write_evaluation
 
-SCRIPTS = Path(__file__).parents[2] / "autocompress/report"
+SCRIPTS = Path(__file__).parents[2] / "autocompress/report/web"
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>\u2028'\"&"
 

@@ -13,8 +13,8 @@ from synthetic import baseline, candidate, make_study, settings
 
 from autocompress import _process
 from autocompress.report._follow import PROGRESS, Follower
-from autocompress.report.html import write_html
-from autocompress.report.live import Activity, JsonLines, Live, Quiet, Recorder, duration, sparkline
+from autocompress.report.text.live import Activity, JsonLines, Live, Quiet, Recorder, duration, sparkline
+from autocompress.report.web.html import write_html
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study, trial_folder, write_evaluation
 

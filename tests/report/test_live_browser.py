@@ -13,8 +13,8 @@ import pytest
 from browser import CHROMIUM, chromium, sizes_in
 from synthetic import candidate, make_study
 
-from autocompress.report.compare import load, write_html
-from autocompress.report.watch import Watch
+from autocompress.report.web.compare import load, write_html
+from autocompress.report.web.watch import Watch
 from autocompress.studies.study import Study, write_evaluation, write_final
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group browser)")

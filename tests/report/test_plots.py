@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from synthetic import make_study
 
-from autocompress.report import diagnostics, plots
+from autocompress.report.figures import diagnostics, plots
 from autocompress.report.ties import TIE, ties
 from autocompress.studies.study import Study
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from synthetic import baseline, candidate, make_study, score
 
 from autocompress.report._words import compare, limits, ms_text, size_text
-from autocompress.report.table import front_rows, front_table, headline
+from autocompress.report.text.table import front_rows, front_table, headline
 from autocompress.studies.constraints import at_least, at_most, max_accuracy_drop
 from autocompress.studies.results import Evaluation, Score
 from autocompress.studies.study import Study, write_evaluation, write_final

@@ -11,7 +11,7 @@ import pytest
 from synthetic import candidate, make_study, settings
 
 from autocompress.errors import InputError
-from autocompress.report.watch import Watch
+from autocompress.report.web.watch import Watch
 from autocompress.studies.study import write_evaluation
 
 ASSETS = ("/", "/watch.js", "/figures.js", "/report.css", "/plotly.js")
@@ -159,7 +159,7 @@ def test_a_port_that_is_taken(folder: Path) -> None:
         with pytest.raises(InputError, match=rf"cannot be served at 127.0.0.1, port {port}: .*give another --port"):
             Watch(folder, port=port)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("autocompress.report.watch.PORT", port)
+            patch.setattr("autocompress.report.web.watch.PORT", port)
             with Watch(folder) as watch:
                 assert urlsplit(watch.url).port != port
     with pytest.raises(InputError, match="from 0 to 65535, got 99999"):

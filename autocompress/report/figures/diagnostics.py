@@ -11,7 +11,9 @@ from html import escape
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from autocompress.report._drawing import (
+from autocompress.report._volume import Volumes, hypervolume_reference, in_order
+from autocompress.report._words import description, ms_text
+from autocompress.report.figures._drawing import (
     BLUE,
     GREEN,
     GREY,
@@ -24,8 +26,6 @@ from autocompress.report._drawing import (
     log_axis,
     wrapped,
 )
-from autocompress.report._volume import Volumes, hypervolume_reference, in_order
-from autocompress.report._words import description, ms_text
 from autocompress.report.importance import Importance
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 def render_page(template: str, **values: Any) -> str:
     """Fill in a template of this folder; values are escaped unless they are Markup."""
     environment = Environment(
-        loader=PackageLoader("autocompress.report", "."),
+        loader=PackageLoader("autocompress.report.web", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

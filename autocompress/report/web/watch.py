@@ -29,11 +29,11 @@ from plotly.offline import get_plotlyjs
 
 from autocompress.errors import InputError
 from autocompress.report._follow import Follower
-from autocompress.report._payload import finite, reasons
 from autocompress.report._volume import hypervolume_reference, volumes_figure
 from autocompress.report._words import description, is_percentage
-from autocompress.report.plots import front_figure
-from autocompress.report.table import front_rows, headline
+from autocompress.report.figures.plots import front_figure
+from autocompress.report.text.table import front_rows, headline
+from autocompress.report.web._payload import finite, reasons
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
 

@@ -29,9 +29,9 @@ from autocompress._process import interrupt
 from autocompress.errors import AutocompressError
 from autocompress.files import Folder
 from autocompress.report._follow import PROGRESS, Follower
-from autocompress.report._payload import reasons
 from autocompress.report._words import ms_text, size_text
-from autocompress.report.table import front_rows
+from autocompress.report.text.table import front_rows
+from autocompress.report.web._payload import reasons
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import has_evaluation, is_study
 

@@ -13,8 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.files import write_atomically
-from autocompress.report._drawing import BLUE, GREY, VERMILLION, error_bars, layout, log_axis
-from autocompress.report._page import own_file, render_page
 from autocompress.report._words import (
     accuracy_text,
     description,
@@ -24,6 +22,8 @@ from autocompress.report._words import (
     plural,
     size_text,
 )
+from autocompress.report.figures._drawing import BLUE, GREY, VERMILLION, error_bars, layout, log_axis
+from autocompress.report.web._page import own_file, render_page
 from autocompress.studies.results import Evaluation, Score
 from autocompress.studies.retarget import Crossing, Projection, Retargeted
 

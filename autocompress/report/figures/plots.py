@@ -13,7 +13,17 @@ from typing import Any
 import plotly.graph_objects as go
 
 from autocompress.controller.ablate import Ablation
-from autocompress.report._drawing import (
+from autocompress.report._words import (
+    accuracy_text,
+    compare,
+    description,
+    is_percentage,
+    limits,
+    ms_text,
+    reference,
+    size_text,
+)
+from autocompress.report.figures._drawing import (
     BLUE,
     GREEN,
     GREY,
@@ -24,16 +34,6 @@ from autocompress.report._drawing import (
     layout,
     log_axis,
     wrapped,
-)
-from autocompress.report._words import (
-    accuracy_text,
-    compare,
-    description,
-    is_percentage,
-    limits,
-    ms_text,
-    reference,
-    size_text,
 )
 from autocompress.report.ties import TIE, score_of, ties
 from autocompress.studies.results import Evaluation, Split

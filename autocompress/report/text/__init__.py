@@ -1,0 +1,1 @@
+"""For terminals: tables, chains, differences, and a search while it runs."""

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from test_study import SETTINGS, TRIALS
 
-from autocompress._infer import _load_samples, _read_card, verify
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.controller.ablate import Ablation, read_ablation
 from autocompress.controller.storage import _read_pointer, open_storage
@@ -27,10 +26,11 @@ from autocompress.devices.profile import DeviceProfile, shipped_profiles_folder
 from autocompress.devices.workload import Op, Workload
 from autocompress.errors import AutocompressError
 from autocompress.files import Folder
+from autocompress.packaging._infer import _load_samples, _read_card, verify
+from autocompress.packaging.signing import new_key, sign_folder
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 from autocompress.report._follow import Follower
-from autocompress.signing import new_key, sign_folder
 from autocompress.studies.confusion import read_confusions
 from autocompress.studies.sample_scores import read_sample_scores, write_sample_scores
 from autocompress.studies.study import Study, read_settings, read_workload, write_evaluation, write_final

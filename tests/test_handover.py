@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from small import device
 
 from autocompress.errors import StudyError
-from autocompress.export import FILES, export_point
 from autocompress.graphs.nested_if import to_nested_if
+from autocompress.packaging.package import FILES, export_point
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.results import Evaluation, ExitSummary, Score
 from autocompress.studies.study import Settings, Study, write_evaluation, write_final
@@ -177,7 +177,7 @@ def test_the_file_with_exits_says_where_it_stopped(study: Study, bare_python: Pa
 def test_infer_works_without_the_card_and_refuses_wrong_samples(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autocompress import _infer
+    from autocompress.packaging import _infer
 
     folder = export_point(study, study.evaluation(1), tmp_path / "exits")
     (folder / "card.json").unlink()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from autocompress._infer import verify
 from autocompress.errors import InputError
 from autocompress.files import Folder
-from autocompress.signing import new_key, sign_folder
+from autocompress.packaging._infer import verify
+from autocompress.packaging.signing import new_key, sign_folder
 
 FILES = {"model.onnx": b"weights", "infer.py": b"print()", "card.json": b"{}"}
 

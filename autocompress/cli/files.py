@@ -71,7 +71,7 @@ def key(
     path: Annotated[Path, typer.Argument(help="File of the secret key; the public one gets '.pub' behind it.")],
 ) -> None:
     """Make a pair of keys to sign hand-over folders with (Ed25519, in the format of minisign)."""
-    from autocompress.signing import new_key
+    from autocompress.packaging.signing import new_key
 
     public = new_key(path)
     typer.echo(f"wrote {path}, to be kept secret, and {public}, to be given to those who check")
@@ -82,7 +82,7 @@ def verify(
     public_key: Annotated[str, typer.Option("--key", help="Public key: a file, or its second line.")],
 ) -> None:
     """Check that nobody changed a signed hand-over folder; nothing of it is run."""
-    from autocompress._infer import verify as check
+    from autocompress.packaging._infer import verify as check
 
     try:
         remark = check(folder, public_key)

@@ -178,7 +178,7 @@ def export(
     It says what the point costs against fp32. A pick that surely loses more than the search allowed (without such a
     limit: one point) is refused unless --max-accuracy-drop accepts the loss.
     """
-    from autocompress.export import FILES, export_point
+    from autocompress.packaging.package import FILES, export_point
     from autocompress.report.against import costs_text, loss_text, pick_point
     from autocompress.studies.study import Study
 

@@ -16,9 +16,9 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from autocompress._infer import SIGNATURE, SUMS
 from autocompress.errors import InputError
 from autocompress.files import Folder, read_file, write_atomically
+from autocompress.packaging._infer import SIGNATURE, SUMS
 
 _KEY_BYTES = 158
 """Of a secret key of minisign: algorithms, parameters of its password (unused), id, seed, public key, checksum."""

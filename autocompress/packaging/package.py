@@ -41,7 +41,7 @@ def export_point(study: Study, point: Evaluation, folder: Path, key: Path | None
     for name, content in files.items():
         target.write(name, content)
     if key is not None:
-        from autocompress.signing import sign_folder
+        from autocompress.packaging.signing import sign_folder
 
         sign_folder(target, files, key, f"trial {point.trial} of {study.path.name}, {point.label}")
     return folder

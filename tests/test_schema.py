@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
+from autocompress.cli.schema import KINDS, schema
 from autocompress.errors import InputError
 from autocompress.recipes.recipe import Recipe, technique_names
 from autocompress.recipes.space import SearchSpace
-from autocompress.schema import KINDS, schema
 
 jsonschema = pytest.importorskip("jsonschema")
 ROOT = Path(__file__).parents[1]

@@ -95,6 +95,6 @@ def schema(
     what: Annotated[str, typer.Argument(help="recipe, space, device or study.")],
 ) -> None:
     """Print the JSON schema of a file format, for the completion of editors."""
-    from autocompress.schema import schema as of
+    from autocompress.cli.schema import schema as of
 
     typer.echo(json.dumps(of(what), indent=1))

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "report"))
+sys.path.insert(0, str(ROOT / "tests"))
 
-from browser import chromium  # noqa: E402
-from synthetic import make_study  # noqa: E402
+from helpers.browser import chromium  # noqa: E402
+from helpers.synthetic import make_study  # noqa: E402
 
 from autocompress.report.web.html import write_html  # noqa: E402
 

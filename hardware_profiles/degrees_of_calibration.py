@@ -2,7 +2,8 @@
 
 Usage: python hardware_profiles/degrees_of_calibration.py FOLDER_WITH_THE_TABLES
 
-The figures are those of `autocompress.devices.calibration.adapt.EXPECTED`. Data: Tencent/ncnn benchmark/README.md (BSD-3-Clause)
+The figures are those of `autocompress.devices.calibration.adapt.EXPECTED`.
+Data: Tencent/ncnn benchmark/README.md (BSD-3-Clause)
 and the MobileNet grids of tensorflow/tensorflow hosted_models.md and tensorflow/models (Apache-2.0).
 
 1. Other networks. The networks are halved at random (families together). Profiles are fitted jointly without one half

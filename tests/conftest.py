@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tasks import make_task, make_workshop
+from helpers.tasks import make_task, make_workshop
+from helpers.zoo import synthetic_classification
 from torch import nn
-from zoo import synthetic_classification
 
 from autocompress.compression.anatomy import dissect
 from autocompress.compression.candidate import Workshop

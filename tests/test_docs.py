@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import doc_blocks
 import pytest
-from small import DEVICE, write_space
+from helpers import doc_blocks
+from helpers.small import DEVICE, write_space
 
 from autocompress import cli
 from autocompress.controller import finish

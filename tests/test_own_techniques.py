@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import device, small_task, space
+from helpers.small import device, small_task, space
 
 import autocompress.compression.techniques
 import autocompress.recipes.recipe

@@ -61,7 +61,7 @@ class Settings(BaseModel):
     training_sha256: str = ""
     """Of teacher, loss and the like; empty in studies of before it was kept."""
     identity: dict[str, str] = {}
-    """What else the figures depend on, by name: code and data (see `autocompress.tasks.identity`); empty in older studies."""
+    """What else the figures depend on, by name: code and data (see `tasks.identity`); empty in older studies."""
     device: dict[str, Any]
     """The whole device profile."""
     space: dict[str, Any]

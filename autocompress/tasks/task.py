@@ -95,7 +95,7 @@ class Task:
 
     Args:
         model: the trained network; one tensor in, one tensor out. It is never changed. A wrapped, half-precision or
-            parametrised one is replaced by a plain float32 copy (see `autocompress.tasks.normalize`), which `notes` tell.
+            parametrised one is replaced by a plain float32 copy (see `tasks.normalize`), which `notes` tell.
         example_input: one batch of inputs, shape (N, ...); only its shape and type matter.
         train, val, test: anything that can be iterated over again and again and yields (inputs, targets)
             batches, such as a DataLoader, or a Dataset of single samples. `val` selects, `test` is read once,

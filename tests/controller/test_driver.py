@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from small import EXITS, NUMERICS, SPACE, device, small_task, space, write_space, write_task
+from helpers.small import EXITS, NUMERICS, SPACE, device, small_task, space, write_space, write_task
 from torch import Tensor, nn
 
 from autocompress.compression import training
@@ -507,7 +507,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import onnxscript, torch.onnx  # once, and not in every fork
-from small import device, small_task, space
+from helpers.small import device, small_task, space
 from autocompress.controller import Budget, search
 
 root, kills, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import SPACE, device, small_task, space
+from helpers.small import SPACE, device, small_task, space
 
 from autocompress.compression import training
 from autocompress.controller import Budget, search

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import device, small_task, space
+from helpers.small import device, small_task, space
 
 from autocompress.controller import Budget, search
 from autocompress.controller.dry_run import dry_run

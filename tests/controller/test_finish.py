@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import EXITS, SPACE, device, small_task, space
+from helpers.small import EXITS, SPACE, device, small_task, space
 
 from autocompress.controller import Budget, finish, search
 from autocompress.devices.profile import DeviceProfile

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from small import EXITS, SPACE, device, small_task, space
+from helpers.small import EXITS, SPACE, device, small_task, space
 
 from autocompress.compression.anatomy import Anatomy, dissect
 from autocompress.controller.plan import Plan

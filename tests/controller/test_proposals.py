@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from small import device, small_task, space
+from helpers.small import device, small_task, space
 
 from autocompress.controller.plan import Plan
 from autocompress.controller.proposals import LEVELS, Proposals, reference

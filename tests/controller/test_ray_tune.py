@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import faults
 import pytest
+from helpers import faults
 from test_driver import found, own, run, states
 
 from autocompress.studies.study import Study
@@ -22,9 +22,9 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["FAULTS_DRIVER"] = str(os.getpid())
 import torch
 torch.set_num_threads(1)
-import faults
+from helpers import faults
 from ray.cluster_utils import Cluster
-from small import device, space
+from helpers.small import device, space
 from autocompress.controller import Budget, Workers, search
 from autocompress.studies.reporter import Silent
 
@@ -53,7 +53,7 @@ search(faults.task(), device(), space(), budget=Budget(10), out=sys.argv[1], see
 _TASK = """
 import os
 from pathlib import Path
-import faults
+from helpers import faults
 
 def task():
     Path(os.environ["LOADED"], str(os.getpid())).touch()

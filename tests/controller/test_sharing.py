@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import SPACE, device, small_task, space
+from helpers.small import SPACE, device, small_task, space
 
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.training import Schedule

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from small import EXITS, NUMERICS, small_task
+from helpers.small import EXITS, NUMERICS, small_task
 from test_driver import found, run, states
 
 from autocompress.controller.storage import database_errors, open_storage

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import faults
 import pytest
-from small import device, small_task
+from helpers import faults
+from helpers.small import device, small_task
 from test_driver import found, own, run, states
 
 from autocompress.controller import Workers
@@ -179,7 +179,7 @@ _SEARCH = """
 import sys
 import torch
 torch.set_num_threads(1)
-from small import device, small_task, space
+from helpers.small import device, small_task, space
 from autocompress.controller import Budget, Workers, search
 if __name__ == "__main__":
     search(small_task(), device(), space(), budget=Budget(9), out=sys.argv[1], seed=3, reference=small_task,

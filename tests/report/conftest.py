@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from synthetic import make_study
+from helpers.synthetic import make_study
 
 from autocompress.studies.study import Study
 

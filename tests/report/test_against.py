@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import baseline, candidate, make_study, score
+from helpers.synthetic import baseline, candidate, make_study, score
 
 from autocompress.errors import ConstraintError
 from autocompress.report.against import costs_text, loss_text, pick_point, ship_option

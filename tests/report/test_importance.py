@@ -5,7 +5,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from synthetic import make_study
+from helpers.synthetic import make_study
 
 from autocompress.report.importance import ENOUGH, importances
 from autocompress.studies.study import Study

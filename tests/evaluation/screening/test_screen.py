@@ -1,0 +1,90 @@
+"""Screened costs are those of the deployed graph: same kernels, same latency, same memory, nearly the same file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.small import device
+from helpers.tasks import make_task
+
+from autocompress.controller.plan import Fixed
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.screening import Screen
+from autocompress.recipes.domains import Choice
+from autocompress.recipes.space import SearchSpace
+
+PRUNE = {"technique": "prune", "ratio": {"per": "layer", "low": 0.0, "high": 0.75, "step": 0.125}, "round_to": 8}
+EXITS = {"technique": "early_exit", "optional": True, "first": {"choice": [0.3, 0.6]}, "head": "linear"}
+
+
+def _settings(space: SearchSpace, evaluator: Evaluator, n: int) -> dict[str, list[Any]]:
+    rng = np.random.default_rng(0)
+
+    def value(domain: Any) -> Any:
+        return (
+            domain.values[rng.integers(len(domain.values))] if isinstance(domain, Choice) else domain.at(rng.random())
+        )
+
+    knobs = space.knobs(evaluator.anatomy.outline)
+    return {name: [value(domain) for _ in range(n)] for name, domain in knobs.items()}
+
+
+@pytest.mark.parametrize(
+    ("net", "bits", "n"),
+    [
+        ("resnet", {"per": "stage", "choice": [8, 4]}, 5),
+        ("resnet", {"per": "layer", "choice": [8, 4, 16, 32]}, 8),
+        ("mobilenetv2", {"choice": [8, 16]}, 5),
+        ("vit", {"choice": [8, 32]}, 4),
+    ],
+)
+def test_screened_costs_are_those_of_the_deployed_graph(net: str, bits: dict[str, Any], n: int) -> None:
+    evaluator = Evaluator(make_task(net), device())
+    exits = [EXITS] if net != "vit" else []
+    stages = [*exits, PRUNE, {"technique": "ptq", "weight_bits": bits, "activation_bits": 8}]
+    space = SearchSpace.parse({"version": 1, "stages": stages})
+    settings = _settings(space, evaluator, n)
+    screen = Screen(evaluator, space)
+    costs, macs = screen.costs(settings), screen.macs(settings)
+    for i in range(0, n, max(1, n // 5)):
+        recipe = space.sample(Fixed({name: values[i] for name, values in settings.items()}), evaluator.anatomy.outline)
+        forecast = evaluator.forecast(recipe)
+        assert costs.worst_case_ms[i] == pytest.approx(forecast.worst_case_ms, rel=1e-9)
+        assert costs.best_case_ms[i] == pytest.approx(forecast.best_case_ms, rel=1e-9)
+        assert costs.peak_memory_bytes[i] == pytest.approx(forecast.cost.peak_memory_bytes, rel=0.01)
+        assert costs.size_bytes[i] == pytest.approx(forecast.size_bytes, rel=0.03, abs=1500)
+        assert costs.capacity[i] == pytest.approx(forecast.capacity)
+        assert macs[i] == pytest.approx(forecast.cost.macs, rel=1e-9)
+
+
+def test_costs_do_not_depend_on_what_was_asked_before() -> None:
+    """Tables are kept between batches, and made anew when a batch brings widths that none had before."""
+    evaluator = Evaluator(make_task("resnet"), device())
+    stages = [EXITS, PRUNE, {"technique": "ptq", "weight_bits": {"per": "layer", "choice": [8, 4]}}]
+    space = SearchSpace.parse({"version": 1, "stages": stages})
+    settings = _settings(space, evaluator, 12)
+    whole, one_by_one = Screen(evaluator, space).costs(settings), Screen(evaluator, space)
+    for i in range(12):
+        row = {name: values[i : i + 1] for name, values in settings.items()}
+        costs = one_by_one.costs(row)
+        for field in ("best_case_ms", "worst_case_ms", "size_bytes", "peak_memory_bytes", "capacity"):
+            assert getattr(costs, field) == pytest.approx(getattr(whole, field)[i : i + 1], rel=1e-12), (i, field)
+        assert one_by_one.capacity(row) == costs.capacity
+
+
+def test_wider_and_finer_costs_more() -> None:
+    evaluator = Evaluator(make_task("resnet"), device())
+    ptq = {"technique": "ptq", "weight_bits": {"choice": [4, 8, 32]}, "activation_bits": 8}
+    space = SearchSpace.parse({"version": 1, "stages": [PRUNE, ptq]})
+    settings = _settings(space, evaluator, 6)
+    for name in settings:
+        if name.startswith("prune"):
+            settings[name] = [0.75, 0.5, 0.25, 0.0, 0.0, 0.0]
+    settings["ptq.weight_bits"] = [8, 8, 8, 4, 8, 32]
+    costs = Screen(evaluator, space).costs(settings)
+    assert (np.diff(costs.size_bytes[[0, 1, 2, 4, 5]]) > 0).all()
+    assert (np.diff(costs.worst_case_ms[[0, 1, 2, 4]]) > 0).all()
+    assert costs.size_bytes[3] < costs.size_bytes[4]
+    assert costs.worst_case_ms[3] == costs.worst_case_ms[4]

@@ -1,0 +1,1 @@
+"""What several tests use: small networks, tasks, devices, studies."""

@@ -15,9 +15,10 @@ from pydantic import BaseModel
 
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError
-from autocompress.recipes.recipe import suggestion, technique, technique_names
+from autocompress.recipes.recipe import technique, technique_names
 from autocompress.recipes.space import TABLES
 from autocompress.studies.study import Settings
+from autocompress.validation import suggestion
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.techniques.early_exit import EarlyExit
@@ -19,9 +19,10 @@ from autocompress.compression.techniques.prune import Prune
 from autocompress.compression.techniques.ptq import Ptq
 from autocompress.errors import CandidateError, RecipeError, StudyError
 from autocompress.files import Folder, json_object
-from autocompress.recipes.recipe import Phase, Recipe, Stage, check_version
+from autocompress.recipes.recipe import Phase, Recipe, Stage
 from autocompress.studies.results import Evaluation, Pick, Split
 from autocompress.studies.study import Study, changes, read_artifact
+from autocompress.validation import Data, check_version
 
 if TYPE_CHECKING:
     from autocompress.evaluation.evaluator import Evaluator
@@ -40,11 +41,7 @@ _WORDS = {
 }
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Step(_Data):
+class Step(Data):
     """One recipe on the way, with what its file does."""
 
     label: str
@@ -84,7 +81,7 @@ class Change:
     """Relative: -0.3 is 30 % less."""
 
 
-class Chain(_Data):
+class Chain(Data):
     """From the unchanged model to the recipe of one trial, one stage more at each step."""
 
     trial: int
@@ -95,7 +92,7 @@ class Chain(_Data):
         return [step.change(before) for before, step in zip(self.steps, self.steps[1:], strict=False)]
 
 
-class Ablation(_Data):
+class Ablation(Data):
     """Chains of the recommended points, and pipelines put together by hand, for comparison."""
 
     version: Literal[1] = 1

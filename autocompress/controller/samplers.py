@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 
 from autocompress.errors import InputError
-from autocompress.recipes.recipe import suggestion
+from autocompress.validation import suggestion
 
 _STARTUP_TRIALS = 8
 

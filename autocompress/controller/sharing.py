@@ -18,9 +18,10 @@ from autocompress.errors import CandidateError, InputError, StudyError, failing_
 from autocompress.evaluation.elastic import Elastic
 from autocompress.files import Folder
 from autocompress.recipes.domains import Value
-from autocompress.recipes.recipe import Recipe, suggestion
+from autocompress.recipes.recipe import Recipe
 from autocompress.studies.study import EvaluatorName
 from autocompress.tasks.task import Task
+from autocompress.validation import suggestion
 
 _RECIPES = 256
 _READINGS = 48

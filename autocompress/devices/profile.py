@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from autocompress.errors import DeviceError
 from autocompress.files import read_yaml, write_atomically
 from autocompress.runtimes.capabilities import SUPPORT, RuntimeName, Support
+from autocompress.validation import Data
 
 HOST = "host"
 """Name of the profile of the machine that runs the search."""
@@ -46,11 +47,7 @@ _Share = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 _Bytes = Annotated[int, Field(gt=0, le=2**53)]
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OpCost(_Data):
+class OpCost(Data):
     """Linear cost of one operator kind in one number format; every coefficient is >= 0.
 
     `t_us = overhead_us + us_per_mmac * padded MACs / 1e6 + us_per_mb_in * bytes read / 1e6 + us_per_mb_out *
@@ -74,7 +71,7 @@ class OpCost(_Data):
     layers, per million MACs with the state, which wait for the step before."""
 
 
-class Calibration(_Data):
+class Calibration(Data):
     """How the coefficients were fitted and how far off they are on graphs that were not fitted."""
 
     degree: Degree = "none"
@@ -96,7 +93,7 @@ class Calibration(_Data):
     """Held-out graph -> its latency measured, and predicted by a fit that did not see it, in ms."""
 
 
-class Provenance(_Data):
+class Provenance(Data):
     """Where the figures come from."""
 
     kind: Literal["measured", "datasheet"]
@@ -108,7 +105,7 @@ class Provenance(_Data):
     """What in the profile is a data sheet's and was not measured, for example the memory sizes."""
 
 
-class DeviceProfile(_Data):
+class DeviceProfile(Data):
     """A device, its runtime and its latency coefficients; immutable and serialisable.
 
     `load` and `save` read and write YAML (`yaml.safe_load`); every error is a `DeviceError` of one sentence.

@@ -10,8 +10,7 @@ import hashlib
 import importlib
 import json
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from fnmatch import fnmatchcase
 from functools import cache
@@ -21,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
 
-from autocompress.errors import InputError, RecipeError
+from autocompress.errors import RecipeError
 from autocompress.files import read_yaml, write_atomically
+from autocompress.validation import check_version, explain, suggestion
 
 if TYPE_CHECKING:
     from autocompress.compression.candidate import Candidate, Workshop
@@ -307,33 +307,3 @@ def unknown_keys(table: object, names: Iterable[str], stages: Iterable[str]) -> 
         return []
     known = [*names, *stages, "default"]
     return [key for key in table if not any(fnmatchcase(name, key) for name in known)]
-
-
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return " (did you mean 'x'?)" where one of `known` is close, else nothing."""
-    close = get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def check_version(data: Mapping[str, Any], source: str, error: type[InputError], supported: int = 1) -> None:
-    """Refuse a file of another version with one sentence instead of a list of unknown keys."""
-    version = data.get("version", supported)
-    if version != supported:
-        raise error(
-            f"{source}: version must be {supported}, got {version!r}; it was written by another version of autocompress"
-        )
-
-
-def explain(error: ValidationError, source: str, fields: Sequence[str]) -> str:
-    """Turn a pydantic error into one line per problem: path, rule, what was given."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        path = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            hint = suggestion(str(problem["loc"][-1]), fields) or f"; allowed: {', '.join(fields)}"
-            lines.append(f"{source}: {path}: unknown key{hint}")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            message = message[0].lower() + message[1:]
-            lines.append(f"{source}: {path}: {message}, got {problem['input']!r}")
-    return "\n".join(lines)

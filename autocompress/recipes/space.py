@@ -20,7 +20,8 @@ from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import RecipeError, SpaceError
 from autocompress.files import read_yaml
 from autocompress.recipes.domains import Choice, Domain, Scoped, Suggester, Value, parse_domain
-from autocompress.recipes.recipe import Phase, Recipe, Stage, check_version, lookup, parse_stage, suggestion, technique
+from autocompress.recipes.recipe import Phase, Recipe, Stage, lookup, parse_stage, technique
+from autocompress.validation import check_version, suggestion
 
 _SHIPPED = (Path(__file__).parents[1] / "search_spaces", Path(__file__).parents[2] / "search_spaces")
 _SWITCH = ("off", "on")

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autocompress.errors import StudyError
 from autocompress.files import Folder, json_object
-from autocompress.recipes.recipe import check_version
 from autocompress.studies.results import Split
+from autocompress.validation import check_version
 
 MOST_CLASSES = 50
 """Networks with more classes keep the counts per class only, not the whole matrix."""

@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from autocompress.errors import ConstraintError
-from autocompress.recipes.recipe import Recipe, suggestion
+from autocompress.recipes.recipe import Recipe
+from autocompress.validation import Data, suggestion
 
 Split = Literal["validation", "test"]
 Pick = Literal["knee", "fastest", "smallest", "most-accurate"]
@@ -28,11 +29,7 @@ REPEATED = "gives the same file as trial"
 """How the reason of a repeated proposal begins."""
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Score(_Data):
+class Score(Data):
     """The metric of one artefact on one split, with its 95 % confidence interval."""
 
     value: float
@@ -57,7 +54,7 @@ class Score(_Data):
         return bool(known) and self.low <= other.high and other.low <= self.high
 
 
-class LayerSummary(_Data):
+class LayerSummary(Data):
     """One layer with weights, read from the file that was written; or one of the original network that is gone."""
 
     name: str
@@ -81,7 +78,7 @@ class LayerSummary(_Data):
     """Predicted, in this candidate."""
 
 
-class ExitSummary(_Data):
+class ExitSummary(Data):
     """One way out of a network with early exits; the last one is the network's own output."""
 
     place: str
@@ -95,7 +92,7 @@ class ExitSummary(_Data):
     """Metric of the samples that leave here (validation split); NaN is stored as -1 when none does."""
 
 
-class Evaluation(_Data):
+class Evaluation(Data):
     """One recipe and what was found about it.
 
     `accuracy` is the task's metric, computed by running the artefact in its runtime. A rejected recipe

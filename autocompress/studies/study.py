@@ -24,9 +24,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from autocompress.devices.workload import Workload
 from autocompress.errors import RecipeError, StudyError
 from autocompress.files import MODEL_BYTES, Folder, json_object
-from autocompress.recipes.recipe import check_version, explain
 from autocompress.studies.constraints import Constraint, met_by
 from autocompress.studies.results import Evaluation, MetricUnit, ParetoFront, Split
+from autocompress.validation import check_version, explain
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator
 
 from autocompress.errors import CandidateError
-from autocompress.recipes.recipe import Stage, Table, lookup, suggestion, table_changes, unknown_keys
+from autocompress.recipes.recipe import Stage, Table, lookup, table_changes, unknown_keys
+from autocompress.validation import suggestion
 
 if TYPE_CHECKING:
     from autocompress.compression.candidate import Workshop

@@ -15,10 +15,11 @@ from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, InputError, TaskError, told
 from autocompress.evaluation.elastic import Elastic, KeptElastic
 from autocompress.evaluation.evaluator import Evaluator, Outcome
-from autocompress.recipes.recipe import Recipe, suggestion
+from autocompress.recipes.recipe import Recipe
 from autocompress.studies.study import changes
 from autocompress.tasks.loading import load_task
 from autocompress.tasks.task import Task
+from autocompress.validation import suggestion
 
 Source = str | Callable[[], Task]
 """Where a worker gets the task from: "module.py:name", or a function that can be pickled."""

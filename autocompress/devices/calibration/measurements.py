@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from autocompress.devices.calibration._bundle_runner import MEASUREMENTS_VERSION
 from autocompress.errors import DeviceError
 from autocompress.files import write_atomically
+from autocompress.validation import Data
 
 UNSTEADY_SLOWDOWN = 0.3
 """Larger loss of speed of the reference net during a run: its result is to be doubted."""
@@ -23,11 +24,7 @@ _Latency = Annotated[float, Field(ge=SHORTEST_MS, le=LONGEST_MS, allow_inf_nan=F
 _NonNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Machine(_Data):
+class Machine(Data):
     """Facts about the machine that was measured."""
 
     processor: str
@@ -40,7 +37,7 @@ class Machine(_Data):
     """Operating system and architecture, for example "Linux aarch64"."""
 
 
-class ModelTiming(_Data):
+class ModelTiming(Data):
     """Latency of one micro-model, and of the reference net that ran in the same batch."""
 
     name: str
@@ -52,7 +49,7 @@ class ModelTiming(_Data):
     """Seconds since the start of the run."""
 
 
-class Measurements(_Data):
+class Measurements(Data):
     """One run of the plan: timings with everything that is needed to fit a profile from them."""
 
     version: Literal[1] = 1

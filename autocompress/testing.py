@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.fingerprint import architecture
-from autocompress.recipes.recipe import Phase, Recipe, Stage
+from autocompress.compression.stage import Phase, Stage
+from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.networks import outputs_of, seed_everything
 
 

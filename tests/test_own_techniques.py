@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.small import device, small_task, space
 
+import autocompress.compression.stage
 import autocompress.compression.techniques
 import autocompress.recipes.recipe
 from autocompress import Budget, search
@@ -26,7 +27,7 @@ DROP = {"technique": "drop_block", "block": "blocks.0"}
 @pytest.fixture(scope="module", autouse=True)
 def known() -> Iterator[None]:
     """Makes the techniques of tests/own_techniques importable beside the package's own."""
-    caches = (autocompress.recipes.recipe.technique, autocompress.recipes.recipe.technique_names)
+    caches = (autocompress.compression.stage.technique, autocompress.compression.stage.technique_names)
     with pytest.MonkeyPatch.context() as patch:
         folder = str(Path(__file__).parent / "own_techniques")
         patch.setattr(

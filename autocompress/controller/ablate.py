@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import ValidationError
 
+from autocompress.compression.stage import Phase, Stage
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.compression.techniques.prune import Prune
 from autocompress.compression.techniques.ptq import Ptq
 from autocompress.errors import CandidateError, RecipeError, StudyError
 from autocompress.files import Folder, json_object
-from autocompress.recipes.recipe import Phase, Recipe, Stage
+from autocompress.recipes.recipe import Recipe
 from autocompress.studies.results import Evaluation, Pick, Split
 from autocompress.studies.study import Study, changes, read_artifact
 from autocompress.validation import Data, check_version

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from autocompress.compression.candidate import Candidate, ExitHead, MultiExit, Workshop
 from autocompress.compression.channels import ChannelGroup, ChannelPruner
 from autocompress.compression.fingerprint import fingerprint
+from autocompress.compression.stage import Phase
 from autocompress.compression.training import (
     Distillation,
     Schedule,
@@ -34,7 +35,7 @@ from autocompress.compression.training import (
 )
 from autocompress.errors import CandidateError, InputError, StudyError
 from autocompress.files import Folder, json_object
-from autocompress.recipes.recipe import Phase, Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.studies.results import Score
 from autocompress.tasks.networks import outputs_of
 

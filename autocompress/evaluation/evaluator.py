@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from autocompress.compression.anatomy import Anatomy, dissect
 from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.stage import Phase, Stage
 from autocompress.compression.techniques._quantize import Quantize
 from autocompress.compression.techniques.exit_threshold import ExitThreshold
 from autocompress.compression.weights import load_weights, save_weights
@@ -30,7 +31,7 @@ from autocompress.evaluation.deploy import Cost, Deployer, Deployment
 from autocompress.evaluation.elastic import Elastic
 from autocompress.evaluation.inventory import FileLayer, inventory
 from autocompress.graphs.export import INPUT
-from autocompress.recipes.recipe import Phase, Recipe, Stage
+from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.studies.results import Evaluation, ExitSummary, LayerSummary, Score, Split
 from autocompress.tasks.networks import seed_everything

@@ -16,11 +16,13 @@ from typing import Any, cast
 
 import yaml
 
+from autocompress.compression.stage import Phase, Stage, parse_stage, technique
+from autocompress.compression.tables import lookup
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import RecipeError, SpaceError
 from autocompress.files import read_yaml
 from autocompress.recipes.domains import Choice, Domain, Scoped, Suggester, Value, parse_domain
-from autocompress.recipes.recipe import Phase, Recipe, Stage, lookup, parse_stage, technique
+from autocompress.recipes.recipe import Recipe
 from autocompress.validation import check_version, suggestion
 
 _SHIPPED = (Path(__file__).parents[1] / "search_spaces", Path(__file__).parents[2] / "search_spaces")

@@ -41,13 +41,13 @@ from train import fit as train_base
 
 from autocompress import DeviceProfile, Recipe, Task
 from autocompress.compression.candidate import Candidate
+from autocompress.compression.stage import Phase
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.training import Distillation, Schedule, fit, to_layout
 from autocompress.controller.plan import now, versions
 from autocompress.evaluation.elastic import torch_score
 from autocompress.evaluation.evaluator import NEVER, Evaluator
 from autocompress.graphs.export import INPUT
-from autocompress.recipes.recipe import Phase
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.studies.results import Split
 

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from autocompress.cli.schema import KINDS, schema
+from autocompress.compression.stage import technique_names
 from autocompress.errors import InputError
-from autocompress.recipes.recipe import Recipe, technique_names
+from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 
 jsonschema = pytest.importorskip("jsonschema")

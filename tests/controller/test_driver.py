@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from autocompress.compression import training
 from autocompress.compression.candidate import Candidate
+from autocompress.compression.stage import Phase
 from autocompress.controller import Budget, search
 from autocompress.controller.journal import SafeJournalBackend, exclusive
 from autocompress.controller.store import remarks
 from autocompress.errors import CandidateError, ConstraintError, InputError, InternalError, StudyError
 from autocompress.evaluation.deploy import Deployer, Deployment
 from autocompress.evaluation.evaluator import Evaluator, Outcome
-from autocompress.recipes.recipe import Phase, Recipe
+from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import at_most
 from autocompress.studies.reporter import Silent
 from autocompress.studies.results import Evaluation

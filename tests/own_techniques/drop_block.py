@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from autocompress.recipes.recipe import Phase, Stage
+from autocompress.compression.stage import Phase, Stage
 
 if TYPE_CHECKING:
     from autocompress.compression.candidate import Candidate, Workshop

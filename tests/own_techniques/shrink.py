@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from autocompress.compression.candidate import Candidate, Workshop
-from autocompress.recipes.recipe import Number, Phase, Stage
+from autocompress.compression.stage import Number, Phase, Stage
 
 
 class Shrink(Stage):

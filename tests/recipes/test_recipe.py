@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from autocompress.compression.stage import Phase, parse_stage, technique, technique_names
+from autocompress.compression.tables import lookup, unknown_keys
 from autocompress.errors import AutocompressError, RecipeError
 from autocompress.files import write_atomically, write_json
-from autocompress.recipes.recipe import Phase, Recipe, lookup, parse_stage, technique, technique_names, unknown_keys
+from autocompress.recipes.recipe import Recipe
 
 FULL = {
     "version": 1,

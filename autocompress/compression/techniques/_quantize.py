@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
+from autocompress.compression.stage import Stage
+from autocompress.compression.tables import Table, lookup, table_changes, unknown_keys
 from autocompress.errors import CandidateError
-from autocompress.recipes.recipe import Stage, Table, lookup, table_changes, unknown_keys
 from autocompress.validation import suggestion
 
 if TYPE_CHECKING:

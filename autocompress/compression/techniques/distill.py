@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from autocompress.recipes.recipe import Number, Phase, Stage
+from autocompress.compression.stage import Number, Phase, Stage
 
 if TYPE_CHECKING:
     from autocompress.compression.candidate import Candidate, Workshop

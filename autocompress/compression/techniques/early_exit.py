@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from autocompress.compression.stage import Number, Phase, Stage
 from autocompress.compression.techniques._lazy import lazy
 from autocompress.errors import CandidateError
-from autocompress.recipes.recipe import Number, Phase, Stage
 
 if TYPE_CHECKING:
     from autocompress.compression import anatomy

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from autocompress.compression.stage import Number, Phase, Stage
+from autocompress.compression.tables import Table, lookup, table_changes, unknown_keys
 from autocompress.compression.techniques._lazy import lazy
 from autocompress.errors import CandidateError
-from autocompress.recipes.recipe import Number, Phase, Stage, Table, lookup, table_changes, unknown_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

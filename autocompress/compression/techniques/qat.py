@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from autocompress.compression.stage import Number, Phase
 from autocompress.compression.techniques._quantize import Quantize
-from autocompress.recipes.recipe import Number, Phase
 
 if TYPE_CHECKING:
     from autocompress.compression.candidate import Candidate, Workshop

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.compression.channels import ChannelGroup, ChannelPruner, channels_to_keep
+from autocompress.compression.stage import Phase, Stage, technique
+from autocompress.compression.tables import lookup
 from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.compression.techniques.prune import Prune
 from autocompress.compression.techniques.ptq import Ptq
 from autocompress.compression.techniques.qat import Qat
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
-from autocompress.recipes.recipe import Phase, Stage, lookup, technique
 from autocompress.recipes.space import SearchSpace, StageSpace
 
 Ints = NDArray[np.int64]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.compression.candidate import Candidate
+from autocompress.compression.stage import Stage
 from autocompress.devices import cost_model
 from autocompress.devices.onnx_reader import OpForm
 from autocompress.evaluation.evaluator import Evaluator
@@ -26,7 +27,6 @@ from autocompress.evaluation.screening.knobs import COMPUTES_INT8, Ints, Knobs, 
 from autocompress.evaluation.screening.shapes import Lookup, Positions, Shape, Shapes, Versions, count
 from autocompress.graphs.quantizable import quantizable_layers
 from autocompress.recipes.domains import Value
-from autocompress.recipes.recipe import Stage
 from autocompress.recipes.space import SearchSpace
 
 Floats = NDArray[np.float64]

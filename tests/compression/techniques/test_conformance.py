@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autocompress import testing
 from autocompress.compression.candidate import Candidate, Workshop
-from autocompress.recipes.recipe import Phase, Stage, parse_stage, technique_names
+from autocompress.compression.stage import Phase, Stage, parse_stage, technique_names
 from autocompress.testing import CHECKS, Case
 
 EXIT = {"technique": "early_exit", "count": 2, "hidden": 8}

@@ -31,13 +31,14 @@ from scipy import stats
 from autocompress.compression.anatomy import count_macs, dissect
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.stage import Phase
+from autocompress.compression.structure import Outline
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.weights import load_weights
 from autocompress.controller.plan import Fixed, now, versions
 from autocompress.evaluation.elastic import SCHEDULE, Elastic, torch_score
 from autocompress.files import write_json
 from autocompress.recipes.recipe import Recipe
-from autocompress.recipes.space import Outline, SearchSpace
+from autocompress.recipes.space import SearchSpace
 from autocompress.tasks.loading import load_task
 
 WAYS = ("base+full", "base+0", "elastic+0", "base+1", "elastic+1", "elastic+full")

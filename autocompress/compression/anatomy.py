@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from autocompress.compression.labels import OUTPUT
 from autocompress.compression.probe import Prunable, probe_groups
-from autocompress.recipes.space import Outline
+from autocompress.compression.structure import Outline
 from autocompress.tasks.networks import evaluating, in_known_operators
 from autocompress.tasks.task import Task
 

@@ -17,6 +17,7 @@ from typing import Any, cast
 import yaml
 
 from autocompress.compression.stage import Phase, Stage, parse_stage, technique
+from autocompress.compression.structure import Outline
 from autocompress.compression.tables import lookup
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import RecipeError, SpaceError
@@ -30,23 +31,6 @@ _SWITCH = ("off", "on")
 TABLES = ("ratio", "weight_bits", "activation_bits")
 """Fields that take a value per layer or stage."""
 _BITS = ("weight_bits", "activation_bits")
-
-
-@dataclass(frozen=True, slots=True)
-class Outline:
-    """The parts of a network that a space can name, each mapped to its stage of the network."""
-
-    groups: Mapping[str, str] = field(default_factory=dict)
-    """Groups of channels that are pruned together."""
-    layers: Mapping[str, str] = field(default_factory=dict)
-    """Layers whose weights can be quantised."""
-    places: tuple[str, ...] = ()
-    """Modules after which an early exit can be attached, in order of execution."""
-
-    def parts(self, field_name: str, per: str) -> tuple[str, ...]:
-        """Names for which a table field draws a value of its own."""
-        table = self.groups if field_name == "ratio" else self.layers
-        return tuple(table) if per == "layer" else tuple(dict.fromkeys(table.values()))
 
 
 @dataclass(frozen=True)

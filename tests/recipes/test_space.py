@@ -9,11 +9,12 @@ import optuna
 import pytest
 import yaml
 
+from autocompress.compression.structure import Outline
 from autocompress.controller.plan import Fixed
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import SpaceError
 from autocompress.recipes.recipe import Recipe
-from autocompress.recipes.space import Outline, SearchSpace
+from autocompress.recipes.space import SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from autocompress.compression.stage import technique, technique_names
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError
-from autocompress.recipes.space import TABLES
+from autocompress.recipes.stage_space import TABLES
 from autocompress.studies.study import Settings
 from autocompress.validation import suggestion
 

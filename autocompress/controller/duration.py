@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from autocompress.compression.training import Distillation, seconds_per_epoch
 from autocompress.controller.plan import Plan
 from autocompress.errors import CandidateError, failing_as
-from autocompress.recipes.space import StageSpace
+from autocompress.recipes.stage_space import StageSpace
 from autocompress.studies.results import Evaluation
 
 

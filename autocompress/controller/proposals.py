@@ -15,7 +15,7 @@ from autocompress.errors import CandidateError, failing_as
 from autocompress.evaluation.screening import Costs, Screen
 from autocompress.known_costs import Columns, KnownCostSampler
 from autocompress.recipes.domains import Choice, Domain, Value
-from autocompress.recipes.space import Slot, StageSpace
+from autocompress.recipes.stage_space import Slot, StageSpace
 from autocompress.studies.constraints import Constraint
 from autocompress.studies.results import Evaluation, energy_mj
 

@@ -20,7 +20,8 @@ from autocompress.compression.techniques.ptq import Ptq
 from autocompress.compression.techniques.qat import Qat
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
-from autocompress.recipes.space import SearchSpace, StageSpace
+from autocompress.recipes.space import SearchSpace
+from autocompress.recipes.stage_space import StageSpace
 
 Ints = NDArray[np.int64]
 

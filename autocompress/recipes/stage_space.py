@@ -1,0 +1,212 @@
+"""One stage of a search space: what its fields may be, and how it is written as data."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autocompress.compression.stage import Stage, parse_stage, technique
+from autocompress.compression.structure import Outline
+from autocompress.errors import RecipeError, SpaceError
+from autocompress.recipes.domains import Choice, Domain, Scoped, Value, parse_domain
+from autocompress.validation import suggestion
+
+SWITCH = ("off", "on")
+
+
+TABLES = ("ratio", "weight_bits", "activation_bits")
+"""Fields that take a value per layer or stage."""
+
+
+BITS = ("weight_bits", "activation_bits")
+
+
+@dataclass(frozen=True)
+class StageSpace:
+    """The settings that one stage may take."""
+
+    technique: str
+    fixed: Mapping[str, Any]
+    domains: Mapping[str, Scoped]
+    tables: Mapping[str, Mapping[str, Scoped]] = field(default_factory=dict)
+    """Table fields of which single entries have a domain; the entries with a value are in `fixed`."""
+
+    def knobs(self, outline: Outline) -> Iterator[tuple[str, Domain]]:
+        """Names and domains of everything that is drawn for this stage."""
+        for name, scoped in self.domains.items():
+            key = f"{self.technique}.{name}"
+            if scoped.per == "model":
+                yield key, scoped.domain
+            else:
+                for part in outline.parts(name, scoped.per):
+                    yield f"{key}[{part}]", scoped.domain
+        for name, entries in self.tables.items():
+            for part, scoped in entries.items():
+                yield f"{self.technique}.{name}[{part}]", scoped.domain
+
+    @property
+    def fixed_epochs(self) -> int:
+        """Epochs of training where the space does not draw them; 0 for a stage that does not train."""
+        known = technique(self.technique).model_fields.get("epochs")
+        return int(self.fixed.get("epochs", known.default)) if known else 0
+
+    def draws(self, knob: str, field_name: str) -> bool:
+        """Whether a knob is the one of a field, or of one of its entries."""
+        return knob.partition("[")[0] == f"{self.technique}.{field_name}"
+
+    def build(self, values: Mapping[str, Value], outline: Outline) -> Stage:
+        """Build the stage from one value per knob."""
+        settings: dict[str, Any] = {"technique": self.technique, **self.fixed}
+        for name, scoped in self.domains.items():
+            key = f"{self.technique}.{name}"
+            if scoped.per == "model":
+                settings[name] = values[key]
+            else:
+                settings[name] = {p: values[f"{key}[{p}]"] for p in outline.parts(name, scoped.per)}
+        for name, entries in self.tables.items():
+            drawn = {part: values[f"{self.technique}.{name}[{part}]"] for part in entries}
+            settings[name] = {**self.fixed.get(name, {}), **drawn}
+        return parse_stage(settings, self.technique)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in the recipe: one of several stages, or none when it is optional."""
+
+    name: str
+    alternatives: tuple[StageSpace, ...]
+    optional: bool
+
+    @property
+    def switch(self) -> Choice | None:
+        """The choice between the alternatives, or None when there is nothing to choose."""
+        names = tuple(a.technique for a in self.alternatives)
+        if len(names) > 1:
+            return Choice((*((SWITCH[0],) if self.optional else ()), *names))
+        return Choice(SWITCH) if self.optional else None
+
+    def chosen(self, value: Value) -> StageSpace | None:
+        """The alternative that a value of the switch stands for."""
+        if value == SWITCH[0]:
+            return None
+        return next((a for a in self.alternatives if a.technique == value), self.alternatives[0])
+
+    def strongest(self, outline: Outline) -> Iterator[dict[str, Value]]:
+        """The part of this slot in the settings of `SearchSpace.strongest`."""
+        if self.optional:
+            yield {self.name: SWITCH[0]}
+        for alternative in self.alternatives:
+            knobs = dict(alternative.knobs(outline))
+            usual = {key: usual_value(key, domain, lambda: 1.0) for key, domain in knobs.items()}
+            if self.switch:
+                usual[self.name] = self.on(alternative)
+            yield from (usual | bits for bits in extreme_bits(alternative, knobs))
+
+    def on(self, alternative: StageSpace) -> str:
+        """The value of the switch that stands for an alternative."""
+        return alternative.technique if len(self.alternatives) > 1 else SWITCH[1]
+
+
+def extreme_bits(alternative: StageSpace, knobs: Mapping[str, Domain]) -> Iterator[dict[str, Value]]:
+    """Every pair of bits of weights and of activations that a search can draw, the same wherever it is offered."""
+    drawn = ({key: d.corners() for key, d in knobs.items() if alternative.draws(key, name)} for name in BITS)
+    tables = [table for table in drawn if table]
+    for bits in itertools.product(*(dict.fromkeys(itertools.chain(*table.values())) for table in tables)):
+        yield {key: b for b, table in zip(bits, tables, strict=True) for key, corners in table.items() if b in corners}
+
+
+def dump_stage(space: StageSpace) -> dict[str, Any]:
+    """The plain data of a stage."""
+    item: dict[str, Any] = {"technique": space.technique, **space.fixed}
+    item |= {name: _dump_domain(scoped) for name, scoped in space.domains.items()}
+    for name, entries in space.tables.items():
+        item[name] = {**space.fixed.get(name, {}), **{part: _dump_domain(s) for part, s in entries.items()}}
+    return item
+
+
+def _dump_domain(scoped: Scoped) -> dict[str, Any]:
+    domain = scoped.domain
+    data: dict[str, Any]
+    if isinstance(domain, Choice):
+        data = {"choice": list(domain.values)}
+    else:
+        data = {"low": domain.low, "high": domain.high}
+        data |= {"step": domain.step} if domain.step else {}
+        data |= {"log": True} if domain.log else {}
+    return data if scoped.per == "model" else {**data, "per": scoped.per}
+
+
+def parse_slot(item: object, path: str) -> Slot:
+    """Build a slot from plain data; errors name `path`."""
+    if not isinstance(item, Mapping):
+        raise SpaceError(f"{path}: must be a mapping with the key 'technique' or 'one_of', got {item!r}")
+    rest = dict(item)
+    optional = rest.pop("optional", False)
+    if not isinstance(optional, bool):
+        raise SpaceError(f"{path}.optional: must be true or false, got {optional!r}")
+    if "one_of" in rest:
+        entries = rest.pop("one_of")
+        if rest or not isinstance(entries, list) or not entries:
+            raise SpaceError(f"{path}: one_of must be a list of stages and stand alone beside 'optional'")
+    else:
+        entries = [rest]
+    alternatives = tuple(_parse_stage_space(e, f"{path}") for e in entries)
+    phases = {technique(a.technique).phase for a in alternatives}
+    if len(phases) > 1:
+        raise SpaceError(
+            f"{path}.one_of: its stages must be of one phase, got {', '.join(sorted(p.name.lower() for p in phases))}"
+        )
+    return Slot("+".join(a.technique for a in alternatives), alternatives, optional)
+
+
+def _parse_stage_space(entry: object, path: str) -> StageSpace:
+    if not isinstance(entry, Mapping) or "technique" not in entry:
+        raise SpaceError(f"{path}: must be a mapping with the key 'technique', got {entry!r}")
+    name = str(entry["technique"])
+    try:
+        cls = technique(name)
+    except RecipeError as error:
+        raise SpaceError(f"{path}: {error}") from None
+    fixed: dict[str, Any] = {}
+    domains: dict[str, Scoped] = {}
+    tables: dict[str, dict[str, Scoped]] = {}
+    for key, value in entry.items():
+        if key == "technique":
+            continue
+        if key not in cls.model_fields:
+            raise SpaceError(f"{path}.{key}: unknown key{suggestion(str(key), list(cls.model_fields))}")
+        if not isinstance(value, Mapping):
+            fixed[key] = value
+        elif _is_domain(value):
+            domains[key] = _parse_scoped(value, f"{path}.{key}")
+            if key in BITS and not isinstance(domains[key].domain, Choice):
+                raise SpaceError(f"{path}.{key}: bits are a choice, such as {{choice: [4, 8]}}, got a range")
+            if domains[key].per != "model" and key not in TABLES:
+                raise SpaceError(f"{path}.{key}: per: {domains[key].per} is for {', '.join(TABLES)}")
+        else:
+            drawn = {p: _parse_scoped(v, f"{path}.{key}.{p}") for p, v in value.items() if isinstance(v, Mapping)}
+            fixed[key] = {part: v for part, v in value.items() if part not in drawn}
+            tables |= {key: drawn} if drawn else {}
+            if any(scoped.per != "model" for scoped in drawn.values()):
+                raise SpaceError(f"{path}.{key}: an entry of a table is one part already; leave out its 'per'")
+    return StageSpace(name, fixed, domains, tables)
+
+
+def _is_domain(value: Mapping[str, Any]) -> bool:
+    return bool({"choice", "low", "high", "per"} & set(value))
+
+
+def _parse_scoped(value: Mapping[str, Any], path: str) -> Scoped:
+    try:
+        return parse_domain(dict(value))
+    except (ValueError, TypeError) as error:
+        raise SpaceError(f"{path}: {error}") from None
+
+
+def usual_value(key: str, domain: Domain, strength: Callable[[], float]) -> Value:
+    """A pruning ratio at a share of its way; the first one of a choice; the middle of another range."""
+    if key.startswith("prune.ratio"):
+        return domain.at(strength())
+    return domain.at(0.0 if isinstance(domain, Choice) else 0.5)

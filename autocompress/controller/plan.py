@@ -19,7 +19,8 @@ from autocompress.recipes.space import SearchSpace
 from autocompress.studies.constraints import Constraint, Quantity, device_limits
 from autocompress.studies.results import Evaluation, energy_mj
 from autocompress.studies.study import EvaluatorName, Settings
-from autocompress.tasks.task import ACCURACY, Task
+from autocompress.tasks.metric import ACCURACY
+from autocompress.tasks.task import Task
 
 _LIBRARIES = ("torch", "torch-pruning", "onnx", "onnxruntime", "optuna", "numpy")
 

@@ -36,7 +36,7 @@ from autocompress.compression.training import (
 from autocompress.errors import CandidateError, InputError, StudyError
 from autocompress.files import Folder, json_object
 from autocompress.recipes.recipe import Recipe
-from autocompress.studies.results import Score
+from autocompress.tasks.metric import Score
 from autocompress.tasks.networks import outputs_of
 
 SCHEDULE = Schedule(epochs=8, learning_rate=0.05, clip=1.0)

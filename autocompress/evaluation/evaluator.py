@@ -33,7 +33,8 @@ from autocompress.evaluation.inventory import FileLayer, inventory
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.onnxruntime import session as ort
-from autocompress.studies.results import Evaluation, ExitSummary, LayerSummary, Score, Split
+from autocompress.studies.results import Evaluation, ExitSummary, LayerSummary
+from autocompress.tasks.metric import Score, Split
 from autocompress.tasks.networks import seed_everything
 from autocompress.tasks.task import Task
 

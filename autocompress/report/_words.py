@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autocompress.studies.constraints import Constraint
-from autocompress.studies.results import Evaluation, LatencySource, Score, Split
+from autocompress.studies.results import Evaluation, LatencySource
 from autocompress.studies.study import Study
+from autocompress.tasks.metric import Score, Split
 
 
 def is_percentage(study: Study) -> bool:

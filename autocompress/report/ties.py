@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from autocompress.studies.results import Evaluation, Score, Split
+from autocompress.studies.results import Evaluation
+from autocompress.tasks.metric import Score, Split
 
 TIE = "\u2248"
 """Marks points whose accuracy interval overlaps that of a faster point of the front."""

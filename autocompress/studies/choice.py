@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.studies.constraints import Constraint, met_by
-from autocompress.studies.results import Evaluation, Pick, Score, Split, best_of
+from autocompress.studies.results import Evaluation, Pick, best_of
 from autocompress.studies.sample_scores import read_sample_scores
 from autocompress.studies.study import Study
+from autocompress.tasks.metric import Score, Split
 
 Array = NDArray[np.float64]
 _SPLITS = 200

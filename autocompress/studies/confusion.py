@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autocompress.errors import StudyError
 from autocompress.files import Folder, json_object
-from autocompress.studies.results import Split
+from autocompress.tasks.metric import Split
 from autocompress.validation import check_version
 
 MOST_CLASSES = 50

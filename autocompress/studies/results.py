@@ -15,43 +15,17 @@ from pydantic import Field
 
 from autocompress.errors import ConstraintError
 from autocompress.recipes.recipe import Recipe
+from autocompress.tasks.metric import Score, Split
 from autocompress.validation import Data, suggestion
 
-Split = Literal["validation", "test"]
 Pick = Literal["knee", "fastest", "smallest", "most-accurate"]
 LatencySource = Literal["predicted", "measured"]
 State = Literal["complete", "rejected", "failed"]
-MetricUnit = Literal["share", "number"]
 
 _LARGEST = 1e15
 """No figure of a trial comes near it, in any unit used here."""
 REPEATED = "gives the same file as trial"
 """How the reason of a repeated proposal begins."""
-
-
-class Score(Data):
-    """The metric of one artefact on one split, with its 95 % confidence interval."""
-
-    value: float
-    low: float
-    """Equal to `high` where no interval is known; see `interval`."""
-    high: float
-    n_samples: int
-    """0 where one figure was given for the whole split."""
-    split: Split
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval; None where none is known: no scores of samples, or all of them equal."""
-        return (self.low, self.high) if self.n_samples and self.low < self.high else None
-
-    def overlaps(self, other: Score) -> bool:
-        """Whether both intervals are known, of one split, and overlap.
-
-        A careful test: scores whose intervals do not overlap differ at well below 5 %.
-        """
-        known = self.interval and other.interval and self.split == other.split
-        return bool(known) and self.low <= other.high and other.low <= self.high
 
 
 class LayerSummary(Data):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.files import Folder
-from autocompress.studies.results import Split
+from autocompress.tasks.metric import Split
 
 _MOST_BYTES = 2**28
 """Of one file: the scores of 64 million samples."""

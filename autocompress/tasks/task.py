@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.errors import CandidateError, TaskError, failing_as
-from autocompress.studies.results import MetricUnit, Score, Split
 from autocompress.tasks.batches import Draw, Reservoir, cut_short, draw, length, look_at, read_batches
 from autocompress.tasks.identity import code_of
+from autocompress.tasks.metric import ACCURACY, Metric, Score, Split
 from autocompress.tasks.networks import evaluating, outputs_of
 from autocompress.tasks.normalize import normalize
 from autocompress.tasks.survey import Survey
@@ -30,7 +30,6 @@ Predict = Callable[[Array], Array]
 """Inputs of one batch (N, ...) to outputs (N, ...), by the runtime that will run the file."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-_CONFIDENCE = 0.95
 _MAX_SEEN = 4096
 """Maximum number of inputs of `evaluate` kept for calibration."""
 _PARITY_SAMPLES = 256
@@ -38,55 +37,6 @@ _SPLITS = ("train", "validation", "test")
 
 _NOTES: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
 """What was done to the networks of tasks, so that a task made from another one still tells it."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure of merit: the mean of a score per sample. Higher must be better."""
-
-    name: str
-    per_sample: Callable[[Array, Array], Array]
-    """Outputs (N, ...) and targets (N, ...) to scores (N,)."""
-    unit: MetricUnit | None = None
-    """"share": from 0 to 1, told in percent and points; "number": told as it is. None: a share if the score of the
-    unchanged network lies between 0 and 1."""
-
-    def scores(self, outputs: Array, targets: Array) -> Array:
-        """The score of each sample; what the function writes into its arguments reaches nobody else."""
-        return self.per_sample(outputs.copy(), targets.copy())
-
-    def score(self, scores: Array, split: Split) -> Score:
-        """Mean with its 95 % interval: Wilson's for 0/1 scores, else the percentile bootstrap.
-
-        Reference: E. B. Wilson, JASA 22 (1927) 209-212.
-        """
-        from scipy import stats
-
-        scores = np.asarray(scores, dtype=np.float64)
-        mean, n = float(scores.mean()), len(scores)
-        if np.isin(scores, (0.0, 1.0)).all():
-            interval = stats.binomtest(int(scores.sum()), n).proportion_ci(_CONFIDENCE, method="wilson")
-        elif np.ptp(scores) == 0:
-            return Score(value=mean, low=mean, high=mean, n_samples=n, split=split)
-        else:
-            interval = stats.bootstrap(
-                (scores,),
-                np.mean,
-                n_resamples=999,
-                batch=100,
-                confidence_level=_CONFIDENCE,
-                method="percentile",
-                rng=0,
-            ).confidence_interval
-        return Score(value=mean, low=float(interval.low), high=float(interval.high), n_samples=n, split=split)
-
-
-def _correct(outputs: Array, labels: Array) -> Array:
-    correct: Array = (outputs.argmax(-1) == labels).astype(np.float64)
-    return correct
-
-
-ACCURACY = Metric("accuracy", _correct, unit="share")
 
 
 @dataclass(frozen=True)

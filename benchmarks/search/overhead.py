@@ -37,7 +37,8 @@ from autocompress import SearchSpace
 from autocompress.controller.plan import Plan
 from autocompress.controller.proposals import Proposals
 from autocompress.studies.constraints import at_most
-from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.results import Evaluation
+from autocompress.tasks.metric import Score
 
 Rows = tuple[Sequence[dict[str, Any]], NDArray[np.float64]]
 """Settings, and their objectives (n, 3), to be minimised but for the first where that is an accuracy."""

@@ -49,7 +49,7 @@ from autocompress.evaluation.elastic import torch_score
 from autocompress.evaluation.evaluator import NEVER, Evaluator
 from autocompress.graphs.export import INPUT
 from autocompress.runtimes.onnxruntime import session as ort
-from autocompress.studies.results import Split
+from autocompress.tasks.metric import Split
 
 Array = NDArray[Any]
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from autocompress.compression import channels
 from autocompress.compression.anatomy import count_macs, dissect
 from autocompress.compression.candidate import Workshop
-from autocompress.tasks.task import Metric, Task
+from autocompress.tasks.metric import Metric
+from autocompress.tasks.task import Task
 
 Get = Callable[[str], Workshop]
 

@@ -12,8 +12,9 @@ from autocompress.errors import StudyError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.replay import apply
 from autocompress.recipes.recipe import Recipe
-from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
+from autocompress.tasks.metric import Score
 
 FULL = {
     "stages": [

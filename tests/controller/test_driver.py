@@ -32,7 +32,8 @@ from autocompress.studies.constraints import at_most
 from autocompress.studies.reporter import Silent
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Settings, Study, write_evaluation
-from autocompress.tasks.task import Metric, Task
+from autocompress.tasks.metric import Metric
+from autocompress.tasks.task import Task
 
 TESTS = Path(__file__).parents[1]
 

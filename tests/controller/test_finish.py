@@ -15,8 +15,9 @@ from autocompress.evaluation.evaluator import Evaluator
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.runtimes.onnxruntime.session import TimingProtocol
 from autocompress.studies.reporter import Silent
-from autocompress.studies.results import Evaluation, Split
+from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
+from autocompress.tasks.metric import Split
 
 
 def run(out: Path, net: str = "mlp", data: dict[str, Any] = SPACE, **settings: Any) -> Study:

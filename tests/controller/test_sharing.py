@@ -19,8 +19,8 @@ from autocompress.evaluation.elastic import Elastic
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import at_most
-from autocompress.studies.results import Score
 from autocompress.studies.study import Study
+from autocompress.tasks.metric import Score
 from autocompress.tasks.task import Task
 
 

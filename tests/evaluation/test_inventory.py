@@ -22,7 +22,8 @@ from autocompress.evaluation.evaluator import Evaluator, Outcome
 from autocompress.evaluation.inventory import inventory
 from autocompress.graphs.qdq import optimized_op_counts
 from autocompress.recipes.recipe import Recipe
-from autocompress.tasks.task import Metric, Task
+from autocompress.tasks.metric import Metric
+from autocompress.tasks.task import Task
 
 BITS = {onnx.TensorProto.FLOAT: 32, onnx.TensorProto.FLOAT16: 16, onnx.TensorProto.INT8: 8, onnx.TensorProto.INT4: 4}
 FIRST = "(first layer)"

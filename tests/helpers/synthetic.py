@@ -16,8 +16,9 @@ from autocompress.controller.ablate import Ablation, Chain, Step, chain_of, reco
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.confusion import Confusion, write_confusions
 from autocompress.studies.constraints import at_least, at_most
-from autocompress.studies.results import Evaluation, ExitSummary, LayerSummary, Score, Split
+from autocompress.studies.results import Evaluation, ExitSummary, LayerSummary
 from autocompress.studies.study import Settings, Study, write_evaluation, write_final
+from autocompress.tasks.metric import Score, Split
 
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 BASELINES = {"fp32": (0.934, 4.20, 1_180_000), "fp16": (0.934, 4.31, 596_000), "int8": (0.921, 2.35, 318_000)}

@@ -6,7 +6,8 @@ import pytest
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.choice import Pool, Rule, paired_interval
 from autocompress.studies.constraints import at_most, max_accuracy_drop
-from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.results import Evaluation
+from autocompress.tasks.metric import Score
 
 N, TRUE = 1000, 0.9
 EQUAL = Rule("most-accurate")

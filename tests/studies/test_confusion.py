@@ -9,7 +9,7 @@ from helpers.small import device, small_task, space
 from autocompress.controller import Budget, search
 from autocompress.errors import StudyError
 from autocompress.studies.confusion import Confusion, read_confusions, write_confusions
-from autocompress.tasks.task import Metric
+from autocompress.tasks.metric import Metric
 
 
 def test_counts_by_hand() -> None:

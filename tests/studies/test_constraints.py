@@ -9,7 +9,8 @@ from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import ConstraintError
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import Constraint, at_least, at_most, device_limits, max_accuracy_drop, met_by
-from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.results import Evaluation
+from autocompress.tasks.metric import Score
 
 
 def evaluation(accuracy: float, latency_ms: float, size_bytes: int) -> Evaluation:

@@ -9,7 +9,7 @@ import pytest
 from autocompress.errors import StudyError
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import at_most, met_by
-from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.results import Evaluation
 from autocompress.studies.study import (
     Settings,
     Study,
@@ -21,6 +21,7 @@ from autocompress.studies.study import (
     write_evaluation,
     write_final,
 )
+from autocompress.tasks.metric import Score
 
 SETTINGS = Settings(
     task="my_task.py:task",

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
 
 from autocompress.errors import CandidateError, TaskError
+from autocompress.tasks.metric import ACCURACY, Metric
 from autocompress.tasks.networks import seed_everything
-from autocompress.tasks.task import ACCURACY, Metric, Task
+from autocompress.tasks.task import Task
 
 MODEL, EXAMPLE = ZOO["mlp"]()
 INPUTS, LABELS = synthetic_classification(EXAMPLE, n=70)

@@ -36,8 +36,9 @@ from autocompress.report.figures._drawing import (
     wrapped,
 )
 from autocompress.report.ties import TIE, score_of, ties
-from autocompress.studies.results import Evaluation, Split
+from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
+from autocompress.tasks.metric import Split
 
 _SIZE_SCALE = [[0.0, ORANGE], [0.5, "#A08A62"], [1.0, BLUE]]
 _SYMBOLS = {"fp32": "diamond", "fp16": "square", "int8": "triangle-up"}

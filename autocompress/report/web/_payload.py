@@ -19,8 +19,9 @@ from autocompress.report.importance import Importance
 from autocompress.report.ties import ties
 from autocompress.studies.confusion import read_confusions
 from autocompress.studies.constraints import Constraint
-from autocompress.studies.results import Evaluation, LayerSummary, Score
+from autocompress.studies.results import Evaluation, LayerSummary
 from autocompress.studies.study import Study
+from autocompress.tasks.metric import Score
 
 _OPTIONS = {
     "latency_ms": ("--max-latency-ms", "--min-speedup"),

@@ -24,8 +24,9 @@ from autocompress.report._words import (
 )
 from autocompress.report.figures._drawing import BLUE, GREY, VERMILLION, error_bars, layout, log_axis
 from autocompress.report.web._page import own_file, render_page
-from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.results import Evaluation
 from autocompress.studies.retarget import Crossing, Projection, Retargeted
+from autocompress.tasks.metric import Score
 
 _CAPTION = (
     "row: best choice for that device; column: where it runs. Latency against the column's own best choice, "

@@ -8,8 +8,9 @@ from helpers.synthetic import ablation, make_study
 from autocompress.controller.ablate import Chain, Step
 from autocompress.recipes.recipe import Recipe
 from autocompress.report.text.chains import ablation_tables, better_points, chain_lines, chain_sentence, pipeline_lines
-from autocompress.studies.results import Evaluation, Score
+from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
+from autocompress.tasks.metric import Score
 
 
 def step(label: str, latency_ms: float, accuracy: float, size_bytes: int, half: float = 0.01) -> Step:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autocompress.compression.candidate import Candidate, MultiExit, Workshop
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.exit_heads import MultiExit
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.errors import CandidateError, TaskError
 from autocompress.tasks.batches import length

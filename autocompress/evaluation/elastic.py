@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress.compression.candidate import Candidate, ExitHead, MultiExit, Workshop
+from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.channels import ChannelGroup, ChannelPruner
+from autocompress.compression.exit_heads import ExitHead, MultiExit
 from autocompress.compression.fingerprint import fingerprint
 from autocompress.compression.stage import Phase
 from autocompress.compression.training import (

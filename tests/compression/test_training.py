@@ -13,7 +13,8 @@ from helpers.zoo import ZOO, synthetic_classification
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from autocompress.compression.candidate import Candidate, ExitHead, MultiExit, Workshop
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.exit_heads import ExitHead, MultiExit
 from autocompress.compression.training import (
     Distillation,
     Schedule,

@@ -7,7 +7,7 @@ import torch
 from helpers.zoo import ZOO, synthetic_classification
 from onnx import helper
 
-from autocompress.compression.candidate import ExitHead, MultiExit
+from autocompress.compression.exit_heads import ExitHead, MultiExit
 from autocompress.errors import CandidateError
 from autocompress.graphs.export import INPUT, export, strip
 from autocompress.graphs.nested_if import EXIT_INDEX, LOGITS, threshold_name, to_nested_if

@@ -48,7 +48,7 @@ class EarlyExit(Stage):
         """
         import torch
 
-        from autocompress.compression.candidate import ExitHead, MultiExit
+        from autocompress.compression.exit_heads import ExitHead, MultiExit
 
         hidden = self.hidden if self.head == "conv" else 0
         with torch.random.fork_rng(devices=[]):

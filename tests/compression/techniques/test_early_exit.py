@@ -6,7 +6,8 @@ import pytest
 import torch
 from helpers.zoo import ZOO
 
-from autocompress.compression.candidate import Candidate, MultiExit, Workshop
+from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.exit_heads import MultiExit
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.compression.techniques.exit_threshold import ExitThreshold

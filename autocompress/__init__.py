@@ -19,7 +19,7 @@ _HOMES = {
     "at_least": "autocompress.studies.constraints",
     "at_most": "autocompress.studies.constraints",
     "max_accuracy_drop": "autocompress.studies.constraints",
-    "ParetoFront": "autocompress.studies.results",
+    "ParetoFront": "autocompress.studies.front",
     "Study": "autocompress.studies.study",
     "search": "autocompress.controller",
     "apply": "autocompress.evaluation.replay",

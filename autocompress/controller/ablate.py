@@ -21,7 +21,8 @@ from autocompress.compression.techniques.ptq import Ptq
 from autocompress.errors import CandidateError, RecipeError, StudyError
 from autocompress.files import Folder, json_object
 from autocompress.recipes.recipe import Recipe
-from autocompress.studies.results import Evaluation, Pick
+from autocompress.studies.front import Pick
+from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study, changes, read_artifact
 from autocompress.tasks.metric import Split
 from autocompress.validation import Data, check_version

@@ -12,7 +12,7 @@ from autocompress.controller.proposals import Proposals
 from autocompress.errors import InputError
 from autocompress.files import MODEL_BYTES, Folder
 from autocompress.recipes.domains import Value
-from autocompress.studies.results import dominates
+from autocompress.studies.front import dominates
 from autocompress.studies.study import Study
 
 

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 
 from autocompress.report._words import is_percentage, ms_text, reference, size_text
 from autocompress.report.figures._drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, layout
-from autocompress.studies.results import Evaluation, dominates, hypervolume
+from autocompress.studies.front import dominates, hypervolume
+from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
 
 Axis = Literal["evaluated", "minutes"]

@@ -10,7 +10,8 @@ from autocompress.errors import ConstraintError
 from autocompress.report._words import Comparison, compare, is_percentage, ms_text, plural, ratio_text, signed
 from autocompress.studies.choice import Difference, Rule, difference
 from autocompress.studies.constraints import Constraint, Quantity, at_least, at_most
-from autocompress.studies.results import Evaluation, ParetoFront, Pick
+from autocompress.studies.front import ParetoFront, Pick
+from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
 
 TOLERANCE = 0.01

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.studies.constraints import Constraint, met_by
-from autocompress.studies.results import Evaluation, Pick, best_of
+from autocompress.studies.front import Pick, best_of
+from autocompress.studies.results import Evaluation
 from autocompress.studies.sample_scores import read_sample_scores
 from autocompress.studies.study import Study
 from autocompress.tasks.metric import Score, Split

@@ -19,7 +19,8 @@ from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError, StudyError
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import Constraint, device_limits, met_by, value_of
-from autocompress.studies.results import Evaluation, LayerSummary, ParetoFront
+from autocompress.studies.front import ParetoFront
+from autocompress.studies.results import Evaluation, LayerSummary
 from autocompress.studies.study import Study, front_of, read_artifact, read_workload
 
 if TYPE_CHECKING:

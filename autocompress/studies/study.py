@@ -25,7 +25,8 @@ from autocompress.devices.workload import Workload
 from autocompress.errors import RecipeError, StudyError
 from autocompress.files import MODEL_BYTES, Folder, json_object
 from autocompress.studies.constraints import Constraint, met_by
-from autocompress.studies.results import Evaluation, ParetoFront
+from autocompress.studies.front import ParetoFront
+from autocompress.studies.results import Evaluation
 from autocompress.tasks.metric import MetricUnit, Split
 from autocompress.validation import check_version, explain
 

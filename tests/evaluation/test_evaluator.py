@@ -20,7 +20,7 @@ from autocompress.evaluation.evaluator import NEVER, Evaluator, Outcome, sweep, 
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.onnxruntime import session as ort
-from autocompress.studies.results import dominates
+from autocompress.studies.front import dominates
 from autocompress.tasks.task import Task
 
 Array = NDArray[Any]

@@ -10,7 +10,8 @@ from autocompress.errors import ConstraintError
 from autocompress.report.against import costs_text, loss_text, pick_point, ship_option
 from autocompress.report.text.table import headline
 from autocompress.studies.constraints import max_accuracy_drop
-from autocompress.studies.results import Evaluation, Pick
+from autocompress.studies.front import Pick
+from autocompress.studies.results import Evaluation
 from autocompress.studies.sample_scores import write_sample_scores
 from autocompress.studies.study import Study, write_evaluation, write_final
 

@@ -10,7 +10,8 @@ from optuna._hypervolume import compute_hypervolume
 
 from autocompress.errors import ConstraintError
 from autocompress.recipes.recipe import Recipe
-from autocompress.studies.results import Evaluation, ParetoFront, State, dominates
+from autocompress.studies.front import ParetoFront, dominates
+from autocompress.studies.results import Evaluation, State
 from autocompress.tasks.metric import Score
 
 

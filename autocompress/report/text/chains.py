@@ -9,7 +9,8 @@ from rich.text import Text
 
 from autocompress.controller.ablate import Ablation, Chain, Change, Step
 from autocompress.report._words import accuracy_text, compare, is_percentage, ms_text, signed, size_text
-from autocompress.studies.results import Evaluation, dominates
+from autocompress.studies.front import dominates
+from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
 
 _SMALL_RATIO, _SMALL_POINTS = 0.005, 0.0005

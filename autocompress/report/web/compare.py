@@ -25,7 +25,8 @@ from autocompress.report._volume import Point, Volumes, hypervolume_reference, i
 from autocompress.report._words import accuracy_text, is_percentage, ms_text, plural, ratio_text, reference, size_text
 from autocompress.report.figures._drawing import GREY, layout, log_axis
 from autocompress.report.web._page import embedded, own_file, packed_plotly, render_page
-from autocompress.studies.results import Evaluation, ParetoFront, dominates
+from autocompress.studies.front import ParetoFront, dominates
+from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study, front_of, resolved
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")

@@ -9,7 +9,7 @@ from test_plots import traces
 from autocompress.report._volume import hypervolume_reference
 from autocompress.report.figures import _drawing, diagnostics
 from autocompress.report.importance import Importance
-from autocompress.studies.results import ParetoFront
+from autocompress.studies.front import ParetoFront
 from autocompress.studies.study import Study
 
 

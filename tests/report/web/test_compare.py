@@ -11,7 +11,7 @@ from rich.console import Console
 from autocompress.errors import StudyError
 from autocompress.report._volume import Volumes
 from autocompress.report.web.compare import Comparison, load
-from autocompress.studies.results import ParetoFront
+from autocompress.studies.front import ParetoFront
 from autocompress.studies.study import Study
 
 OTHER = {**settings().device, "name": "raspberry-pi-4"}

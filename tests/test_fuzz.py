@@ -32,8 +32,9 @@ from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 from autocompress.report._follow import Follower
 from autocompress.studies.confusion import read_confusions
+from autocompress.studies.folder import read_settings, read_workload, write_evaluation, write_final
 from autocompress.studies.sample_scores import read_sample_scores, write_sample_scores
-from autocompress.studies.study import Study, read_settings, read_workload, write_evaluation, write_final
+from autocompress.studies.study import Study
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies

@@ -251,7 +251,8 @@ def _moved(
 
 def _measured_in(folder: Path, device: str) -> list[Point]:
     """What a study measured on the device, files with early exits left out."""
-    from autocompress.studies.study import Study, read_workload
+    from autocompress.studies.folder import read_workload
+    from autocompress.studies.study import Study
 
     study = Study.open(folder)
     if study.settings.device["name"] != device:

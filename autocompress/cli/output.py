@@ -28,7 +28,7 @@ def print_rich(renderable: RenderableType) -> None:
 def print_study(study: Study) -> None:
     """Print the front and its summary."""
     from autocompress.report.text.table import front_table, headline
-    from autocompress.studies.study import read_artifact
+    from autocompress.studies.folder import read_artifact
 
     for problem in study.problems:
         typer.echo(f"note: {problem}", err=True)

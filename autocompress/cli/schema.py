@@ -17,7 +17,7 @@ from autocompress.compression.stage import technique, technique_names
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError
 from autocompress.recipes.stage_space import TABLES
-from autocompress.studies.study import Settings
+from autocompress.studies.settings import Settings
 from autocompress.validation import suggestion
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

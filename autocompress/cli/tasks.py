@@ -72,7 +72,7 @@ def search(
     from autocompress.controller.executors.base import Workers
     from autocompress.controller.plan import Budget
     from autocompress.recipes.space import SearchSpace
-    from autocompress.studies.study import read_settings
+    from autocompress.studies.folder import read_settings
 
     # What costs nothing to check comes before the task, and that before a minute of calibration.
     given, out = out, out.absolute()  # a task may change the working directory

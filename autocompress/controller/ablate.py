@@ -21,9 +21,11 @@ from autocompress.compression.techniques.ptq import Ptq
 from autocompress.errors import CandidateError, RecipeError, StudyError
 from autocompress.files import Folder, json_object
 from autocompress.recipes.recipe import Recipe
+from autocompress.studies.folder import read_artifact
 from autocompress.studies.front import Pick
 from autocompress.studies.results import Evaluation
-from autocompress.studies.study import Study, changes, read_artifact
+from autocompress.studies.settings import changes
+from autocompress.studies.study import Study
 from autocompress.tasks.metric import Split
 from autocompress.validation import Data, check_version
 

@@ -28,8 +28,10 @@ from autocompress.errors import AutocompressError, InputError, InternalError, ke
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.space import SearchSpace
 from autocompress.studies.constraints import Constraint
+from autocompress.studies.folder import is_final
 from autocompress.studies.reporter import Reporter, Silent
-from autocompress.studies.study import EvaluatorName, Study, is_final
+from autocompress.studies.settings import EvaluatorName
+from autocompress.studies.study import Study
 from autocompress.tasks.task import Task
 
 

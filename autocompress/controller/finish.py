@@ -19,10 +19,11 @@ from autocompress.graphs.nested_if import path_feeds
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.studies.confusion import Confusion, write_confusions
 from autocompress.studies.constraints import Constraint, met_by
+from autocompress.studies.folder import read_artifact, take_back_final, write_final
 from autocompress.studies.reporter import Reporter
 from autocompress.studies.results import Evaluation
 from autocompress.studies.sample_scores import write_sample_scores
-from autocompress.studies.study import Study, front_of, read_artifact, resolved, take_back_final, write_final
+from autocompress.studies.study import Study, front_of, resolved
 from autocompress.tasks.metric import ACCURACY, Score
 
 _SLACK = 1.25

@@ -18,7 +18,7 @@ from autocompress.recipes.domains import Value
 from autocompress.recipes.space import SearchSpace
 from autocompress.studies.constraints import Constraint, Quantity, device_limits
 from autocompress.studies.results import Evaluation, energy_mj
-from autocompress.studies.study import EvaluatorName, Settings
+from autocompress.studies.settings import EvaluatorName, Settings
 from autocompress.tasks.metric import ACCURACY
 from autocompress.tasks.task import Task
 

@@ -19,7 +19,7 @@ from autocompress.evaluation.elastic import Elastic
 from autocompress.files import Folder
 from autocompress.recipes.domains import Value
 from autocompress.recipes.recipe import Recipe
-from autocompress.studies.study import EvaluatorName
+from autocompress.studies.settings import EvaluatorName
 from autocompress.tasks.task import Task
 from autocompress.validation import suggestion
 

@@ -23,10 +23,7 @@ from autocompress.files import Folder, json_object
 from autocompress.known_costs import KnownCostSampler
 from autocompress.known_costs.sampler import DERIVED_FROM
 from autocompress.studies.constraints import Constraint, value_of
-from autocompress.studies.results import Evaluation
-from autocompress.studies.sample_scores import write_sample_scores
-from autocompress.studies.study import (
-    Settings,
+from autocompress.studies.folder import (
     has_evaluation,
     is_study,
     read_evaluation,
@@ -38,6 +35,9 @@ from autocompress.studies.study import (
     write_settings,
     write_workloads,
 )
+from autocompress.studies.results import Evaluation
+from autocompress.studies.sample_scores import write_sample_scores
+from autocompress.studies.settings import Settings
 
 _OBJECTIVES: Final[dict[str, Literal["maximize", "minimize"]]] = {
     "accuracy": "maximize",

@@ -10,8 +10,9 @@ from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import StudyError
 from autocompress.files import Folder, json_text
 from autocompress.report.against import costs_text
+from autocompress.studies.folder import read_artifact
 from autocompress.studies.results import Evaluation
-from autocompress.studies.study import Study, read_artifact
+from autocompress.studies.study import Study
 from autocompress.tasks.metric import Split
 
 FILES = ("model.onnx", "infer.py", "recipe.yaml", "device.yaml", "card.md", "card.json")

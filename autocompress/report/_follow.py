@@ -16,16 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from autocompress.errors import StudyError
 from autocompress.files import Folder
 from autocompress.report._volume import Volumes, hypervolume_reference, in_order
+from autocompress.studies.folder import read_evaluation, read_final, read_settings, trial_name, trial_numbers
 from autocompress.studies.results import Evaluation
-from autocompress.studies.study import (
-    Settings,
-    Study,
-    read_evaluation,
-    read_final,
-    read_settings,
-    trial_name,
-    trial_numbers,
-)
+from autocompress.studies.settings import Settings
+from autocompress.studies.study import Study
 
 PROGRESS = "progress.json"
 """What the search writes for those who watch it: budget, time left, what each worker does."""

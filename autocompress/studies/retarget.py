@@ -19,9 +19,10 @@ from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError, StudyError
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import Constraint, device_limits, met_by, value_of
+from autocompress.studies.folder import read_artifact, read_workload
 from autocompress.studies.front import ParetoFront
 from autocompress.studies.results import Evaluation, LayerSummary
-from autocompress.studies.study import Study, front_of, read_artifact, read_workload
+from autocompress.studies.study import Study, front_of
 
 if TYPE_CHECKING:
     import pandas as pd

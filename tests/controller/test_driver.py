@@ -29,9 +29,11 @@ from autocompress.evaluation.deploy import Deployer, Deployment
 from autocompress.evaluation.evaluator import Evaluator, Outcome
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import at_most
+from autocompress.studies.folder import write_evaluation
 from autocompress.studies.reporter import Silent
 from autocompress.studies.results import Evaluation
-from autocompress.studies.study import Settings, Study, write_evaluation
+from autocompress.studies.settings import Settings
+from autocompress.studies.study import Study
 from autocompress.tasks.metric import Metric
 from autocompress.tasks.task import Task
 

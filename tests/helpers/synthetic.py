@@ -16,8 +16,10 @@ from autocompress.controller.ablate import Ablation, Chain, Step, chain_of, reco
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.confusion import Confusion, write_confusions
 from autocompress.studies.constraints import at_least, at_most
+from autocompress.studies.folder import write_evaluation, write_final
 from autocompress.studies.results import Evaluation, ExitSummary, LayerSummary
-from autocompress.studies.study import Settings, Study, write_evaluation, write_final
+from autocompress.studies.settings import Settings
+from autocompress.studies.study import Study
 from autocompress.tasks.metric import Score, Split
 
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)

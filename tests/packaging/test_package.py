@@ -19,8 +19,10 @@ from autocompress.errors import StudyError
 from autocompress.graphs.nested_if import to_nested_if
 from autocompress.packaging.package import FILES, export_point
 from autocompress.recipes.recipe import Recipe
+from autocompress.studies.folder import write_evaluation, write_final
 from autocompress.studies.results import Evaluation, ExitSummary
-from autocompress.studies.study import Settings, Study, write_evaluation, write_final
+from autocompress.studies.settings import Settings
+from autocompress.studies.study import Study
 from autocompress.tasks.metric import Score
 
 N_CLASSES = 3

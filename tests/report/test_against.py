@@ -10,10 +10,11 @@ from autocompress.errors import ConstraintError
 from autocompress.report.against import costs_text, loss_text, pick_point, ship_option
 from autocompress.report.text.table import headline
 from autocompress.studies.constraints import max_accuracy_drop
+from autocompress.studies.folder import write_evaluation, write_final
 from autocompress.studies.front import Pick
 from autocompress.studies.results import Evaluation
 from autocompress.studies.sample_scores import write_sample_scores
-from autocompress.studies.study import Study, write_evaluation, write_final
+from autocompress.studies.study import Study
 
 
 def figures(trial: int, validation: float, test: float | None, latency_ms: float, size_bytes: int) -> Evaluation:

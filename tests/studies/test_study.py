@@ -9,18 +9,17 @@ import pytest
 from autocompress.errors import StudyError
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import at_most, met_by
-from autocompress.studies.results import Evaluation
-from autocompress.studies.study import (
-    Settings,
-    Study,
+from autocompress.studies.folder import (
     read_artifact,
     read_evaluation,
     read_settings,
-    resolved,
     trial_folder,
     write_evaluation,
     write_final,
 )
+from autocompress.studies.results import Evaluation
+from autocompress.studies.settings import Settings
+from autocompress.studies.study import Study, resolved
 from autocompress.tasks.metric import Score
 
 SETTINGS = Settings(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autocompress.studies.study import changes
+from autocompress.studies.settings import changes
 from autocompress.tasks.task import Task
 
 HELPERS = """

@@ -16,7 +16,7 @@ from autocompress.errors import AutocompressError, InputError, TaskError, told
 from autocompress.evaluation.elastic import Elastic, KeptElastic
 from autocompress.evaluation.evaluator import Evaluator, Outcome
 from autocompress.recipes.recipe import Recipe
-from autocompress.studies.study import changes
+from autocompress.studies.settings import changes
 from autocompress.tasks.loading import load_task
 from autocompress.tasks.task import Task
 from autocompress.validation import suggestion

@@ -10,8 +10,9 @@ from typing import Any
 from autocompress.errors import InputError
 from autocompress.recipes.recipe import Recipe
 from autocompress.report._words import accuracy_text, is_percentage, ms_text, ratio_text, size_text
+from autocompress.studies.folder import is_study
 from autocompress.studies.results import Evaluation
-from autocompress.studies.study import Study, is_study
+from autocompress.studies.study import Study
 
 _TRIAL = re.compile(r"(?P<study>.+)[:#](?P<trial>\d+|[a-z-]+)")
 

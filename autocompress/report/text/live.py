@@ -32,8 +32,8 @@ from autocompress.report._follow import PROGRESS, Follower
 from autocompress.report._words import ms_text, size_text
 from autocompress.report.text.table import front_rows
 from autocompress.report.web._payload import reasons
+from autocompress.studies.folder import has_evaluation, is_study
 from autocompress.studies.results import Evaluation
-from autocompress.studies.study import has_evaluation, is_study
 
 if TYPE_CHECKING:
     from autocompress.studies.reporter import Reporter

@@ -15,8 +15,9 @@ from autocompress import _process
 from autocompress.report._follow import PROGRESS, Follower
 from autocompress.report.text.live import Activity, JsonLines, Live, Quiet, Recorder, duration, sparkline
 from autocompress.report.web.html import write_html
+from autocompress.studies.folder import trial_folder, write_evaluation
 from autocompress.studies.results import Evaluation
-from autocompress.studies.study import Study, trial_folder, write_evaluation
+from autocompress.studies.study import Study
 
 BUDGET = {"trials": 10, "hours": None}
 

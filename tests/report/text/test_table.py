@@ -11,8 +11,9 @@ from rich.console import Console
 from autocompress.report._words import compare, limits, ms_text, size_text
 from autocompress.report.text.table import front_rows, front_table, headline
 from autocompress.studies.constraints import at_least, at_most, max_accuracy_drop
+from autocompress.studies.folder import write_evaluation, write_final
 from autocompress.studies.results import Evaluation
-from autocompress.studies.study import Study, write_evaluation, write_final
+from autocompress.studies.study import Study
 from autocompress.tasks.metric import Score
 
 

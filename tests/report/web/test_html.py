@@ -22,8 +22,9 @@ from autocompress.report.ties import ties
 from autocompress.report.web._payload import study_command
 from autocompress.report.web.html import render, write_html
 from autocompress.studies.constraints import at_most
+from autocompress.studies.folder import write_evaluation
 from autocompress.studies.retarget import retarget
-from autocompress.studies.study import Study, write_evaluation
+from autocompress.studies.study import Study
 
 SCRIPTS = Path(__file__).parents[3] / "autocompress/report/web"
 

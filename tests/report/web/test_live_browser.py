@@ -15,7 +15,8 @@ from helpers.synthetic import candidate, make_study
 
 from autocompress.report.web.compare import load, write_html
 from autocompress.report.web.watch import Watch
-from autocompress.studies.study import Study, write_evaluation, write_final
+from autocompress.studies.folder import write_evaluation, write_final
+from autocompress.studies.study import Study
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group browser)")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

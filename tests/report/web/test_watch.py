@@ -12,7 +12,7 @@ from helpers.synthetic import candidate, make_study, settings
 
 from autocompress.errors import InputError
 from autocompress.report.web.watch import Watch
-from autocompress.studies.study import write_evaluation
+from autocompress.studies.folder import write_evaluation
 
 ASSETS = ("/", "/watch.js", "/figures.js", "/report.css", "/plotly.js")
 

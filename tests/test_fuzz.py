@@ -18,7 +18,6 @@ import pytest
 from test_study import SETTINGS, TRIALS
 
 from autocompress.compression.weights import load_weights, save_weights
-from autocompress.controller.ablate import Ablation, read_ablation
 from autocompress.controller.storage import _read_pointer, open_storage
 from autocompress.controller.store import _read_elapsed, _read_outcomes, _read_proposal
 from autocompress.devices.calibration.bundle import read_result
@@ -31,6 +30,7 @@ from autocompress.packaging.signing import new_key, sign_folder
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 from autocompress.report._follow import Follower
+from autocompress.studies.ablation import Ablation, read_ablation
 from autocompress.studies.confusion import read_confusions
 from autocompress.studies.folder import read_settings, read_workload, write_evaluation, write_final
 from autocompress.studies.sample_scores import read_sample_scores, write_sample_scores

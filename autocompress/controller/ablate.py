@@ -7,33 +7,26 @@ the steps that a search has trained already free. Torch is imported only when so
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from autocompress.compression.stage import Phase, Stage
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.compression.techniques.prune import Prune
 from autocompress.compression.techniques.ptq import Ptq
-from autocompress.errors import CandidateError, RecipeError, StudyError
-from autocompress.files import Folder, json_object
+from autocompress.errors import CandidateError, StudyError
+from autocompress.files import Folder
 from autocompress.recipes.recipe import Recipe
+from autocompress.studies.ablation import FILE, FOLDER, Ablation, Chain, Step, read_ablation, recommended
 from autocompress.studies.folder import read_artifact
-from autocompress.studies.front import Pick
 from autocompress.studies.results import Evaluation
 from autocompress.studies.settings import changes
 from autocompress.studies.study import Study
-from autocompress.tasks.metric import Split
-from autocompress.validation import Data, check_version
 
 if TYPE_CHECKING:
     from autocompress.evaluation.evaluator import Evaluator
     from autocompress.tasks.task import Task
 
-_FILE, _FOLDER = "ablation.json", "ablation"
 _EXITS = ("early_exit", "exit_threshold")
 _RATIOS = (0.25, 0.5, 0.75)
 _EXIT_LOSS = 0.01
@@ -44,81 +37,6 @@ _WORDS = {
     "ptq": "quantisation",
     "qat": "quantisation-aware training",
 }
-
-
-class Step(Data):
-    """One recipe on the way, with what its file does."""
-
-    label: str
-    """What was added to the step before, such as "pruning"."""
-    evaluation: Evaluation
-
-    def change(self, before: Step) -> Change | None:
-        """What this step changed, or None where one of the two failed."""
-        mine, theirs = self.evaluation, before.evaluation
-        split: Split = "test" if mine.test and theirs.test else "validation"
-        after, earlier = mine.score_on(split), theirs.score_on(split)
-        if mine.state != "complete" or theirs.state != "complete" or not (after and earlier):
-            return None
-        if mine.latency_source == theirs.latency_source:
-            latency = mine.objectives()[1] / theirs.objectives()[1] - 1
-        else:
-            latency = (mine.predicted_latency_ms or 0.0) / (theirs.predicted_latency_ms or 1.0) - 1
-        return Change(
-            accuracy=after.value - earlier.value,
-            tie=after.overlaps(earlier),
-            latency=latency,
-            size=mine.objectives()[2] / theirs.objectives()[2] - 1,
-        )
-
-
-@dataclass(frozen=True)
-class Change:
-    """What one step changed, against the step before."""
-
-    accuracy: float
-    """Difference of the metric."""
-    tie: bool
-    """Whether the 95 % intervals of the two accuracies overlap."""
-    latency: float
-    """Relative: -0.3 is 30 % less."""
-    size: float
-    """Relative: -0.3 is 30 % less."""
-
-
-class Chain(Data):
-    """From the unchanged model to the recipe of one trial, one stage more at each step."""
-
-    trial: int
-    steps: tuple[Step, ...]
-
-    def changes(self) -> list[Change | None]:
-        """One for each step behind the first."""
-        return [step.change(before) for before, step in zip(self.steps, self.steps[1:], strict=False)]
-
-
-class Ablation(Data):
-    """Chains of the recommended points, and pipelines put together by hand, for comparison."""
-
-    version: Literal[1] = 1
-    chains: tuple[Chain, ...] = ()
-    pipelines: tuple[Step, ...] = ()
-    """The first is the unchanged model, timed in the same session."""
-
-
-def recommended(study: Study) -> dict[int, tuple[Pick, ...]]:
-    """The trials that `export --pick` hands over, with the names of their picks.
-
-    Baselines are left out, and a fastest point that is no faster than fp32.
-    """
-    picks: dict[int, tuple[Pick, ...]] = {}
-    base = study.reference
-    for pick in get_args(Pick) if len(study.front) else ():
-        point = study.front.select(pick)
-        slower = pick == "fastest" and base is not None and point.objectives()[1] >= base.objectives()[1]
-        if point.kind == "candidate" and not slower:
-            picks[point.trial] = (*picks.get(point.trial, ()), pick)
-    return picks
 
 
 def chain_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
@@ -246,7 +164,7 @@ def ablate(
             ),
             pipelines=bench.steps(compared) if pipelines else before.pipelines,
         )
-        Folder(study.path).write(_FILE, found.model_dump_json() + "\n")
+        Folder(study.path).write(FILE, found.model_dump_json() + "\n")
     return found
 
 
@@ -281,7 +199,7 @@ class _Bench:
         best = max(o.evaluation.objectives()[0] for o in outcomes)
         good = [o for o in outcomes if o.evaluation.objectives()[0] >= best - _EXIT_LOSS]
         chosen = min(good, key=lambda o: o.evaluation.objectives()[1])
-        artifact = f"{_FOLDER}/{key}.onnx"
+        artifact = f"{FOLDER}/{key}.onnx"
         Folder(self.study.path).write(artifact, chosen.file)
         return chosen.evaluation.model_copy(update={"trial": number, "artifact": artifact})
 
@@ -315,22 +233,3 @@ def _is_whole(study: Study, evaluation: Evaluation) -> bool:
     except StudyError:
         return False
     return True
-
-
-def read_ablation(study: Path) -> Ablation | None:
-    """What `ablate` kept, or None.
-
-    Raises:
-        StudyError: the file is damaged or of another version.
-    """
-    data = Folder(study).read(_FILE)
-    if data is None:
-        return None
-    kept = json_object(f"{study}/{_FILE}", data)
-    check_version(kept, f"{study}/{_FILE}", StudyError)
-    try:
-        return Ablation.model_validate(kept)
-    except (RecipeError, ValidationError) as error:
-        raise StudyError(
-            f"{study}/{_FILE}: damaged ({type(error).__name__}); run `autocompress ablate` again"
-        ) from None

@@ -8,7 +8,7 @@ import pytest
 from helpers.small import DEVICE, write_space, write_task
 
 from autocompress import cli
-from autocompress.controller.ablate import read_ablation, recommended
+from autocompress.studies.ablation import read_ablation, recommended
 from autocompress.studies.study import Study
 
 

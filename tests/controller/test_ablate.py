@@ -7,11 +7,12 @@ import pytest
 from helpers.small import EXITS, device, small_task, space
 
 from autocompress.controller import Budget, search
-from autocompress.controller.ablate import Ablation, Chain, Step, ablate, chain_of, read_ablation, recommended
+from autocompress.controller.ablate import ablate, chain_of
 from autocompress.errors import StudyError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.replay import apply
 from autocompress.recipes.recipe import Recipe
+from autocompress.studies.ablation import Ablation, Chain, Step, read_ablation, recommended
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
 from autocompress.tasks.metric import Score

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import optuna
 
-from autocompress.controller.ablate import Ablation, Chain, Step, chain_of, recommended
+from autocompress.controller.ablate import chain_of
 from autocompress.recipes.recipe import Recipe
+from autocompress.studies.ablation import Ablation, Chain, Step, recommended
 from autocompress.studies.confusion import Confusion, write_confusions
 from autocompress.studies.constraints import at_least, at_most
 from autocompress.studies.folder import write_evaluation, write_final

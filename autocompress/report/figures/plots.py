@@ -12,7 +12,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from autocompress.controller.ablate import Ablation
 from autocompress.report._words import (
     accuracy_text,
     compare,
@@ -36,6 +35,7 @@ from autocompress.report.figures._drawing import (
     wrapped,
 )
 from autocompress.report.ties import TIE, score_of, ties
+from autocompress.studies.ablation import Ablation
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
 from autocompress.tasks.metric import Split

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.controller.ablate import Ablation, Chain, Change, Step
 from autocompress.report._words import accuracy_text, compare, is_percentage, ms_text, signed, size_text
+from autocompress.studies.ablation import Ablation, Chain, Change, Step
 from autocompress.studies.front import dominates
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study

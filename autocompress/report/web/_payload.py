@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
-from autocompress.controller.ablate import Ablation, recommended
 from autocompress.report._words import compare, description, is_percentage, reference
 from autocompress.report.figures import diagnostics
 from autocompress.report.figures.plots import front_figure, front_figure_3d
 from autocompress.report.importance import Importance
 from autocompress.report.ties import ties
+from autocompress.studies.ablation import Ablation, recommended
 from autocompress.studies.confusion import read_confusions
 from autocompress.studies.constraints import Constraint
 from autocompress.studies.results import Evaluation, LayerSummary

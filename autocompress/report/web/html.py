@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autocompress.controller.ablate import read_ablation, recommended
 from autocompress.files import write_atomically
 from autocompress.report._volume import hypervolume_reference
 from autocompress.report._words import is_percentage
@@ -15,6 +14,7 @@ from autocompress.report.ties import TIE, ties
 from autocompress.report.web._page import embedded, own_file, packed_plotly, render_page
 from autocompress.report.web._payload import payload, provenance, reasons, space_text, study_command
 from autocompress.report.web.retarget import cross_rows, sentences
+from autocompress.studies.ablation import read_ablation, recommended
 from autocompress.studies.retarget import Retargeted
 from autocompress.studies.study import Study
 

@@ -14,13 +14,13 @@ from helpers.small import DEVICE, small_task, space
 from helpers.synthetic import candidate, make_study
 
 from autocompress.controller import Budget, search
-from autocompress.controller.ablate import read_ablation, recommended
 from autocompress.devices.profile import DeviceProfile
 from autocompress.report.text.chains import chain_sentence
 from autocompress.report.text.table import headline
 from autocompress.report.ties import ties
 from autocompress.report.web._payload import study_command
 from autocompress.report.web.html import render, write_html
+from autocompress.studies.ablation import read_ablation, recommended
 from autocompress.studies.constraints import at_most
 from autocompress.studies.folder import write_evaluation
 from autocompress.studies.retarget import retarget

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from autocompress import Study
 from autocompress.controller.plan import now
-from autocompress.evaluation.evaluator import Predictor, sweep, sweep_optimism
+from autocompress.evaluation.evaluator import Predictor, sweep_optimism
+from autocompress.evaluation.thresholds import sweep
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
 from autocompress.runtimes.onnxruntime import session as ort

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import time
 from collections import OrderedDict
@@ -30,6 +29,7 @@ from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.evaluation.deploy import Cost, Deployer, Deployment
 from autocompress.evaluation.elastic import Elastic
 from autocompress.evaluation.inventory import FileLayer, inventory
+from autocompress.evaluation.thresholds import sweep, top_probability
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.onnxruntime import session as ort
@@ -39,9 +39,6 @@ from autocompress.tasks.networks import seed_everything
 from autocompress.tasks.task import Task
 
 Array = NDArray[Any]
-NEVER = 1.1
-"""A threshold that no confidence reaches."""
-_MAX_SWEEP_POINTS = 5
 _OPTIMISM_SPLITS = 8
 _CACHE_BYTES = 2 * 2**30
 _KEPT_STRUCTURES = 4
@@ -306,7 +303,7 @@ class Evaluator:
         outputs, correct = [], []
         for inputs, targets in self.task.split("validation"):
             logits = _run_all(session, inputs)
-            outputs.append([_confidence(one) for one in logits[:-1]])
+            outputs.append([top_probability(one) for one in logits[:-1]])
             correct.append([self.task.metric.scores(one, targets) for one in logits])
         confidence = np.concatenate([np.stack(o, 1) for o in outputs])
         scores = np.concatenate([np.stack(c, 1) for c in correct])
@@ -450,36 +447,6 @@ class Predictor:
         return stacked
 
 
-def sweep(confidence: Array, scores: Array, path_ms: Sequence[float]) -> list[tuple[float, ...]]:
-    """Thresholds on the front of score against expected latency, thinned to a handful, best score first.
-
-    Args:
-        confidence: (N, n_exits), the largest softmax probability of each early exit.
-        scores: (N, n_exits + 1), the metric per sample if it left there.
-        path_ms: latency of leaving there, n_exits + 1 values.
-    """
-    grids = [
-        sorted({round(float(q), 4) for q in np.quantile(column, np.linspace(0.0, 0.95, 16))} | {NEVER})
-        for column in confidence.T
-    ]
-    rows = np.arange(len(scores))
-    latency = np.asarray(path_ms)
-    points = []
-    for thresholds in itertools.product(*grids):
-        fires = np.column_stack([confidence > np.array(thresholds), np.ones(len(rows), bool)])
-        taken = fires.argmax(1)
-        points.append((float(scores[rows, taken].mean()), float(latency[taken].mean()), thresholds))
-    points.sort(key=lambda p: (-p[0], p[1]))
-    front = []
-    fastest = np.inf
-    for point in points:
-        if point[1] < fastest:
-            front.append(point)
-            fastest = point[1]
-    chosen = np.unique(np.linspace(0, len(front) - 1, _MAX_SWEEP_POINTS).round().astype(int))
-    return [front[i][2] for i in chosen]
-
-
 def sweep_optimism(confidence: Array, scores: Array, path_ms: Sequence[float]) -> float:
     """By how much the most accurate setting of `sweep` is expected to flatter, since it was chosen by these scores.
 
@@ -512,12 +479,6 @@ def _label(recipe: Recipe, layers: Sequence[LayerSummary]) -> str:
     asked = any(isinstance(stage, Quantize) and stage.asked_weight_bits[0] < 32 for stage in recipe.stages)
     nothing = asked and not any(0 < layer.weight_bits < 32 for layer in layers)
     return recipe.summary() + (" (nothing quantised)" if nothing else "")
-
-
-def _confidence(logits: Array) -> Array:
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    result: Array = (shifted / shifted.sum(-1, keepdims=True)).max(-1)
-    return result
 
 
 def _run_all(session: Any, inputs: Array) -> list[Array]:

@@ -46,7 +46,8 @@ from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.training import Distillation, Schedule, fit, to_layout
 from autocompress.controller.plan import now, versions
 from autocompress.evaluation.elastic import torch_score
-from autocompress.evaluation.evaluator import NEVER, Evaluator
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.thresholds import NEVER
 from autocompress.graphs.export import INPUT
 from autocompress.runtimes.onnxruntime import session as ort
 from autocompress.tasks.metric import Split

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.errors import CandidateError, TaskError
-from autocompress.evaluation.evaluator import NEVER, Evaluator, Outcome, sweep, sweep_optimism
+from autocompress.evaluation.evaluator import Evaluator, Outcome, sweep_optimism
+from autocompress.evaluation.thresholds import NEVER, sweep
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.onnxruntime import session as ort

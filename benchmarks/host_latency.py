@@ -35,6 +35,7 @@ from autocompress.devices import cost_model
 from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration import fit
 from autocompress.devices.calibration.measurements import Measurements
+from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.workload import Workload
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
@@ -174,7 +175,7 @@ def load(folder: Path, threads: int) -> tuple[DeviceProfile, Points, Points]:
     timings = json.loads((folder / f"files-{threads}.json").read_text())["timings"]
     best_ms = min(measured.reference_ms, float(np.percentile([t["reference_ms"] for t in timings], 10)))
     tested = {
-        t["name"]: (Workload.from_onnx(folder / f"{t['name']}.onnx"), t["latency_ms"] * best_ms / t["reference_ms"])
+        t["name"]: (read_workload(folder / f"{t['name']}.onnx"), t["latency_ms"] * best_ms / t["reference_ms"])
         for t in timings
     }
     known = measured.at_full_speed_ms()

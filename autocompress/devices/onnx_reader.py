@@ -1,4 +1,4 @@
-"""Reads the kernels of an ONNX graph for `Workload.from_onnx`: flatten, infer shapes, fuse, count.
+"""Reads the kernels of an ONNX graph for `read_workload`: flatten, infer shapes, fuse, count.
 
 Reading has two steps: the forms of the kernels (which tensors they read and write, in which format), and their sizes
 for given shapes of the tensors. Shapes of many candidates at once, as arrays, give the sizes of all of them at once.
@@ -203,9 +203,27 @@ _MEASURES = {
 
 
 def read_workload(
-    model_or_path: onnx.ModelProto | str | Path, outputs: Sequence[str] | None, batch: int, shapes: Shapes
+    model_or_path: onnx.ModelProto | str | Path,
+    outputs: Sequence[str] | None = None,
+    batch: int = 1,
+    shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> Workload:
-    """See `Workload.from_onnx`."""
+    """Analyse a deployed file as ONNX Runtime's CPU provider fuses it.
+
+    Convolutions absorb BatchNorm, activation and (fp32) residual Add; Q/DQ pairs make an operator int8
+    where an integer kernel exists; what depends on constants only is free, except a DequantizeLinear that
+    feeds an fp32 kernel (it runs at every call). Where onnx cannot infer a shape, the graph is run once on
+    zeros. A free first dimension is the batch and set to `batch`; `shapes` gives the sizes of inputs, by name,
+    that have other free dimensions.
+
+    `outputs` restricts the graph to the ancestors of these tensors: one path through a multi-output graph
+    with early exits. In a file with nested `If` the branch with more nodes is followed, so that the
+    deepest path is counted, plus one op of kind "if" for each.
+
+    Raises:
+        InputError: the file cannot be read or has no output of that name, the size of an input is not known,
+            or onnx cannot infer a shape and ONNX Runtime cannot run the graph.
+    """
     return read_forms(model_or_path, outputs, batch, shapes).workload()
 
 
@@ -215,7 +233,7 @@ def read_forms(
     batch: int = 1,
     shapes: Shapes = MappingProxyType({}),
 ) -> Forms:
-    """The kernel calls of a graph; arguments and errors as those of `Workload.from_onnx`."""
+    """The kernel calls of a graph; arguments and errors as those of `read_workload`."""
     if isinstance(model_or_path, onnx.ModelProto):
         model = model_or_path
     else:

@@ -9,17 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autocompress.files import parse_json
-
-if TYPE_CHECKING:
-    import onnx
 
 KINDS = (
     "conv1x1",
@@ -214,31 +208,3 @@ class Workload:
     def fingerprint(self) -> str:
         """Stable 16-digit id of kinds, formats and shapes; weights and names do not enter."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
-
-    @classmethod
-    def from_onnx(
-        cls,
-        model_or_path: onnx.ModelProto | str | Path,
-        outputs: Sequence[str] | None = None,
-        batch: int = 1,
-        shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
-    ) -> Workload:
-        """Analyse a deployed file as ONNX Runtime's CPU provider fuses it.
-
-        Convolutions absorb BatchNorm, activation and (fp32) residual Add; Q/DQ pairs make an operator int8
-        where an integer kernel exists; what depends on constants only is free, except a DequantizeLinear that
-        feeds an fp32 kernel (it runs at every call). Where onnx cannot infer a shape, the graph is run once on
-        zeros. A free first dimension is the batch and set to `batch`; `shapes` gives the sizes of inputs, by name,
-        that have other free dimensions.
-
-        `outputs` restricts the graph to the ancestors of these tensors: one path through a multi-output graph
-        with early exits. In a file with nested `If` the branch with more nodes is followed, so that the
-        deepest path is counted, plus one op of kind "if" for each.
-
-        Raises:
-            InputError: the file cannot be read or has no output of that name, the size of an input is not known,
-                or onnx cannot infer a shape and ONNX Runtime cannot run the graph.
-        """
-        from autocompress.devices.onnx_reader import read_workload
-
-        return read_workload(model_or_path, outputs, batch, shapes)

@@ -20,6 +20,7 @@ from autocompress.compression.fingerprint import architecture
 from autocompress.compression.techniques._quantize import Quantize
 from autocompress.compression.training import Distillation, Schedule, fit
 from autocompress.devices import cost_model
+from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.profile import DeviceProfile
 from autocompress.devices.workload import Op, Workload
 from autocompress.errors import CandidateError
@@ -302,7 +303,7 @@ def paths(deployment: Deployment) -> tuple[Workload, ...]:
     names = deployment.outputs
     workloads = []
     for i in range(len(names)):
-        workload = Workload.from_onnx(deployment.proto, outputs=names[: i + 1])
+        workload = read_workload(deployment.proto, outputs=names[: i + 1])
         tests = tuple(Op("if", "float32", f"if_{k}") for k in range(min(i + 1, len(names) - 1)))
         workloads.append(replace(workload, ops=workload.ops + tests))
     return tuple(workloads)

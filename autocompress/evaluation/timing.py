@@ -10,8 +10,8 @@ from typing import Any
 from autocompress.devices import cost_model
 from autocompress.devices.calibration.bundle import read_model
 from autocompress.devices.input_shapes import Shapes, refuse_free
+from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.profile import DeviceProfile
-from autocompress.devices.workload import Workload
 from autocompress.errors import AutocompressError, DeviceError, InputError
 from autocompress.graphs.nested_if import path_feeds, threshold_name
 from autocompress.runtimes.onnxruntime import session as ort
@@ -109,7 +109,7 @@ def _predicted(path: Path, device: DeviceProfile, threads: int, shapes: Shapes) 
     if threads != device.threads:
         return None, ()
     try:
-        estimate = cost_model.predict(device, Workload.from_onnx(path, shapes=shapes))
+        estimate = cost_model.predict(device, read_workload(path, shapes=shapes))
     except AutocompressError:
         return None, ()
     return estimate.latency_ms, estimate.reasons

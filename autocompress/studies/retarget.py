@@ -178,6 +178,8 @@ def retarget(study: Study, devices: Iterable[DeviceProfile]) -> Retargeted:
 
 def _paths(study: Study, evaluation: Evaluation, known: dict[str, Workload | None]) -> tuple[Workload, ...]:
     """What a file executes on each path, from what the study keeps, else from the file; nothing if both are gone."""
+    from autocompress.devices import onnx_reader
+
     for fingerprint in evaluation.workloads:
         if fingerprint not in known:
             known[fingerprint] = read_workload(study.path, fingerprint)
@@ -193,7 +195,7 @@ def _paths(study: Study, evaluation: Evaluation, known: dict[str, Workload | Non
     n_exits = max(0, len(evaluation.exits) - 1)
     ends = [[f"exit{k}/go" for k in range(i + 1)] for i in range(n_exits)]
     return tuple(
-        _without_tests(Workload.from_onnx(file, outputs=end), n_tests)
+        _without_tests(onnx_reader.read_workload(file, outputs=end), n_tests)
         for end, n_tests in [*zip(ends, range(1, n_exits + 1), strict=True), (None, n_exits)]
     )
 

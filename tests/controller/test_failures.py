@@ -77,7 +77,7 @@ PLACES: list[tuple[str, list[dict[str, Any]], str]] = [
     ("autocompress.graphs.qat:build_twin", [QAT], WRITE),
     ("autocompress.graphs.qat:Twin.extract", [QAT], WRITE),
     ("autocompress.evaluation.deploy:outputs_of", [PTQ], WRITE),
-    ("autocompress.devices.workload:Workload.from_onnx", [], WRITE),
+    ("autocompress.evaluation.deploy:read_workload", [], WRITE),
     ("autocompress.devices.cost_model:predict", [], WRITE),
     ("autocompress.graphs.nested_if:to_nested_if", [EXITS], RUN),
     ("autocompress.evaluation.evaluator:Evaluator._layers", [], RUN),

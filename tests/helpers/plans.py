@@ -9,6 +9,7 @@ import pytest
 
 from autocompress.devices.calibration.measurements import Machine, Measurements, ModelTiming
 from autocompress.devices.calibration.plan import EXIT_PAIR, MicroModel, plan, plan_digest
+from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.workload import Workload
 
 
@@ -26,7 +27,7 @@ def use_tiny_plan(monkeypatch: pytest.MonkeyPatch) -> list[MicroModel]:
 
 
 def workload(model: MicroModel) -> Workload:
-    return Workload.from_onnx(onnx.load_from_string(model.make()))
+    return read_workload(onnx.load_from_string(model.make()))
 
 
 def law_ms(model: MicroModel) -> float:

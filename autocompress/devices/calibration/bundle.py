@@ -19,6 +19,7 @@ from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration.measurements import Measurements
 from autocompress.devices.calibration.plan import PLAN_VERSION, extreme_model, plan, plan_digest
 from autocompress.devices.input_shapes import Shapes, fix_inputs
+from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError, MeasurementError
 from autocompress.files import parse_json, read_file
@@ -130,7 +131,7 @@ def read_model(path: str | Path, shapes: Shapes = MappingProxyType({})) -> tuple
         model = onnx.load(path)
         constants = {weight.name for weight in model.graph.initializer}
         fix_inputs([value for value in model.graph.input if value.name not in constants], shapes)
-        return bytes(model.SerializeToString()), Workload.from_onnx(model)
+        return bytes(model.SerializeToString()), read_workload(model)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except InputError as error:

@@ -16,6 +16,7 @@ from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration.measurements import Measurements
 from autocompress.devices.calibration.plan import EXIT_LEVELS, EXIT_PAIR, PLAN_VERSION, extreme_model, plan, plan_digest
 from autocompress.devices.cost_model import fit, predict, relative_errors
+from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.profile import HOST, Calibration, DeviceProfile, Provenance
 from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, MeasurementError
@@ -165,7 +166,7 @@ def _points(latencies_ms: Mapping[str, float]) -> dict[str, tuple[Workload, floa
     if unknown:
         raise DeviceError(f"the measurements hold {unknown[0]!r}, which is not in this plan; measure the device again.")
     return {
-        name: (Workload.from_onnx(onnx.load_from_string(model.make())), latencies_ms[name])
+        name: (read_workload(onnx.load_from_string(model.make())), latencies_ms[name])
         for name, model in models.items()
         if name in latencies_ms
     }

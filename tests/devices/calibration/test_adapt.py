@@ -10,8 +10,8 @@ import pytest
 from autocompress.devices.calibration.adapt import EXPECTED, Point, contributions_ms, read_table, refit, solve
 from autocompress.devices.calibration.plan import NetBuilder
 from autocompress.devices.cost_model import predict
+from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.profile import DeviceProfile, OpCost
-from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError
 
 
@@ -26,7 +26,7 @@ def net(width: int, kernels: tuple[int, ...] = (3, 1, 3, 1), int8: bool = False)
 def point(profile: DeviceProfile, content: bytes, factor: float, name: str = "net") -> Point:
     import onnx
 
-    work = Workload.from_onnx(onnx.load_from_string(content))
+    work = read_workload(onnx.load_from_string(content))
     return name, work, predict(profile, work).latency_ms * factor
 
 

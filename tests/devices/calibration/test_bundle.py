@@ -23,7 +23,7 @@ from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration.bundle import base_workload, hollow_out, read_result, write_bundle
 from autocompress.devices.calibration.fit import fit_profile
 from autocompress.devices.calibration.plan import MicroModel, plan
-from autocompress.devices.workload import Workload
+from autocompress.devices.onnx_reader import read_workload
 from autocompress.errors import DeviceError, InputError, MeasurementError
 
 
@@ -87,7 +87,7 @@ def test_hollow_models_become_whole_again(models: list[MicroModel], tmp_path: Pa
     for model, (name, source) in zip(models, bundle.sources().items(), strict=True):
         whole, original = onnx.load_from_string(source()), onnx.load_from_string(model.make())
         onnx.checker.check_model(whole)
-        assert Workload.from_onnx(whole) == Workload.from_onnx(original), name
+        assert read_workload(whole) == read_workload(original), name
         assert len(source()) == len(model.make())
 
 

@@ -15,8 +15,8 @@ from autocompress.devices.calibration import fit
 from autocompress.devices.calibration.measurements import Measurements
 from autocompress.devices.calibration.plan import EXIT_PAIR, extreme_model, plan, plan_digest
 from autocompress.devices.cost_model import predict
+from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.profile import DeviceProfile
-from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError
 from autocompress.graphs.qdq import optimized_op_counts
 
@@ -34,7 +34,7 @@ def test_the_plan_is_deterministic_and_every_model_is_valid() -> None:
 def test_int8_micro_models_are_int8_in_the_workload() -> None:
     for model in plan():
         if "chain" in model.name and "int8" in model.name:
-            work = Workload.from_onnx(onnx.load_from_string(model.make()))
+            work = read_workload(onnx.load_from_string(model.make()))
             assert {op.dtype for op in work.ops if op.macs} == {"int8"}
 
 

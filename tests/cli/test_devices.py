@@ -44,7 +44,13 @@ def test_a_bundle_is_written(run: Run, models: list[MicroModel], base: Path, tmp
     done = run("devices", "bundle", "board", "--out", tmp_path / "b", "--base-model", base)
     assert done.code == 0
     assert f"calibrate board --from result.json --base-model {base}" in done.out
-    assert {p.name for p in (tmp_path / "b").iterdir()} == {"README.txt", "run.py", "models.zip", "base.onnx"}
+    assert {p.name for p in (tmp_path / "b").iterdir()} == {
+        "README.txt",
+        "run.py",
+        "_timing.py",
+        "models.zip",
+        "base.onnx",
+    }
     run("devices", "bundle", "board", "--out", tmp_path / "b").refused("new or empty folder")
     run("devices", "bundle", "../b", "--out", tmp_path / "c").refused("letters, digits")
 

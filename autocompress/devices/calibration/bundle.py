@@ -23,9 +23,11 @@ from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError, MeasurementError
 from autocompress.files import parse_json, read_file
+from autocompress.runtimes import _timing
 from autocompress.runtimes.onnxruntime.session import reference_model
 
 RUNNER = "run.py"
+TIMING = "_timing.py"
 BASE_FILE = "base.onnx"
 _HOLLOW_BYTES = 4096
 _MAX_REFUSED = 0.25
@@ -88,6 +90,7 @@ def _fill(folder: Path, base: bytes) -> None:
         }
         archive.writestr(runner.MANIFEST, json.dumps(manifest))
     shutil.copyfile(runner.__file__, folder / RUNNER)
+    shutil.copyfile(_timing.__file__, folder / TIMING)
     (folder / "README.txt").write_text(_README, encoding="utf-8")
 
 

@@ -16,15 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autocompress.devices.calibration._bundle_runner import (
-    Stopwatch,
-    TimingProtocol,
-    build_session,
-    example_feed,
-    spread,
-    time_together,
-)
 from autocompress.errors import CandidateError, MeasurementError
+from autocompress.runtimes._timing import Stopwatch, TimingProtocol, build_session, example_feed, spread, time_together
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -25,6 +25,7 @@ from autocompress.devices.calibration.fit import fit_profile
 from autocompress.devices.calibration.plan import MicroModel, plan
 from autocompress.devices.onnx_reader import read_workload
 from autocompress.errors import DeviceError, InputError, MeasurementError
+from autocompress.runtimes import _timing
 
 
 @pytest.fixture
@@ -59,14 +60,14 @@ def result(**fields: Any) -> dict[str, Any]:
 
 
 def test_the_runner_keeps_to_python_3_8_and_two_packages() -> None:
-    tree = ast.parse(Path(runner.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
     imported = set()
-    for node in ast.walk(tree):
+    files = [Path(module.__file__).read_text(encoding="utf-8") for module in (runner, _timing)]
+    for node in (n for text in files for n in ast.walk(ast.parse(text, feature_version=(3, 8)))):
         if isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").split(".")[0])
-    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "autocompress", "_timing"}
 
 
 @pytest.mark.parametrize("interpreter", ["python3.8", "python3.9"])
@@ -75,7 +76,8 @@ def test_the_runner_starts_under_old_interpreters(interpreter: str, tmp_path: Pa
     if found is None or subprocess.run([found, "-c", ""], capture_output=True).returncode:
         pytest.skip(f"{interpreter} is not installed")
     shutil.copyfile(runner.__file__, tmp_path / "run.py")
-    (tmp_path / "numpy.py").write_text("")  # only to be imported
+    shutil.copyfile(_timing.__file__, tmp_path / "_timing.py")
+    (tmp_path / "numpy.py").write_text("def __getattr__(name): return None\n")  # only to be imported
     done = subprocess.run([found, str(tmp_path / "run.py"), "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
 

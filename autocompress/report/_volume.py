@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from html import escape
 from typing import Literal
 
-import plotly.graph_objects as go
-
 from autocompress.report._words import is_percentage, ms_text, reference, size_text
-from autocompress.report.figures._drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, layout
 from autocompress.studies.front import dominates, hypervolume
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
 
 Axis = Literal["evaluated", "minutes"]
-COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY)
 Point = tuple[float, float, float]
 """Accuracy, latency_ms, size_bytes."""
 
@@ -82,32 +76,3 @@ def hypervolume_reference(study: Study) -> tuple[tuple[float, float, float] | No
         f"({ms_text(latency)}), size ({size}) and {metric} less {words}"
     )
     return (accuracy, latency, float(base.size_bytes)), text
-
-
-def volumes_figure(series: Mapping[str, Volumes], axis: Axis) -> go.Figure:
-    """Hypervolume of one or several studies over evaluated candidates or over minutes of compute."""
-    figure = go.Figure()
-    for i, (name, volumes) in enumerate(series.items()):
-        figure.add_scatter(
-            x=getattr(volumes, axis),
-            y=volumes.volume,
-            mode="lines",
-            line={"shape": "hv", "width": 2, **line_of(i)},
-            hovertemplate=f"{escape(name)}<br>%{{x:.4g}}: %{{y:.4g}}<extra></extra>",
-            name=escape(name),
-        )
-    title = "evaluated candidates" if axis == "evaluated" else "compute, all workers together (min)"
-    figure.update_layout(
-        layout(
-            xaxis={"title": {"text": title}, "rangemode": "tozero"},
-            yaxis={"title": {"text": "hypervolume"}, "rangemode": "tozero"},
-        ),
-        showlegend=len(series) > 1,
-    )
-    return figure
-
-
-def line_of(i: int) -> dict[str, str]:
-    """Colour and dash of the i-th study: told apart without colours too."""
-    dashes = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-    return {"color": COLOURS[i % len(COLOURS)], "dash": dashes[i % len(dashes)]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from autocompress.studies.constraints import Constraint
@@ -153,3 +154,20 @@ def limits(study: Study) -> list[Limit]:
     """Return the constraints as absolute limits; none as long as the fp32 baseline is missing."""
     texts = map(str, study.settings.constraints)
     return [Limit(constraint, text) for constraint, text in zip(study.constraints, texts, strict=False)]
+
+
+def reasons(study: Study) -> list[tuple[str, str, int, list[int]]]:
+    """Return state, reason, count and first trials of what was rejected or failed.
+
+    Reasons that differ in their numbers only are counted as one.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], tuple[str, list[int]]] = {}
+    for e in study.evaluations:
+        if e.state == "complete":
+            continue
+        first_line = (e.reason or "no reason given").strip().splitlines()[0]
+        key = (e.state, "".join("#" if c.isdigit() else c for c in first_line).replace("##", "#"))
+        counts[key] += 1
+        examples.setdefault(key, (first_line, []))[1].append(e.trial)
+    return [(key[0], examples[key][0], n, examples[key][1][:12]) for key, n in counts.most_common()]

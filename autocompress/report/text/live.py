@@ -29,9 +29,8 @@ from autocompress._process import interrupt
 from autocompress.errors import AutocompressError
 from autocompress.files import Folder
 from autocompress.report._follow import PROGRESS, Follower
-from autocompress.report._words import ms_text, size_text
+from autocompress.report._words import ms_text, reasons, size_text
 from autocompress.report.text.table import front_rows
-from autocompress.report.web._payload import reasons
 from autocompress.studies.folder import has_evaluation, is_study
 from autocompress.studies.results import Evaluation
 

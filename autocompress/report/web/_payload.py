@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -128,23 +127,6 @@ def _conditions(study: Study) -> list[tuple[str, str]]:
     pairs += [("load average of the machine", ", ".join(f"{x:.1f}" for x in load))] if load else []
     now = conditions.get("versions") or {}
     return pairs + [(f"version of {k}", v) for k, v in now.items() if study.settings.versions.get(k) != v]
-
-
-def reasons(study: Study) -> list[tuple[str, str, int, list[int]]]:
-    """Return state, reason, count and first trials of what was rejected or failed.
-
-    Reasons that differ in their numbers only are counted as one.
-    """
-    counts: Counter[tuple[str, str]] = Counter()
-    examples: dict[tuple[str, str], tuple[str, list[int]]] = {}
-    for e in study.evaluations:
-        if e.state == "complete":
-            continue
-        first_line = (e.reason or "no reason given").strip().splitlines()[0]
-        key = (e.state, "".join("#" if c.isdigit() else c for c in first_line).replace("##", "#"))
-        counts[key] += 1
-        examples.setdefault(key, (first_line, []))[1].append(e.trial)
-    return [(key[0], examples[key][0], n, examples[key][1][:12]) for key, n in counts.most_common()]
 
 
 def _trial(e: Evaluation) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from rich.text import Text
 
 from autocompress.errors import StudyError
 from autocompress.files import write_atomically
-from autocompress.report._volume import Point, Volumes, hypervolume_reference, in_order, line_of, volumes_figure
+from autocompress.report._volume import Point, Volumes, hypervolume_reference, in_order
 from autocompress.report._words import accuracy_text, is_percentage, ms_text, plural, ratio_text, reference, size_text
 from autocompress.report.figures._drawing import GREY, layout, log_axis
+from autocompress.report.figures.volumes import line_of, volumes_figure
 from autocompress.report.web._page import embedded, own_file, packed_plotly, render_page
 from autocompress.studies.front import ParetoFront, dominates
 from autocompress.studies.results import Evaluation

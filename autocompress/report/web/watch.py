@@ -29,11 +29,12 @@ from plotly.offline import get_plotlyjs
 
 from autocompress.errors import InputError
 from autocompress.report._follow import Follower
-from autocompress.report._volume import hypervolume_reference, volumes_figure
-from autocompress.report._words import description, is_percentage
+from autocompress.report._volume import hypervolume_reference
+from autocompress.report._words import description, is_percentage, reasons
 from autocompress.report.figures.plots import front_figure
+from autocompress.report.figures.volumes import volumes_figure
 from autocompress.report.text.table import front_rows, headline
-from autocompress.report.web._payload import finite, reasons
+from autocompress.report.web._payload import finite
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
 

@@ -24,6 +24,11 @@ _HOMES = {
     "search": "autocompress.controller",
     "apply": "autocompress.evaluation.replay",
     "ablate": "autocompress.controller.ablate",
+    "Stage": "autocompress.compression.stage",
+    "Phase": "autocompress.compression.stage",
+    "Number": "autocompress.compression.stage",
+    "Candidate": "autocompress.compression.candidate",
+    "Workshop": "autocompress.compression.candidate",
 }
 
 __all__ = [*_HOMES, "__version__"]

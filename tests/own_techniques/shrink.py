@@ -2,8 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from autocompress.compression.candidate import Candidate, Workshop
-from autocompress.compression.stage import Number, Phase, Stage
+from autocompress import Candidate, Number, Phase, Stage, Workshop
 
 
 class Shrink(Stage):

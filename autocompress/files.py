@@ -206,12 +206,12 @@ def _replace(folder: int | None, prefix: str, name: str, data: bytes) -> None:
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666, dir_fd=folder)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # before anything is in it: a secret key is for its owner only
                 before = os.stat(prefix + name, dir_fd=folder, follow_symlinks=False).st_mode
                 if stat.S_ISREG(before):
                     os.chmod(file.fileno() if os.chmod in os.supports_fd else temporary, stat.S_IMODE(before))
+            file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, prefix + name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
@@ -328,13 +328,15 @@ class Folder:
         """What is in the folder, or in one below it; nothing where there is none.
 
         Raises:
-            StudyError: a link is in the way.
+            StudyError: a link is in the way, or what has this name is no folder.
         """
         try:
             with self._at(f"{name}/." if name else ".") as (folder, prefix, _):
                 return sorted(os.listdir(prefix if folder is None else folder))
         except FileNotFoundError:
             return []
+        except NotADirectoryError:
+            raise StudyError(f"{self.path}/{name}: must be a folder; put back the one that the search wrote") from None
 
     def sweep(self, name: str = "") -> None:
         """Remove what an interrupted `write` has left half written."""

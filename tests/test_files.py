@@ -134,6 +134,20 @@ def test_a_file_keeps_its_permissions(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_is_private_is_so_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, sizes = tmp_path / "private", []
+    path.touch(0o600)
+    monkeypatch.setattr("os.chmod", lambda file, mode: sizes.append(os.stat(file).st_size))
+    write_atomically(path, "secret")
+    assert sizes == [0]
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(folder: Path) -> None:
+    (folder / "trials").write_text("x")
+    with pytest.raises(StudyError, match="/trials: must be a folder"):
+        Folder(folder).names("trials")
+
+
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]\n" for b, c in zip("abcdefgh", "bcdefghi", strict=True)
 )

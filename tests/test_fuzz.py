@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_study import SETTINGS, TRIALS
+from helpers.studies import SETTINGS, TRIALS
 
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.controller.storage import _read_pointer, open_storage
@@ -30,6 +30,7 @@ from autocompress.packaging.signing import new_key, sign_folder
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 from autocompress.report._follow import Follower
+from autocompress.report.web.html import render
 from autocompress.studies.ablation import Ablation, read_ablation
 from autocompress.studies.confusion import read_confusions
 from autocompress.studies.folder import read_settings, read_workload, write_evaluation, write_final
@@ -83,6 +84,8 @@ CASES: dict[str, Case] = {
     "trial": ("trials/000003/evaluation.json", lambda f: Study.open(f).to_dict()),
     "final": ("final.json", lambda f: Study.open(f).to_dict()),
     "settings": ("study.json", read_settings),
+    "page of settings": ("study.json", lambda f: render(Study.open(f))),
+    "page of a trial": ("trials/000003/evaluation.json", lambda f: render(Study.open(f))),
     "progress": ("progress.json", lambda f: Follower(f).progress()),
     "classes": ("classes.json", read_confusions),
     "ablation": ("ablation.json", read_ablation),
@@ -152,10 +155,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_reader_gives_a_value_or_an_error_of_ours(folder: Path, case: str) -> None:
     name, read = CASES[case]
     whole = (folder / name).read_bytes()
-    quick = 20 if case == "journal" else 1
+    slowness = {"journal": 20, "page of settings": 50, "page of a trial": 50}.get(case, 1)
 
     @hypothesis.settings(
-        max_examples=max(1, _EXAMPLES // quick), deadline=5000, database=None, derandomize="FUZZ" not in os.environ
+        max_examples=max(1, _EXAMPLES // slowness), deadline=5000, database=None, derandomize="FUZZ" not in os.environ
     )
     @hypothesis.given(st.integers(0, 2**62))
     def run(seed: int) -> None:

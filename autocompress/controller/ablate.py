@@ -7,6 +7,7 @@ the steps that a search has trained already free. Torch is imported only when so
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.compression.stage import Phase, Stage
@@ -104,6 +105,15 @@ def pipelines_for(evaluator: Evaluator, space: dict[str, Any]) -> list[tuple[str
     return [(name, Recipe(stages=stages)) for name, stages in made]
 
 
+def _before(folder: Path) -> Ablation:
+    """What an earlier ablation kept; a file that cannot be read is set aside, as a journal is."""
+    try:
+        return read_ablation(folder) or Ablation()
+    except StudyError:
+        Folder(folder).set_aside(FILE)
+        return Ablation()
+
+
 def ablate(
     study: Study,
     task: Task,
@@ -155,8 +165,8 @@ def ablate(
         chains = {p.trial: [(label, bench.add(recipe)) for label, recipe in chain_of(p.recipe)] for p in points}
         hand_made = [("unchanged", Recipe()), *pipelines_for(evaluator, settings.space)] if pipelines else []
         compared = [(label, bench.add(recipe)) for label, recipe in hand_made]
+        before = _before(study.path)
         bench.judge()
-        before = read_ablation(study.path) or Ablation()
         found = Ablation(
             chains=(
                 *(c for c in before.chains if c.trial not in chains),

@@ -228,7 +228,7 @@ def verify(folder: Path, public_key: str) -> str:
     return remark
 
 
-_UNSIGNED = {SUMS, SIGNATURE, "__pycache__"}
+_UNSIGNED = {SUMS, SIGNATURE}
 
 
 def _decoded(line: str, length: int, what: str) -> bytes:

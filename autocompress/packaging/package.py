@@ -9,6 +9,7 @@ from typing import Any
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import StudyError
 from autocompress.files import Folder, json_text
+from autocompress.packaging._infer import SIGNATURE, SUMS
 from autocompress.report.against import costs_text
 from autocompress.studies.folder import read_artifact
 from autocompress.studies.results import Evaluation
@@ -17,6 +18,8 @@ from autocompress.tasks.metric import Split
 
 FILES = ("model.onnx", "infer.py", "recipe.yaml", "device.yaml", "card.md", "card.json")
 """What an export folder holds."""
+SIGNED = (SUMS, SIGNATURE)
+"""What a signature adds."""
 
 _INFER = Path(__file__).with_name("_infer.py")
 
@@ -55,9 +58,9 @@ def _card(study: Study, point: Evaluation) -> dict[str, Any]:
     return {
         "version": 1,
         "study": study.path.name,
-        "point": point.as_row(),
+        "point": point.as_row(_split(study, point)),
         "exits": [e.model_dump(mode="json") for e in point.exits],
-        "baselines": [b.as_row() for b in study.baselines],
+        "baselines": [b.as_row(_split(study, point)) for b in study.baselines],
         "task": {
             "reference": s.task,
             "name": s.task_name,
@@ -98,9 +101,14 @@ def _markdown(study: Study, point: Evaluation, card: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _split(study: Study, point: Evaluation) -> Split:
+    """What file and baselines are compared on: test where the file was scored there."""
+    return "test" if point.test and study.split == "test" else "validation"
+
+
 def _figures(study: Study, point: Evaluation) -> list[str]:
     """The file and the baselines, all on one split: test where the file was scored there."""
-    split: Split = "test" if point.test and study.split == "test" else "validation"
+    split = _split(study, point)
     lines = [
         f"| | {study.settings.metric} ({split}) | 95 % interval | latency ms | source | bytes |",
         "|---|---|---|---|---|---|",
@@ -140,7 +148,7 @@ def _facts(study: Study, point: Evaluation) -> list[str]:
     s, timing = study.settings, study.conditions.get("timing", {})
     facts = [f"device: {s.device['name']}, {s.device['threads']} thread(s), batch 1, {s.device['runtime']}"]
     if timing:
-        facts.append(f"timing: {timing['protocol']}; {timing['clock']}")
+        facts.append(f"timing: {timing.get('protocol', 'not known')}; {timing.get('clock', '')}")
     if not study.final:
         facts.append("the search was not finished: nothing was measured or scored on the test split")
     return [

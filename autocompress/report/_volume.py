@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from autocompress.report._words import is_percentage, ms_text, reference, size_text
+from autocompress.report._words import is_percentage, ms_text, size_text
 from autocompress.studies.front import dominates, hypervolume
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
@@ -63,7 +63,7 @@ def in_order(evaluations: tuple[Evaluation, ...]) -> list[Evaluation]:
 
 def hypervolume_reference(study: Study) -> tuple[tuple[float, float, float] | None, str]:
     """Return the worst point that counts, and the same in words; None without a completed fp32 baseline."""
-    base = reference(study)
+    base = study.reference
     if base is None or base.validation is None or not base.size_bytes:
         return None, "no completed fp32 baseline to refer to"
     latency = base.predicted_latency_ms or base.latency_ms or 1.0

@@ -15,7 +15,7 @@ def is_percentage(study: Study) -> bool:
     """Whether the metric is a share, shown in percent: as the task says, else by the fp32 baseline alone."""
     if study.settings.metric_unit:
         return study.settings.metric_unit == "share"
-    base = reference(study)
+    base = study.reference
     return base is None or base.validation is None or 0.0 <= base.validation.value <= 1.0
 
 
@@ -58,11 +58,6 @@ def description(evaluation: Evaluation) -> str:
     return evaluation.label or evaluation.recipe.summary()
 
 
-def reference(study: Study) -> Evaluation | None:
-    """Return the completed fp32 baseline that ratios refer to, or None."""
-    return study.reference
-
-
 @dataclass(frozen=True)
 class Comparison:
     """One evaluation against the fp32 baseline; only figures of the same split and source are compared."""
@@ -70,8 +65,8 @@ class Comparison:
     speedup: float | None
     source: LatencySource | None
     shrink: float | None
-    points: float | None
-    """Difference of the metric; in points (hundredths) where the metric is a share."""
+    gained: float | None
+    """Difference of the metric."""
     split: Split | None
     overlap: bool
     """Whether the 95 % intervals of the two scores overlap."""
@@ -84,8 +79,8 @@ class Comparison:
             parts.append(ratio_text(self.speedup, "faster", "slower"))
         if self.shrink is not None:
             parts.append(ratio_text(self.shrink, "smaller", "larger"))
-        if self.points is not None:
-            parts.append(f"{signed(self.points, '+.1f')} points" if self.percent else signed(self.points, "+.3g"))
+        if self.gained is not None:
+            parts.append(points_text(self.gained, self.percent))
         elif self.speedup is not None or self.shrink is not None:
             parts.append("accuracy not scored")
         return ", ".join(parts)
@@ -114,8 +109,7 @@ def compare(
     shrink = base.size_bytes / evaluation.size_bytes if base.size_bytes and evaluation.size_bytes else None
     if mine is None or theirs is None:
         return Comparison(speedup, source, shrink, None, None, False, percent)
-    points = (mine.value - theirs.value) * (100 if percent else 1)
-    return Comparison(speedup, source, shrink, points, mine.split, mine.overlaps(theirs), percent)
+    return Comparison(speedup, source, shrink, mine.value - theirs.value, mine.split, mine.overlaps(theirs), percent)
 
 
 def _speedup(evaluation: Evaluation, base: Evaluation) -> tuple[float | None, LatencySource | None]:
@@ -124,6 +118,11 @@ def _speedup(evaluation: Evaluation, base: Evaluation) -> tuple[float | None, La
     if evaluation.predicted_latency_ms and base.predicted_latency_ms:
         return base.predicted_latency_ms / evaluation.predicted_latency_ms, "predicted"
     return None, None
+
+
+def points_text(difference: float, percent: bool, digits: int = 1) -> str:
+    """Return a difference of the metric, such as "+0.4 points"; `digits` after the point where it is a share."""
+    return f"{signed(100 * difference, f'+.{digits}f')} points" if percent else signed(difference, "+.3g")
 
 
 def signed(value: float, form: str) -> str:

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from typing import get_args
 
 from autocompress.errors import ConstraintError
-from autocompress.report._words import Comparison, compare, is_percentage, ms_text, plural, ratio_text, signed
+from autocompress.report._words import (
+    Comparison,
+    compare,
+    is_percentage,
+    ms_text,
+    plural,
+    points_text,
+    ratio_text,
+    signed,
+)
 from autocompress.studies.choice import Difference, Rule, difference
 from autocompress.studies.constraints import Constraint, Quantity, at_least, at_most
 from autocompress.studies.front import ParetoFront, Pick
@@ -76,7 +85,7 @@ def ratios_text(versus: Comparison) -> str:
 def difference_text(found: Difference, percent: bool) -> str:
     """The difference of the metric with its interval and where it is from; of one split."""
     unit, form = (100.0, "+.1f") if percent else (1.0, "+.3g")
-    value = f"{signed(unit * found.value, form)} points" if percent else signed(found.value, form)
+    value = points_text(found.value, percent)
     interval = "no interval known"
     if found.interval:
         interval = "95 % interval {} to {}".format(*(signed(unit * x, form) for x in found.interval))
@@ -114,7 +123,8 @@ def pick_point(
     base = study.reference
     if max_drop is not None and base is not None and base.validation is not None:
         bar = base.validation.value - max_drop - 1e-9
-        values["min_accuracy"] = max(bar, values.get("min_accuracy") or -math.inf)
+        least = values.get("min_accuracy")
+        values["min_accuracy"] = bar if least is None else max(bar, least)
     point = study.front.select(pick, **values)  # type: ignore[arg-type]
     rule = Rule(pick or "most-accurate", max_drop, _constraints(limits))  # type: ignore[arg-type]
     if reason := refusal(study, point, rule, allowed_drop(study) if max_drop is None else max_drop):
@@ -147,9 +157,10 @@ def refusal(study: Study, point: Evaluation, rule: Rule, max_drop: float) -> str
     found = difference(study, point, rule)
     if found is None or (found.interval[1] if found.interval else found.value) >= -max_drop:
         return ""
+    loss = max(-found.value, base.objectives()[0] - point.objectives()[0])  # the option refers to validation
     return (
         f"{rule.pick} is trial {point.trial}: {_beyond(study, found, max_drop)}; {_other(study, rule.pick, max_drop)}"
-        f"or accept the loss: --max-accuracy-drop {_round_up(-found.value):g}"
+        f"or accept the loss: --max-accuracy-drop {_round_up(loss):g}"
     )
 
 

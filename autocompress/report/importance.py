@@ -12,6 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from autocompress.errors import first_line
 from autocompress.files import Folder
 from autocompress.studies.study import Study
 
@@ -55,9 +56,13 @@ def importances(study: Study) -> tuple[list[Importance], str]:
 
 
 def _importances(path: Path) -> tuple[list[Importance], str]:
+    try:
+        found = _trials(str(path))
+    except Exception as error:  # whatever optuna and json say of a damaged journal, or of one of somebody else
+        return [], f"The journal cannot be read ({first_line(error)}), so the settings of the trials are not known."
     trials = [
         t
-        for t in _trials(str(path))
+        for t in found
         if t.state is TrialState.COMPLETE and t.params and t.values and "derived_from" not in t.user_attrs
     ]
     if len(trials) < ENOUGH:

@@ -10,7 +10,6 @@ Reference: M. Stone, "Cross-Validatory Choice and Assessment of Statistical Pred
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -71,8 +70,9 @@ def difference(study: Study, point: Evaluation, rule: Rule | None = None) -> Dif
         return None
     if base.test and point.test:
         return _paired(study, point, base, point.test, base.test)
-    if rule is not None and (found := Pool.of(study)) is not None:
-        return found.expected(rule, point.trial)
+    pool = Pool.of(study) if rule is not None else None
+    if rule is not None and pool is not None and (found := pool.expected(rule, point.trial)) is not None:
+        return found
     if base.validation and point.validation:
         return _paired(study, point, base, point.validation, base.validation)
     return None
@@ -124,7 +124,7 @@ class Pool:
         if base is None or base.validation is None:
             return None
         kept: list[tuple[Evaluation, Array]] = []
-        for point in sorted(_plausible(study.comparable, base), key=lambda e: (e.latency_ms or 0.0, e.trial)):
+        for point in sorted(_plausible(study, base), key=lambda e: (e.latency_ms or 0.0, e.trial)):
             scores = read_sample_scores(study.path, str(point.artifact), "validation")
             if scores is not None and len(scores) == base.validation.n_samples:
                 kept.append((point, scores))
@@ -222,19 +222,22 @@ class Pool:
         picked = np.zeros((n, _SPLITS // 2), np.float32)
         for column in picked.T:
             column[rng.permutation(n)[: n // 2]] = 1
-        sums = self.scores.astype(np.float32) @ picked
+        sums = (self.scores.astype(np.float32) @ picked).astype(np.float64)
         mine = sums / max(1, n // 2) - self._flattery[:, None]
         others = (self.scores.sum(1, keepdims=True) - sums) / max(1, n - n // 2) - self._flattery[:, None]
         pairs = [(a, b) for a, b in zip(mine.T, others.T, strict=True)]
         return [*pairs, *((b, a) for a, b in pairs)]
 
 
-def _plausible(points: Sequence[Evaluation], base: Evaluation) -> list[Evaluation]:
+def _plausible(study: Study, base: Evaluation) -> list[Evaluation]:
     """Without those that another point is so far ahead of that no half of the samples puts them on the front."""
-    values = np.array([point.objectives() for point in points])
+    points, costs = study.comparable, [c for c in study.constraints if c.quantity != "accuracy"]
+    rivals = [point.objectives() for point in points if met_by(point, costs)]  # others push nothing off the front
+    values = np.array(rivals).reshape(-1, 3)
     widths = [point.validation.high - point.validation.low if point.validation else 0.0 for point in points]
     found = []
-    for point, (accuracy, latency, size), width in zip(points, values, widths, strict=True):
+    for point, width in zip(points, widths, strict=True):
+        accuracy, latency, size = point.objectives()
         ahead = (values[:, 0] > accuracy + _PLAUSIBLE * width / 2) & (values[:, 1] <= latency) & (values[:, 2] <= size)
         if point.trial == base.trial or not ahead.any():
             found.append(point)

@@ -1,4 +1,4 @@
-"""What a study found: one `Evaluation` per judged recipe and the `ParetoFront` of those that are not dominated.
+"""What a study found: one `Evaluation` per judged recipe.
 
 Data only: neither torch nor optuna is imported here.
 """
@@ -91,7 +91,7 @@ class Evaluation(Data):
     active_power_mw: float | None = None
     """Power of the device while it computes, where the profile or the user says it."""
     workloads: tuple[str, ...] = ()
-    """Fingerprints of the kernel calls on each path through the file, kept in the study (see `study.workloads`)."""
+    """Fingerprints of the kernel calls on each path through the file, kept in the study (`folder.read_workload`)."""
     artifact: str | None = None
     """The ONNX file, relative to the study folder; None when it was not kept."""
     sha256: str | None = None

@@ -309,7 +309,7 @@ def _constraints(
     study: Study, points: Mapping[int, Evaluation], device: DeviceProfile
 ) -> tuple[tuple[Constraint, ...], tuple[str, ...]]:
     """The user's constraints on this device, and what cannot be checked there."""
-    base = next((b for b in study.baselines if b.label == "fp32" and b.state == "complete"), None)
+    base = study.reference
     here = points.get(base.trial) if base else None
     resolved, notes = [], []
     for c in (c for c in study.settings.constraints if not c.because):

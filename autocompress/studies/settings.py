@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from autocompress.studies.constraints import Constraint
 from autocompress.tasks.metric import MetricUnit
@@ -56,6 +56,13 @@ class Settings(BaseModel):
     versions: dict[str, str]
     """Of Python and the libraries that matter."""
     created_at: str
+
+    @field_validator("device")
+    @classmethod
+    def _names_device(cls, device: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(device.get("name"), str) or not isinstance(device.get("calibration") or {}, dict):
+            raise ValueError("must be a device profile, with its name")
+        return device
 
     def differences(self, other: Settings) -> list[str]:
         """What in `other` would make another study, in words."""

@@ -1,6 +1,6 @@
 """The study folder: what a search leaves on disk, and how it is read back.
 
-study.json        the inputs: task, device, space, constraints, budget, seed, hashes, versions
+study.json        the inputs: task, device, space, constraints, seed, hashes, versions
 study.journal     the Optuna study (see controller/journal.py)
 trials/000012/    evaluation.json, model.onnx of trial 12, and the score of every sample (see `sample_scores`)
 workloads/        what a file executes, by content, so that any trial can be projected onto any device

@@ -128,6 +128,13 @@ def test_chains_of_other_trials_and_pipelines_stay(study: Study) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_a_damaged_file_is_set_aside_before_anything_is_judged(study: Study) -> None:
+    (study.path / "ablation.json").write_text("{damaged")
+    found = ablate(study, small_task(), [])
+    assert read_ablation(study.path) == found
+    assert [path.read_text() for path in study.path.glob("ablation.json.unreadable-*")] == ["{damaged"]
+
+
 def test_pipelines_with_exits_and_without_training_data(tmp_path: Path) -> None:
     exits = search(small_task("resnet"), device(), space(EXITS), budget=Budget(1), out=tmp_path / "a")
     found = ablate(exits, small_task("resnet"), [], pipelines=True).pipelines[-1]

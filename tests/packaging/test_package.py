@@ -219,6 +219,12 @@ def test_the_card_says_figures_conditions_and_how_to_repeat(study: Study, tmp_pa
         assert words in text
 
 
+def test_the_card_compares_on_one_split(study: Study, tmp_path: Path) -> None:
+    card = json.loads((export_point(study, study.evaluation(1), tmp_path / "one") / "card.json").read_text())
+    rows = [card["point"], *card["baselines"]]
+    assert {row["accuracy_split"] for row in rows if row["accuracy"] is not None} == {"test"}
+
+
 def test_a_rejected_trial_cannot_be_handed_over(study: Study, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"trial 2 has no file: it was rejected \(too slow\)"):
         export_point(study, study.evaluation(2), tmp_path / "none")

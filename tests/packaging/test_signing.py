@@ -49,6 +49,7 @@ CHANGES = {
     "cut": (lambda folder: (folder / "SHA256SUMS.minisig").write_text("x"), "not a signature of minisign"),
     "unsigned": (lambda folder: (folder / "SHA256SUMS.minisig").unlink(), "not signed: it has no"),
     "added": (lambda folder: (folder / "numpy.py").write_text("evil"), "numpy.py: not among the files"),
+    "bytecode": (lambda folder: (folder / "__pycache__").mkdir(), "__pycache__: not among the files"),
 }
 
 

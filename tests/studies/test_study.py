@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.studies import SETTINGS, TRIALS
 
 from autocompress.errors import StudyError
-from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import at_most, met_by
 from autocompress.studies.folder import (
     read_artifact,
@@ -17,52 +17,7 @@ from autocompress.studies.folder import (
     write_evaluation,
     write_final,
 )
-from autocompress.studies.results import Evaluation
-from autocompress.studies.settings import Settings
 from autocompress.studies.study import Study, resolved
-from autocompress.tasks.metric import Score
-
-SETTINGS = Settings(
-    task="my_task.py:task",
-    task_name="my task",
-    metric="accuracy",
-    model_sha256="ab" * 32,
-    data_sha256="cd" * 32,
-    device={"name": "host", "threads": 1},
-    space={"stages": [{"technique": "ptq"}]},
-    constraints=(at_most("latency_ms", 2),),
-    sampler="tpe",
-    seed=0,
-    outline={"groups": {}},
-    unprunable={},
-    versions={"torch": "2"},
-    created_at="2026-11-22T00:00:00+00:00",
-)
-
-
-def evaluation(trial: int, accuracy: float, latency_ms: float, size_bytes: int, **changes: object) -> Evaluation:
-    recipe = Recipe.parse({"stages": [{"technique": "prune", "ratio": 0.01 * trial}, {"technique": "ptq"}]})
-    score = Score(value=accuracy, low=accuracy, high=accuracy, n_samples=100, split="validation")
-    values = {
-        "trial": trial,
-        "recipe": recipe,
-        "recipe_digest": recipe.digest(),
-        "state": "complete",
-        "validation": score,
-        "predicted_latency_ms": latency_ms,
-        "size_bytes": size_bytes,
-    }
-    return Evaluation.model_validate(values | changes)
-
-
-TRIALS = (
-    evaluation(0, 0.90, 4.0, 1000, kind="baseline", label="fp32"),
-    evaluation(1, 0.88, 2.0, 250, kind="baseline", label="int8"),
-    evaluation(2, 0.91, 1.5, 240),
-    evaluation(3, 0.80, 1.0, 100),
-    evaluation(4, 0.10, 9.0, 9000),
-    evaluation(5, 0.50, 0.1, 10, state="rejected", reason="too slow"),
-)
 
 
 @pytest.fixture
@@ -132,6 +87,7 @@ def damage(folder: Path, name: str, content: bytes) -> None:
 OLD = SETTINGS.model_dump_json().replace('"version":1', '"version":9').encode()
 EXTRA = SETTINGS.model_dump_json().replace('"seed":0', '"seed":0,"sed":1').encode()
 TRIAL = "trials/000003/evaluation.json"
+NAMELESS = SETTINGS.model_copy(update={"device": {}}).model_dump_json().encode()
 FUTURE = TRIALS[3].model_dump_json().replace('"technique":"ptq"', '"technique":"ptqx"').encode()
 FINAL2 = b'{"version": 2, "points": []}'
 
@@ -141,6 +97,7 @@ FINAL2 = b'{"version": 2, "points": []}'
     [
         ("study.json", OLD, "study.json: version must be 1, got 9; it was written by another version of autocompress"),
         ("study.json", EXTRA, "study.json: sed: unknown key (did you mean 'seed'?)"),
+        ("study.json", NAMELESS, "study.json: device: must be a device profile, with its name"),
         ("study.json", b'{"version": 1', "study.json: cannot be read"),
         ("study.json", b"\xff\xfe", "study.json: cannot be read"),
         ("study.json", b"[]", "study.json: damaged: it must hold a JSON object, got list"),

@@ -19,7 +19,6 @@ from autocompress.report._words import (
     is_percentage,
     limits,
     ms_text,
-    reference,
     size_text,
 )
 from autocompress.report.figures._drawing import (
@@ -214,7 +213,7 @@ def _baseline(study: Study, baseline: Evaluation, split: Split) -> go.Scatter:
 
 def _pipelines(study: Study, ablation: Ablation, split: Split) -> go.Scatter | None:
     """Hand-made pipelines; latencies of another session are taken relative to that of fp32."""
-    base = reference(study)
+    base = study.reference
     if base is None or not base.latency_ms or len(ablation.pipelines) < 2:
         return None
     percent, first = is_percentage(study), ablation.pipelines[0].evaluation
@@ -289,7 +288,7 @@ def _latency_title(study: Study) -> str:
 
 def _hovers(study: Study, group: Iterable[Evaluation], tied: Mapping[int, Sequence[int]] | None = None) -> list[str]:
     """Return what is known of each trial, in lines; user text is escaped since plotly reads HTML tags."""
-    base, percent = reference(study), is_percentage(study)
+    base, percent = study.reference, is_percentage(study)
     texts = []
     for e in group:
         text = f"<b>trial {e.trial}</b> {wrapped(description(e))}<br>{_facts(e, base, percent)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.report._words import accuracy_text, compare, is_percentage, ms_text, signed, size_text
+from autocompress.report._words import accuracy_text, compare, is_percentage, ms_text, points_text, size_text
 from autocompress.studies.ablation import Ablation, Chain, Change, Step
 from autocompress.studies.front import dominates
 from autocompress.studies.results import Evaluation
@@ -77,11 +77,6 @@ def _share(value: float | None, whole: float | None) -> float:
     return value / whole if value and whole else 0.0
 
 
-def points_text(difference: float, percent: bool) -> str:
-    """Return a difference of the metric, such as "+0.4 points"."""
-    return f"{signed(100 * difference, '+.1f')} points" if percent else signed(difference, "+.3g")
-
-
 def chain_sentence(chain: Chain, percent: bool) -> str:
     """Return what each stage brought, such as "latency -31 % from pruning, -22 % from quantisation; ..."."""
     found = [(s.label, c) for s, c in zip(chain.steps[1:], chain.changes(), strict=True) if c]
@@ -117,7 +112,7 @@ def better_points(pipeline: Evaluation, unchanged: Evaluation, study: Study) -> 
 
     Latencies are taken relative to the unchanged model of the same session, so that two sessions can be compared.
     """
-    base = next((b for b in study.baselines if b.label == "fp32" and b.state == "complete"), None)
+    base = study.reference
     mine = _relative(pipeline, unchanged)
     if base is None or mine is None:
         return []

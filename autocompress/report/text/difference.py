@@ -9,7 +9,7 @@ from typing import Any
 
 from autocompress.errors import InputError
 from autocompress.recipes.recipe import Recipe
-from autocompress.report._words import accuracy_text, is_percentage, ms_text, ratio_text, size_text
+from autocompress.report._words import accuracy_text, is_percentage, ms_text, points_text, ratio_text, size_text
 from autocompress.studies.folder import is_study
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
@@ -88,8 +88,7 @@ class Difference:
         if before is None or after is None:
             return ""
         percent = all(is_percentage(side.study) for side in (self.before, self.after) if side.study)
-        gap = after.value - before.value
-        change = f"{100 * gap:+.2f} points" if percent else f"{gap:+.4g}"
+        change = points_text(after.value - before.value, percent, digits=2)
         if before.overlaps(after):
             change += "; the 95 % intervals overlap"
         if not same_data:

@@ -18,7 +18,6 @@ from autocompress.report._words import (
     mj_text,
     ms_text,
     plural,
-    reference,
     size_text,
 )
 from autocompress.report.against import alternative, difference_text, fastest_within, ratios_text, tolerance
@@ -53,7 +52,7 @@ def front_rows(study: Study) -> list[Row]:
 
 
 def _row(study: Study, e: Evaluation, on_front: bool) -> Row:
-    base, percent, score = reference(study), is_percentage(study), e.score_on(study.split)
+    base, percent, score = study.reference, is_percentage(study), e.score_on(study.split)
     mark = "front" if e.kind == "candidate" else "baseline, front" if on_front else "baseline"
     versus = compare(e, base, percent, study.split)
     text = versus.text() if versus else "the reference" if base and e.trial == base.trial else ""
@@ -178,7 +177,7 @@ def _constraints(study: Study) -> list[str]:
 
 def _kept_on_test(study: Study) -> str:
     """How many points keep the limits of accuracy on the split that nothing was chosen on."""
-    base = reference(study)
+    base = study.reference
     assert base is not None and base.test is not None
     scored = [(e, e.test.value) for e in study.front if e.test]
     bars = [
@@ -193,7 +192,7 @@ def _kept_on_test(study: Study) -> str:
 
 def _best_trade(study: Study) -> list[str]:
     """The fastest point near the accuracy of fp32; what is said of it is of one split."""
-    base, percent = reference(study), is_percentage(study)
+    base, percent = study.reference, is_percentage(study)
     if base is None or base.validation is None:
         return []
     best = fastest_within(study, tolerance(study))
@@ -212,7 +211,7 @@ def _best_trade(study: Study) -> list[str]:
 
 
 def _instead(study: Study, lost: Evaluation) -> str:
-    base, percent = reference(study), is_percentage(study)
+    base, percent = study.reference, is_percentage(study)
     other = alternative(study, "fastest", tolerance(study))
     versus = compare(other, base, percent, study.split) if other else None
     if other is None or versus is None or other.trial == lost.trial:
@@ -242,7 +241,7 @@ def _latency(study: Study) -> list[str]:
 
 
 def _warnings(study: Study) -> list[str]:
-    base = reference(study)
+    base = study.reference
     sentences = []
     if base is not None:
         slower = [e for e in study.front if e.kind == "candidate" and e.objectives()[1] >= base.objectives()[1]]

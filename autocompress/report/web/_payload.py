@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from autocompress.report._words import compare, description, is_percentage, reference
+from autocompress.report._words import compare, description, is_percentage
 from autocompress.report.figures import diagnostics
 from autocompress.report.figures.plots import front_figure, front_figure_3d
 from autocompress.report.importance import Importance
 from autocompress.report.ties import ties
 from autocompress.studies.ablation import Ablation, recommended
-from autocompress.studies.confusion import read_confusions
+from autocompress.studies.confusion import Confusion
 from autocompress.studies.constraints import Constraint
 from autocompress.studies.results import Evaluation, LayerSummary
 from autocompress.studies.study import Study
@@ -31,9 +31,14 @@ _OPTIONS = {
 """Options of `search` for limits from above: absolute, and relative to the fp32 baseline."""
 
 
-def payload(study: Study, ablation: Ablation | None = None, knobs: Sequence[Importance] = ()) -> dict[str, Any]:
+def payload(
+    study: Study,
+    ablation: Ablation | None = None,
+    confusions: Mapping[int, Confusion] | None = None,
+    knobs: Sequence[Importance] = (),
+) -> dict[str, Any]:
     """Everything that the report's script needs, as plain data."""
-    base, percent = reference(study), is_percentage(study)
+    base, percent = study.reference, is_percentage(study)
     on_front = {e.trial for e in study.front}
     tied, picks = ties(study.front), recommended(study)
     layers: dict[tuple[str, str, int, float], int] = {}
@@ -54,7 +59,7 @@ def payload(study: Study, ablation: Ablation | None = None, knobs: Sequence[Impo
         "commands": _commands(study),
         "layers": [list(key) for key in layers],
         "trials": trials,
-        "classes": _classes(study),
+        "classes": _classes(study, confusions or {}),
         "hovers": _take_hovers(plotted),
         "figures": plotted,
     }
@@ -173,9 +178,9 @@ def _layer(layer: LayerSummary, known: dict[tuple[str, str, int, float], int]) -
     return [number, layer.channels_after, layer.weight_bits, layer.activation_bits, cost]
 
 
-def _classes(study: Study) -> dict[str, Any] | None:
+def _classes(study: Study, found: Mapping[int, Confusion]) -> dict[str, Any] | None:
     """What the files answered class by class, for the points that were scored; None without them."""
-    found, base = read_confusions(study.path), reference(study)
+    base = study.reference
     if not found or base is None or base.trial not in found:
         return None
     n = len(found[base.trial].total)

@@ -22,7 +22,7 @@ from rich.text import Text
 from autocompress.errors import StudyError
 from autocompress.files import write_atomically
 from autocompress.report._volume import Point, Volumes, hypervolume_reference, in_order
-from autocompress.report._words import accuracy_text, is_percentage, ms_text, plural, ratio_text, reference, size_text
+from autocompress.report._words import accuracy_text, is_percentage, ms_text, plural, ratio_text, size_text
 from autocompress.report.figures._drawing import GREY, layout, log_axis
 from autocompress.report.figures.volumes import line_of, volumes_figure
 from autocompress.report.web._page import embedded, own_file, packed_plotly, render_page
@@ -204,7 +204,7 @@ class Comparison:
 
     def _row(self, i: int, study: Study, volumes: Volumes, candidates: int, minutes: float) -> Row:
         s, front = study.settings, self.fronts[i]
-        base = reference(study)
+        base = study.reference
         assert base is not None and base.validation is not None and base.size_bytes
         base_ms = base.measured_latency_ms if self.source == "measured" else base.predicted_latency_ms
         allowed = _NEAR_POINTS if self.percent else _NEAR_POINTS * abs(base.validation.value)
@@ -337,7 +337,7 @@ class Comparison:
     def _scale(self, i: int) -> float:
         if self.same_device:
             return 1.0
-        base = reference(self.studies[i])
+        base = self.studies[i].reference
         assert base is not None
         own = base.measured_latency_ms if self.source == "measured" else base.predicted_latency_ms
         return own or 1.0

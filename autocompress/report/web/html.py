@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from autocompress.errors import StudyError
 from autocompress.files import write_atomically
 from autocompress.report._volume import hypervolume_reference
 from autocompress.report._words import is_percentage, reasons
@@ -15,8 +18,11 @@ from autocompress.report.web._page import embedded, own_file, packed_plotly, ren
 from autocompress.report.web._payload import payload, provenance, space_text, study_command
 from autocompress.report.web.retarget import cross_rows, sentences
 from autocompress.studies.ablation import read_ablation, recommended
+from autocompress.studies.confusion import read_confusions
 from autocompress.studies.retarget import Retargeted
 from autocompress.studies.study import Study
+
+T = TypeVar("T")
 
 
 def write_html(study: Study, path: str | Path, others: Retargeted | None = None) -> None:
@@ -31,14 +37,17 @@ def render(study: Study, others: Retargeted | None = None) -> str:
         study: what to show, with its ablation where there is one.
         others: the study on other devices, for a cross table.
     """
-    ablation, percent = read_ablation(study.path), is_percentage(study)
+    problems = list(study.problems)
+    ablation = _readable(read_ablation, study, problems)
+    confusions = _readable(read_confusions, study, problems)
+    percent = is_percentage(study)
     knobs, no_knobs = importances(study)
     picks = recommended(study)
     return render_page(
         "template.html.j2",
         study=study,
         settings=study.settings,
-        sentences=headline(study),
+        sentences=[*headline(study), *problems],
         rows=front_rows(study),
         ties=ties(study.front),
         tie=TIE,
@@ -57,8 +66,17 @@ def render(study: Study, others: Retargeted | None = None) -> str:
         reasons=reasons(study),
         provenance=provenance(study),
         hypervolume_reference=hypervolume_reference(study)[1],
-        data=embedded(payload(study, ablation, knobs)),
+        data=embedded(payload(study, ablation, confusions or {}, knobs)),
         plotly=packed_plotly(),
         style=own_file("report.css"),
         script=own_file("figures.js", "report.js"),
     )
+
+
+def _readable(read: Callable[[Path], T], study: Study, problems: list[str]) -> T | None:
+    """What a file of the study holds; None, and a sentence for the reader, where it is damaged."""
+    try:
+        return read(study.path)
+    except StudyError as error:
+        problems.append(str(error))
+        return None

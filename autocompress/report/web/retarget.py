@@ -20,6 +20,7 @@ from autocompress.report._words import (
     mj_text,
     ms_text,
     plural,
+    points_text,
     size_text,
 )
 from autocompress.report.figures._drawing import BLUE, GREY, VERMILLION, error_bars, layout, log_axis
@@ -113,8 +114,7 @@ def _cell(crossing: Crossing, there: Projection, percent: bool) -> str:
     doubt = " *" if crossing.trial in there.doubts else ""
     if crossing.trial == crossing.own_trial:
         return f"{ms_text(crossing.latency_ms)}{doubt}"
-    difference = crossing.accuracy_difference * (100 if percent else 1)
-    points = f"{difference:+.2f} points" if percent else f"{difference:+.3g}"
+    points = points_text(crossing.accuracy_difference, percent, digits=2)
     return f"{100 * crossing.latency_cost:+.0f} %, {points}{doubt}"
 
 

@@ -90,7 +90,7 @@ def test_measured_and_predicted_are_never_compared() -> None:
 def test_test_and_validation_scores_are_never_compared() -> None:
     base, point = baseline(0, "fp32"), winner()
     versus = compare(point.model_copy(update={"test": score(0.5, "test")}), base, True)
-    assert versus is not None and versus.split == "validation" and versus.points == pytest.approx(0.6)
+    assert versus is not None and versus.split == "validation" and versus.gained == pytest.approx(0.006)
 
 
 def test_headline_counts_what_was_judged(finished_study: Study) -> None:

@@ -101,6 +101,15 @@ def test_every_figure_of_the_data_is_the_study_s(page: Page, finished_study: Stu
         assert row["recipe"] == e.recipe.to_yaml()
 
 
+@pytest.mark.parametrize("name", ["classes.json", "ablation.json", "study.journal"])
+def test_a_damaged_file_of_the_study_costs_its_own_part_of_the_report_only(tmp_path: Path, name: str) -> None:
+    study = make_study(tmp_path / "s", 12)
+    (study.path / name).write_text("{damaged")
+    page = Page(render(Study.open(study.path)))
+    assert len(page.data["trials"]) == len(study.evaluations)
+    assert name in page.words or "journal cannot be read" in page.words
+
+
 def test_layers_and_exits_are_the_study_s(page: Page, finished_study: Study) -> None:
     data = page.data
     for row, e in zip(data["trials"], finished_study.evaluations, strict=True):

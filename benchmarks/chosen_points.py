@@ -26,7 +26,7 @@ from autocompress.evaluation.evaluator import Predictor, sweep_optimism
 from autocompress.evaluation.thresholds import sweep
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.studies.choice import Pool, Rule, paired_interval
 from autocompress.studies.results import Evaluation
 from autocompress.tasks.loading import load_task

@@ -26,7 +26,7 @@ from autocompress.controller.plan import now, versions
 from autocompress.evaluation.evaluator import Predictor
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.studies.results import Evaluation
 from autocompress.tasks.loading import load_task
 from autocompress.tasks.task import Task

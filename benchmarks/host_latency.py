@@ -35,12 +35,12 @@ from autocompress.devices import cost_model
 from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration import fit
 from autocompress.devices.calibration.measurements import Measurements
-from autocompress.devices.onnx_reader import read_workload
-from autocompress.devices.workload import Workload
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.files import write_json
-from autocompress.runtimes.onnxruntime.session import reference_model
+from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
+from autocompress.runtimes.adapters.onnxruntime.session import reference_model
+from autocompress.runtimes.workload import Workload
 
 Points = dict[str, tuple[Workload, float]]
 

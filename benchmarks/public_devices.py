@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 
 from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile, list_profiles
-from autocompress.devices.workload import Workload
+from autocompress.runtimes.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "hardware_profiles"))

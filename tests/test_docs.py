@@ -18,7 +18,7 @@ from autocompress import cli
 from autocompress.controller import finish
 from autocompress.devices.profile import DeviceProfile
 from autocompress.recipes import space
-from autocompress.runtimes.onnxruntime.session import TimingProtocol
+from autocompress.runtimes.adapters.onnxruntime.session import TimingProtocol
 
 PAGES = doc_blocks.pages()
 

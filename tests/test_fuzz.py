@@ -22,7 +22,6 @@ from autocompress.controller.storage import _read_pointer, open_storage
 from autocompress.controller.store import _read_elapsed, _read_outcomes, _read_proposal
 from autocompress.devices.calibration.bundle import read_result
 from autocompress.devices.profile import DeviceProfile, shipped_profiles_folder
-from autocompress.devices.workload import Op, Workload
 from autocompress.errors import AutocompressError
 from autocompress.files import Folder
 from autocompress.packaging._infer import _load_samples, _read_card, verify
@@ -31,6 +30,7 @@ from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 from autocompress.report._follow import Follower
 from autocompress.report.web.html import render
+from autocompress.runtimes.workload import Op, Workload
 from autocompress.studies.ablation import Ablation, read_ablation
 from autocompress.studies.confusion import read_confusions
 from autocompress.studies.folder import read_settings, read_workload, write_evaluation, write_final

@@ -14,18 +14,10 @@ import autocompress
 
 ROOT = Path(autocompress.__file__).parent
 ORDER = (
-    *("known_costs", "tasks", "runtimes", "runtimes.onnxruntime", "graphs", "devices", "devices.calibration"),
-    *("compression", "compression.techniques", "recipes", "studies", "evaluation", "evaluation.screening"),
-    *(
-        "controller.executors",
-        "controller",
-        "report",
-        "report.text",
-        "report.figures",
-        "report.web",
-        "packaging",
-        "cli",
-    ),
+    *("known_costs", "tasks", "runtimes", "runtimes.adapters.onnxruntime", "runtimes.adapters", "graphs"),
+    *("devices", "devices.calibration", "compression", "compression.techniques", "recipes", "studies"),
+    *("evaluation", "evaluation.screening", "controller.executors", "controller"),
+    *("report", "report.text", "report.figures", "report.web", "packaging", "cli"),
 )
 """The folders, lowest first. A folder imports those before it.
 

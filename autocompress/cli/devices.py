@@ -17,9 +17,9 @@ from autocompress.errors import InputError
 
 if TYPE_CHECKING:
     from autocompress.devices.calibration.adapt import Point
-    from autocompress.devices.input_shapes import Shapes
     from autocompress.devices.profile import DeviceProfile
     from autocompress.report.text.live import Live
+    from autocompress.runtimes.input_shapes import Shapes
 
 app = typer.Typer(help="Device profiles: list them, look at one, calibrate a device.", rich_markup_mode=None)
 
@@ -87,7 +87,7 @@ def devices_bundle(
 ) -> None:
     """Write a folder that measures a device elsewhere with nothing but Python, numpy and onnxruntime."""
     from autocompress.devices.calibration.bundle import write_bundle
-    from autocompress.devices.input_shapes import parse_shapes
+    from autocompress.runtimes.input_shapes import parse_shapes
 
     _check_name(name)
     folder = write_bundle(out, base_model, parse_shapes(shape or ()))
@@ -139,7 +139,7 @@ def devices_calibrate(
         raise InputError("--latency-ms and --measured move the profile of a similar device: name it with --like")
     if not given and base_model is not None:
         raise InputError("--base-model goes with --from, --ssh or --like")
-    from autocompress.devices.input_shapes import parse_shapes
+    from autocompress.runtimes.input_shapes import parse_shapes
 
     shapes = parse_shapes(shape or ())
     if like is not None:

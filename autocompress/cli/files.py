@@ -57,8 +57,8 @@ def measure(
     as_json: JsonOption = False,
 ) -> None:
     """Time an ONNX file on this machine, each exit of it on its own, and compare with the prediction."""
-    from autocompress.devices.input_shapes import parse_shapes
     from autocompress.evaluation.timing import time_file
+    from autocompress.runtimes.input_shapes import parse_shapes
 
     shapes = parse_shapes(shape or ())
     if not model.is_file():

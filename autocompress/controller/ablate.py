@@ -216,7 +216,7 @@ class _Bench:
     def judge(self) -> None:
         """Time and score all files that were evaluated."""
         from autocompress.controller.finish import measure
-        from autocompress.runtimes.onnxruntime import session as ort
+        from autocompress.runtimes.adapters.onnxruntime import session as ort
 
         complete = {key: e for key, e in self.found.items() if e.state == "complete"}
         if self.evaluator.device.is_this_machine and complete:

@@ -16,7 +16,7 @@ from autocompress.errors import AutocompressError, CandidateError, StudyError, f
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.studies.confusion import Confusion, write_confusions
 from autocompress.studies.constraints import Constraint, met_by
 from autocompress.studies.folder import read_artifact, take_back_final, write_final

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from autocompress.devices.profile import ANY, DeviceProfile, Dtype, OpCost
-from autocompress.devices.workload import Op, Workload
 from autocompress.errors import DeviceError
+from autocompress.runtimes.workload import Op, Workload
 
 _TERMS = tuple(OpCost.model_fields)
 _N_TILING = 3

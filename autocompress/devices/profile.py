@@ -144,7 +144,7 @@ class DeviceProfile(Data):
     if_overhead_us: _NonNegative = 0.0
     """Extra cost of one nested `If` (early exit test) on the executed path."""
     reference_ms: _Positive | None = None
-    """Latency of `runtimes.onnxruntime.reference_model()` when this was calibrated."""
+    """Latency of `runtimes.adapters.onnxruntime.reference_model()` when this was calibrated."""
     latency: dict[str, dict[Dtype, OpCost]]
     """Operator kind, or "any" -> number format -> cost."""
     calibration: Calibration | None = None

@@ -20,16 +20,16 @@ from autocompress.compression.fingerprint import architecture
 from autocompress.compression.techniques._quantize import Quantize
 from autocompress.compression.training import Distillation, Schedule, fit
 from autocompress.devices import cost_model
-from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.profile import DeviceProfile
-from autocompress.devices.workload import Op, Workload
 from autocompress.errors import CandidateError
 from autocompress.evaluation.inventory import FileLayer, inventory, layer_names
 from autocompress.graphs import export, nested_if, qat, qdq
 from autocompress.graphs.observe import ActivationRange, observe
 from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
 from autocompress.recipes.recipe import Recipe
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
+from autocompress.runtimes.workload import Op, Workload
 from autocompress.tasks.networks import outputs_of
 
 _NAMED = 4

@@ -24,7 +24,6 @@ from autocompress.compression.techniques._quantize import Quantize
 from autocompress.compression.techniques.exit_threshold import ExitThreshold
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.devices.profile import DeviceProfile
-from autocompress.devices.workload import Workload
 from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.evaluation.deploy import Cost, Deployer, Deployment
 from autocompress.evaluation.elastic import Elastic
@@ -32,7 +31,8 @@ from autocompress.evaluation.inventory import FileLayer, inventory
 from autocompress.evaluation.thresholds import sweep, top_probability
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes.workload import Workload
 from autocompress.studies.results import Evaluation, ExitSummary, LayerSummary
 from autocompress.tasks.metric import Score, Split
 from autocompress.tasks.networks import seed_everything

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from autocompress.devices.onnx_reader import Forms, read_forms
 from autocompress.graphs.quantizable import attribute, module_name, quantizable_layers
+from autocompress.runtimes.adapters.onnxruntime.reader import Forms, read_forms
 
 _BITS: Mapping[int, int] = {
     onnx.TensorProto.FLOAT: 32,

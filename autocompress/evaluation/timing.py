@@ -9,12 +9,12 @@ from typing import Any
 
 from autocompress.devices import cost_model
 from autocompress.devices.calibration.bundle import read_model
-from autocompress.devices.input_shapes import Shapes, refuse_free
-from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, DeviceError, InputError
 from autocompress.graphs.nested_if import path_feeds, threshold_name
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
+from autocompress.runtimes.input_shapes import Shapes, refuse_free
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from torch.nn.utils import fusion
 
 from autocompress.errors import CandidateError, first_line, user_line
 from autocompress.graphs.quantizable import quantizable_layers
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.tasks.networks import evaluating, outputs_of
 
 INPUT = "input"

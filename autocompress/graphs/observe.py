@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from autocompress.errors import CandidateError
 from autocompress.graphs.quantizable import QuantPlan
-from autocompress.runtimes.onnxruntime import session as runtime
+from autocompress.runtimes.adapters.onnxruntime import session as runtime
 
 Observer = Literal["minmax", "percentile", "entropy", "mse"]
 

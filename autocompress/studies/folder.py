@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autocompress.devices.workload import Workload
 from autocompress.errors import RecipeError, StudyError
 from autocompress.files import MODEL_BYTES, Folder, json_object
+from autocompress.runtimes.workload import Workload
 from autocompress.studies.results import Evaluation
 from autocompress.studies.settings import Settings
 from autocompress.validation import check_version, explain

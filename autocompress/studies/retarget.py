@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from autocompress.compression.techniques._quantize import Quantize
 from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile
-from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError, StudyError
 from autocompress.recipes.recipe import Recipe
+from autocompress.runtimes.workload import Workload
 from autocompress.studies.constraints import Constraint, device_limits, met_by, value_of
 from autocompress.studies.folder import read_artifact, read_workload
 from autocompress.studies.front import ParetoFront
@@ -178,7 +178,7 @@ def retarget(study: Study, devices: Iterable[DeviceProfile]) -> Retargeted:
 
 def _paths(study: Study, evaluation: Evaluation, known: dict[str, Workload | None]) -> tuple[Workload, ...]:
     """What a file executes on each path, from what the study keeps, else from the file; nothing if both are gone."""
-    from autocompress.devices import onnx_reader
+    from autocompress.runtimes.adapters.onnxruntime import reader as onnx_reader
 
     for fingerprint in evaluation.workloads:
         if fingerprint not in known:

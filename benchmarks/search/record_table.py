@@ -49,7 +49,7 @@ from autocompress.evaluation.elastic import torch_score
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.thresholds import NEVER
 from autocompress.graphs.export import INPUT
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.tasks.metric import Split
 
 Array = NDArray[Any]

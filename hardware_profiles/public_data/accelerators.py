@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from autocompress.devices.profile import ANY, Dtype
-from autocompress.devices.workload import Workload
+from autocompress.runtimes.workload import Workload
 from public_data import networks
 from public_data.collection import Collection, Target
 from public_data.hierarchy import BEYOND, RUN, Settings, Term

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from autocompress.devices.profile import Calibration, DeviceProfile, Provenance
-from autocompress.devices.workload import Workload
+from autocompress.runtimes.workload import Workload
 from public_data import hierarchy
 from public_data.hierarchy import Floats, Pool, Settings, Term
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.devices.profile import Dtype
-from autocompress.devices.workload import Workload
+from autocompress.runtimes.workload import Workload
 from public_data import ncnn
 from public_data.collection import Collection, Target
 from public_data.hierarchy import Part, Settings, Term

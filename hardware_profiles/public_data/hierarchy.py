@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from autocompress.devices import cost_model
 from autocompress.devices.profile import ANY, Dtype, OpCost
-from autocompress.devices.workload import Op, Workload
+from autocompress.runtimes.workload import Op, Workload
 
 Floats = npt.NDArray[np.float64]
 

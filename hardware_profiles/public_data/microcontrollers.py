@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from autocompress.devices.profile import Dtype
-from autocompress.devices.workload import Workload
+from autocompress.runtimes.workload import Workload
 from public_data import networks
 from public_data.accelerators import affine
 from public_data.collection import Collection, Target

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autocompress.devices.workload import Op, Workload
+from autocompress.runtimes.workload import Op, Workload
 from public_data.tables import Row, read_rows
 
 _KINDS = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autocompress.devices.profile import Dtype
-from autocompress.devices.workload import Op, Workload
+from autocompress.runtimes.workload import Op, Workload
 from public_data.tables import read_rows
 
 _V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autocompress.devices.profile import Dtype
-from autocompress.devices.workload import Workload
+from autocompress.runtimes.workload import Workload
 from public_data import networks
 from public_data.collection import Collection, Target
 from public_data.hierarchy import RUN, Part, Settings, Term

@@ -12,8 +12,8 @@ from autocompress.controller import Budget, finish, search
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
-from autocompress.runtimes.onnxruntime import session as ort
-from autocompress.runtimes.onnxruntime.session import TimingProtocol
+from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime.session import TimingProtocol
 from autocompress.studies.reporter import Silent
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study

@@ -7,8 +7,8 @@ import pytest
 
 from autocompress.devices.cost_model import fit, op_us, per_op_ms, predict
 from autocompress.devices.profile import DeviceProfile
-from autocompress.devices.workload import Op, Workload
 from autocompress.errors import DeviceError
+from autocompress.runtimes.workload import Op, Workload
 
 
 def _profile(latency: dict[str, object], **fields: object) -> DeviceProfile:

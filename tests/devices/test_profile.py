@@ -176,7 +176,7 @@ def test_every_shipped_profile_loads() -> None:
 
 def test_importing_device_and_workload_loads_no_framework() -> None:
     code = (
-        "import sys, autocompress.devices.profile, autocompress.devices.workload, autocompress.devices.cost_model;"
+        "import sys, autocompress.devices.profile, autocompress.runtimes.workload, autocompress.devices.cost_model;"
         "bad = {'torch', 'onnx', 'onnxruntime', 'optuna'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,7 +21,7 @@ from autocompress.evaluation.screening import Screen
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
 

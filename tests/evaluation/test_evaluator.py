@@ -20,7 +20,7 @@ from autocompress.evaluation.evaluator import Evaluator, Outcome, sweep_optimism
 from autocompress.evaluation.thresholds import NEVER, sweep
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.studies.front import dominates
 from autocompress.tasks.task import Task
 

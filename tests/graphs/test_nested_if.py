@@ -11,7 +11,7 @@ from autocompress.compression.exit_heads import ExitHead, MultiExit
 from autocompress.errors import CandidateError
 from autocompress.graphs.export import INPUT, export, strip
 from autocompress.graphs.nested_if import EXIT_INDEX, LOGITS, threshold_name, to_nested_if
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
 
 OUTPUTS = ("exit0", "exit1", "logits")

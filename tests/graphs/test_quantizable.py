@@ -14,7 +14,7 @@ from autocompress.graphs.export import INPUT, export
 from autocompress.graphs.observe import observe
 from autocompress.graphs.qdq import optimized_op_counts, write_qdq
 from autocompress.graphs.quantizable import QuantSpec, plan, quantizable_layers
-from autocompress.runtimes.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
 
 RATIO = 110.0

@@ -9,8 +9,8 @@ import pytest
 
 from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile, shipped_profiles_folder
-from autocompress.devices.workload import KINDS, Op, Workload
 from autocompress.runtimes.capabilities import SUPPORT
+from autocompress.runtimes.workload import KINDS, Op, Workload
 
 FOLDER = shipped_profiles_folder()
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

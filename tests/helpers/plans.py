@@ -9,8 +9,8 @@ import pytest
 
 from autocompress.devices.calibration.measurements import Machine, Measurements, ModelTiming
 from autocompress.devices.calibration.plan import EXIT_PAIR, MicroModel, plan, plan_digest
-from autocompress.devices.onnx_reader import read_workload
-from autocompress.devices.workload import Workload
+from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
+from autocompress.runtimes.workload import Workload
 
 
 def tiny_plan() -> list[MicroModel]:

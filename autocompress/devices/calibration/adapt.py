@@ -20,11 +20,11 @@ import numpy.typing as npt
 from autocompress.devices.calibration.bundle import read_model
 from autocompress.devices.calibration.measurements import LONGEST_MS, SHORTEST_MS
 from autocompress.devices.cost_model import predict
-from autocompress.devices.input_shapes import Shapes
 from autocompress.devices.profile import Calibration, DeviceProfile, Dtype, OpCost, Provenance
-from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError
 from autocompress.files import read_file
+from autocompress.runtimes.input_shapes import Shapes
+from autocompress.runtimes.workload import Workload
 
 Floats = npt.NDArray[np.float64]
 Point = tuple[str, Workload, float]

@@ -18,13 +18,13 @@ from onnx import numpy_helper
 from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration.measurements import Measurements
 from autocompress.devices.calibration.plan import PLAN_VERSION, extreme_model, plan, plan_digest
-from autocompress.devices.input_shapes import Shapes, fix_inputs
-from autocompress.devices.onnx_reader import read_workload
-from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, InputError, MeasurementError
 from autocompress.files import parse_json, read_file
 from autocompress.runtimes import _timing
-from autocompress.runtimes.onnxruntime.session import reference_model
+from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
+from autocompress.runtimes.adapters.onnxruntime.session import reference_model
+from autocompress.runtimes.input_shapes import Shapes, fix_inputs
+from autocompress.runtimes.workload import Workload
 
 RUNNER = "run.py"
 TIMING = "_timing.py"

@@ -16,10 +16,10 @@ from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration.measurements import Measurements
 from autocompress.devices.calibration.plan import EXIT_LEVELS, EXIT_PAIR, PLAN_VERSION, extreme_model, plan, plan_digest
 from autocompress.devices.cost_model import fit, predict, relative_errors
-from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.profile import HOST, Calibration, DeviceProfile, Provenance
-from autocompress.devices.workload import Workload
 from autocompress.errors import DeviceError, MeasurementError
+from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
+from autocompress.runtimes.workload import Workload
 
 Progress = Callable[[float, str], None]
 """Called with the share done (0 to 1) and a few words on the current step."""
@@ -65,7 +65,7 @@ def measure_plan(threads: int, budget_s: float, progress: Progress) -> Measureme
     """
     import onnxruntime
 
-    from autocompress.runtimes.onnxruntime.session import reference_model
+    from autocompress.runtimes.adapters.onnxruntime.session import reference_model
 
     models = plan()
     begin, started = datetime.datetime.now(datetime.UTC), time.perf_counter()

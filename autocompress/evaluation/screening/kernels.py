@@ -16,10 +16,10 @@ import onnx
 from numpy.typing import NDArray
 
 from autocompress.compression.techniques.ptq import Ptq
-from autocompress.devices.onnx_reader import OpForm, read_forms
 from autocompress.evaluation.screening.knobs import Ints
 from autocompress.evaluation.screening.shapes import Versions
 from autocompress.graphs.quantizable import QuantizableLayer
+from autocompress.runtimes.adapters.onnxruntime.reader import OpForm, read_forms
 
 _RANDOM_READINGS = 24
 _MAX_READINGS = 200

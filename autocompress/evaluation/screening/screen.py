@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.stage import Stage
 from autocompress.devices import cost_model
-from autocompress.devices.onnx_reader import OpForm
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.screening.files import Files
 from autocompress.evaluation.screening.kernels import Kernels, Place
@@ -28,6 +27,7 @@ from autocompress.evaluation.screening.shapes import Lookup, Positions, Shape, S
 from autocompress.graphs.quantizable import quantizable_layers
 from autocompress.recipes.domains import Value
 from autocompress.recipes.space import SearchSpace
+from autocompress.runtimes.adapters.onnxruntime.reader import OpForm
 
 Floats = NDArray[np.float64]
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.techniques.prune import Prune
 from autocompress.compression.techniques.ptq import Ptq
-from autocompress.devices.onnx_reader import Dims, read_forms
 from autocompress.errors import CandidateError
 from autocompress.evaluation.deploy import Deployment
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.screening.knobs import Ints, Knobs
+from autocompress.runtimes.adapters.onnxruntime.reader import Dims, read_forms
 
 Shape = Callable[[str], Dims]
 """From the name of a tensor to its shape; with widths as arrays, its dimensions are arrays."""

@@ -10,9 +10,9 @@ import pytest
 from autocompress.devices.calibration.adapt import EXPECTED, Point, contributions_ms, read_table, refit, solve
 from autocompress.devices.calibration.plan import NetBuilder
 from autocompress.devices.cost_model import predict
-from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.profile import DeviceProfile, OpCost
 from autocompress.errors import DeviceError, InputError
+from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
 
 
 def net(width: int, kernels: tuple[int, ...] = (3, 1, 3, 1), int8: bool = False) -> bytes:

@@ -23,9 +23,9 @@ from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration.bundle import base_workload, hollow_out, read_result, write_bundle
 from autocompress.devices.calibration.fit import fit_profile
 from autocompress.devices.calibration.plan import MicroModel, plan
-from autocompress.devices.onnx_reader import read_workload
 from autocompress.errors import DeviceError, InputError, MeasurementError
 from autocompress.runtimes import _timing
+from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from autocompress.devices.calibration import fit
 from autocompress.devices.calibration.measurements import Measurements
 from autocompress.devices.calibration.plan import EXIT_PAIR, extreme_model, plan, plan_digest
 from autocompress.devices.cost_model import predict
-from autocompress.devices.onnx_reader import read_workload
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import DeviceError
 from autocompress.graphs.qdq import optimized_op_counts
+from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
 
 
 def test_the_plan_is_deterministic_and_every_model_is_valid() -> None:

@@ -11,7 +11,7 @@ import pytest
 from autocompress.devices.calibration.plan import NetBuilder
 from autocompress.errors import CandidateError
 from autocompress.runtimes._timing import smallest_time_ns
-from autocompress.runtimes.onnxruntime import session as runtime
+from autocompress.runtimes.adapters.onnxruntime import session as runtime
 
 TINY = runtime.TimingProtocol(rounds=3, runs=2, warm_up=1, pause_s=0.0, max_seconds=0.05)
 

@@ -6,8 +6,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from autocompress.devices.input_shapes import fix_inputs, parse_shapes, refuse_free
 from autocompress.errors import InputError
+from autocompress.runtimes.input_shapes import fix_inputs, parse_shapes, refuse_free
 
 
 def _input(*dims: int | str | None) -> onnx.ValueInfoProto:

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autocompress.devices.calibration.plan import NetBuilder
-from autocompress.devices.onnx_reader import read_workload
-from autocompress.devices.workload import Op, Workload
 from autocompress.errors import InputError
+from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
+from autocompress.runtimes.workload import Op, Workload
 
 
 def _load(content: bytes) -> Workload:

@@ -15,11 +15,11 @@ from typing import Any
 import onnx
 import onnx.inliner
 
-from autocompress.devices import onnx_shapes
-from autocompress.devices.input_shapes import Shapes, fix_inputs
-from autocompress.devices.workload import Op, Workload
 from autocompress.errors import InputError
-from autocompress.runtimes.onnxruntime._fusion import PASSABLE, Fusion, Net
+from autocompress.runtimes.adapters.onnxruntime import shapes as onnx_shapes
+from autocompress.runtimes.adapters.onnxruntime._fusion import PASSABLE, Fusion, Net
+from autocompress.runtimes.input_shapes import Shapes, fix_inputs
+from autocompress.runtimes.workload import Op, Workload
 
 _SMALL_ELEMENTS = 1024
 _VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"}

@@ -16,7 +16,6 @@ from pydantic import BaseModel
 from autocompress.compression.stage import technique, technique_names
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError
-from autocompress.recipes.stage_space import TABLES
 from autocompress.studies.settings import Settings
 from autocompress.validation import suggestion
 
@@ -115,7 +114,7 @@ def _stage_space(name: str) -> dict[str, Any]:
             words = {key: value[key] for key in ("default", "description") if key in value}
             fixed = {key: item for key, item in value.items() if key not in (*words, "title")}
             options = [fixed, _DRAWN]
-            if field in TABLES:
+            if field in technique(name).tables:
                 single = [option for option in fixed["anyOf"] if option.get("type") != "object"]
                 entries = {"anyOf": [*single, _DRAWN]}
                 options = [*single, _DRAWN, {"type": "object", "additionalProperties": entries, **_NO_DOMAIN}]

@@ -8,18 +8,21 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from autocompress.compression.structure import Outline, Parts
 from autocompress.compression.tables import table_changes
 from autocompress.errors import RecipeError
 from autocompress.validation import explain, suggestion
 
 if TYPE_CHECKING:
     from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.devices.profile import DeviceProfile
 
 
 class Phase(IntEnum):
@@ -44,8 +47,44 @@ Number = Annotated[float, AfterValidator(_round_number)]
 """A float field of a stage."""
 
 
+Setting = float | int | str | bool
+"""One value of a field of a stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableField:
+    """A field that may have one value for each part of a network: what a search must know to draw from it."""
+
+    over: Parts
+    """Which parts have values of their own."""
+    neutral: Setting
+    """The value that leaves a part as it is."""
+    strongest: Literal["high", "low", "any"]
+    """The end of a domain that compresses most; "any": it depends on the device, so the values are listed in a choice
+    and each of them is tried."""
+    unnamed: Setting | None = None
+    """What a part has that a table does not name; None stands for `neutral`."""
+
+    @property
+    def default(self) -> Setting:
+        """What a part has that a table does not name."""
+        return self.neutral if self.unnamed is None else self.unnamed
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The values of a field that a device can execute."""
+
+    values: frozenset[Any]
+    reason: str
+    """Says so in words."""
+
+
 class Stage(BaseModel):
-    """One step of a recipe. A subclass per technique; its `technique` field is the file name of its module."""
+    """One step of a recipe. A subclass per technique; its `technique` field is the file name of its module.
+
+    What a search must know of a technique it declares here; nothing else in the package knows techniques by name.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -59,6 +98,35 @@ class Stage(BaseModel):
     """Techniques of the same phase that must come later in the recipe."""
     references: ClassVar[tuple[str, ...]] = ()
     """Papers."""
+    label: ClassVar[str] = ""
+    """What people call it; empty: its name."""
+    tables: ClassVar[Mapping[str, TableField]] = {}
+    """Fields that may have a value for each part of a network."""
+    effort: ClassVar[str] = ""
+    """The field that says how many epochs it trains for; empty where it does not train."""
+    thresholds_by: ClassVar[str] = ""
+    """The technique whose `thresholds` are swept for the exits that this one attaches; empty where it attaches none."""
+
+    @classmethod
+    def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
+        """Why the technique is of no use for this network, device or task, or nothing.
+
+        Args:
+            network: its parts.
+            device: with what its runtime executes.
+            trainable: whether the task brings training data.
+        """
+        trains = cls.phase is Phase.TRAINING or cls.effort
+        return "the task brings no training data" if trains and not trainable else ""
+
+    @classmethod
+    def limits(cls, device: DeviceProfile) -> Mapping[str, Limit]:
+        """The fields of which a device can execute some values only."""
+        return {}
+
+    def title(self) -> str:
+        """What this step is called in an ablation."""
+        return self.label or self.technique
 
     def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
         """Return a new candidate; the given one is never changed.

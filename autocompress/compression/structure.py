@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+Parts = Literal["groups", "layers", "blocks", "places"]
+"""What a setting can differ between: the fields of `Outline`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +20,14 @@ class Outline:
     """Layers whose weights can be quantised."""
     places: tuple[str, ...] = ()
     """Modules after which an early exit can be attached, in order of execution."""
+    blocks: Mapping[str, str] = field(default_factory=dict)
+    """Blocks whose output has the shape of their input, so that the network runs without them."""
 
-    def parts(self, field_name: str, per: str) -> tuple[str, ...]:
-        """Names for which a table field draws a value of its own."""
-        table = self.groups if field_name == "ratio" else self.layers
-        return tuple(table) if per == "layer" else tuple(dict.fromkeys(table.values()))
+    def stages_of(self, over: Parts) -> Mapping[str, str]:
+        """All parts of one kind with their stages of the network; a place of an exit is a stage of its own."""
+        return {place: place for place in self.places} if over == "places" else getattr(self, over)
+
+    def parts(self, over: Parts, per: str) -> tuple[str, ...]:
+        """Names for which a table field draws a value of its own: parts of one kind, or their stages."""
+        stages = self.stages_of(over)
+        return tuple(stages) if per == "layer" else tuple(dict.fromkeys(stages.values()))

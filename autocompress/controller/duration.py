@@ -61,6 +61,6 @@ def trial_time(plan: Plan, base: Evaluation) -> TrialTime:
 
 def most_epochs(stage: StageSpace) -> int:
     """Epochs that a stage trains for at most."""
-    if "epochs" in stage.domains:
-        return int(max(map(float, stage.domains["epochs"].domain.corners())))
-    return stage.fixed_epochs
+    if stage.cls.effort in stage.domains:
+        return int(max(map(float, stage.domains[stage.cls.effort].domain.corners())))
+    return stage.fixed_effort

@@ -36,7 +36,7 @@ _SETTINGS, _FORECASTS = 10_000, 64
 LEVELS = (0.4, 0.1, 0.02)
 """Quantiles of latency times size of random settings at which a search begins."""
 _DRAWS, _ROUNDS, _PARENTS, _CHILDREN, _CHANGED = 2000, 4, 20, 20, 0.3
-"""Of the search for warm starts: random settings, rounds of variations, how many of how many, share of the ratios."""
+"""Of the search for warm starts: random settings, rounds of variations, how many of how many, share of strengths."""
 
 
 class Proposals:
@@ -51,6 +51,7 @@ class Proposals:
         self._plan = plan
         self._constraints = tuple(constraints)
         self._knobs = plan.space.knobs(plan.evaluator.anatomy.outline)
+        self._strengths = plan.space.strengths(plan.evaluator.anatomy.outline)
         self._constant = {name: d.corners()[0] for name, d in self._knobs.items() if d.size == 1}
         self._forecasts: dict[tuple[Value, ...], tuple[float, ...]] = {}
         self._screen: Screen | None = None
@@ -130,9 +131,9 @@ class Proposals:
         return [_Draw(settings[i], *map(float, (*values[i], costs.capacity[i]))) for i in np.flatnonzero(kept).tolist()]
 
     def _varied(self, setting: dict[str, Value], rng: np.random.Generator) -> dict[str, Value]:
-        """The same setting with some other pruning ratios."""
-        ratios = [n for n in setting if n.startswith("prune.ratio") and rng.random() < _CHANGED]
-        return setting | {name: self._knobs[name].at(float(rng.random())) for name in ratios}
+        """The same setting with some other strengths."""
+        changed = [name for name in setting if name in self._strengths and rng.random() < _CHANGED]
+        return setting | {name: self._knobs[name].at(float(rng.random())) for name in changed}
 
     def columns(self, settings: Sequence[Mapping[str, Value]]) -> Columns:
         """Settings by knob; a knob that one of them lacks has the first value of its domain there."""
@@ -176,7 +177,7 @@ class Proposals:
         epochs = np.zeros(len(macs))
         for slot in self._plan.space.slots:
             for stage in slot.alternatives:
-                drawn = np.asarray(columns.get(f"{stage.technique}.epochs", stage.fixed_epochs), float)
+                drawn = np.asarray(columns.get(f"{stage.technique}.{stage.cls.effort}", stage.fixed_effort), float)
                 epochs += np.where(_is_on(slot, stage, columns), drawn, 0.0)
         return np.asarray(OVERHEAD + epochs * macs / max(1, self._plan.evaluator.anatomy.macs))
 

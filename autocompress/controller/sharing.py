@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, FiniteFloat, ValidationError
 from scipy.interpolate import RBFInterpolator
 
+from autocompress.compression.stage import Phase
 from autocompress.controller.plan import Budget, Fixed, Plan
 from autocompress.errors import CandidateError, InputError, StudyError, failing_as
 from autocompress.evaluation.elastic import Elastic
 from autocompress.files import Folder
-from autocompress.recipes.domains import Value
+from autocompress.recipes.domains import Domain, Value
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.settings import EvaluatorName
 from autocompress.tasks.task import Task
@@ -59,11 +60,10 @@ def share_weights(plan: Plan, budget: Budget, seed: int) -> None:
         InputError: this network cannot share weights, or the space has no pruning ratio to choose.
     """
     evaluator = plan.evaluator
-    knobs = plan.space.knobs(evaluator.anatomy.outline)
-    if not any(name.startswith("prune.ratio") and domain.size > 1 for name, domain in knobs.items()):
+    if not _strengths(plan):
         raise InputError(
-            "the elastic evaluator shares weights between pruning ratios, and this space has none to choose for this "
-            "network; use standalone"
+            "the elastic evaluator shares weights between pruning ratios and the like, and this space has none to "
+            "choose for this network; use standalone"
         )
     try:
         with failing_as(CandidateError, "elastic training"):
@@ -85,6 +85,12 @@ def structures(plan: Plan, seed: int, n: int = _RECIPES) -> list[Recipe]:
     settings = [plan.space.setting(outline, lambda: 1.0, optional=False)]
     settings += [{name: domain.at(float(rng.random())) for name, domain in knobs.items()} for _ in range(n - 1)]
     return [plan.space.sample(Fixed(values), outline) for values in settings]
+
+
+def _strengths(plan: Plan) -> dict[str, Domain]:
+    """The knobs that make the network smaller, as far as there is something to choose."""
+    found = plan.space.strengths(plan.evaluator.anatomy.outline, Phase.STRUCTURE)
+    return {name: domain for name, domain in found.items() if domain.size > 1}
 
 
 class _Readings(BaseModel):
@@ -119,8 +125,7 @@ class ElasticAccuracy:
     def __init__(self, plan: Plan, seed: int, n: int = _READINGS) -> None:
         evaluator, outline = plan.evaluator, plan.evaluator.anatomy.outline
         assert evaluator.elastic is not None, "share_weights comes first"
-        knobs = plan.space.knobs(outline)
-        self._ratios = {name: d for name, d in knobs.items() if name.startswith("prune.ratio") and d.size > 1}
+        self._ratios = _strengths(plan)
         n = max(n, 2 * len(self._ratios) + 2)
         path = (
             evaluator.cache / f"elastic-{evaluator.elastic.key}.accuracy.{seed}.{n}.json" if evaluator.cache else None

@@ -12,19 +12,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
-from autocompress.compression.stage import Phase, Stage, technique
+from autocompress.compression.stage import Limit, Phase, Stage, technique, technique_names
 from autocompress.compression.structure import Outline
-from autocompress.compression.tables import lookup
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import RecipeError, SpaceError
 from autocompress.files import read_yaml
 from autocompress.recipes.domains import Choice, Domain, Scoped, Suggester, Value
 from autocompress.recipes.recipe import Recipe
-from autocompress.recipes.stage_space import BITS, SWITCH, Slot, StageSpace, dump_stage, parse_slot, usual_value
+from autocompress.recipes.stage_space import SWITCH, Slot, StageSpace, dump_stage, parse_slot
 from autocompress.validation import check_version, suggestion
 
 _SHIPPED = (Path(__file__).parents[1] / "search_spaces", Path(__file__).parents[2] / "search_spaces")
@@ -102,6 +101,17 @@ class SearchSpace:
                 result.update(alternative.knobs(outline))
         return result
 
+    def strengths(self, outline: Outline, phase: Phase | None = None) -> dict[str, Domain]:
+        """The knobs whose values go from weak to strong compression, of the stages of one phase or of all."""
+        return {
+            key: domain
+            for slot in self.slots
+            for alternative in slot.alternatives
+            if phase in (None, alternative.cls.phase)
+            for key, domain in alternative.knobs(outline)
+            if alternative.is_strength(key)
+        }
+
     def size(self, outline: Outline) -> float:
         """Number of different settings; infinite with a continuous range."""
         total = 1.0
@@ -122,11 +132,11 @@ class SearchSpace:
         return Recipe(stages=tuple(_drop_unmet(stages)))
 
     def setting(self, outline: Outline, strength: Callable[[], float], *, optional: bool) -> dict[str, Value]:
-        """One value per knob: pruning ratios at a share of their way, everything else at its first or middle value.
+        """One value per knob: strengths at a share of their way, everything else at its first or middle value.
 
         Args:
             outline: the parts of the network.
-            strength: called for each pruning ratio, from 0 (its lowest value) to 1.
+            strength: called for each strength, such as a pruning ratio, from 0 (its weakest value) to 1.
             optional: whether the optional stages are in.
         """
         values: dict[str, Value] = {}
@@ -134,11 +144,11 @@ class SearchSpace:
             chosen = slot.alternatives[0]
             if slot.switch:
                 values[slot.name] = slot.on(chosen) if optional or not slot.optional else SWITCH[0]
-            values |= {key: usual_value(key, domain, strength) for key, domain in chosen.knobs(outline)}
+            values |= {key: chosen.usual(key, domain, strength) for key, domain in chosen.knobs(outline)}
         return values
 
     def strongest(self, outline: Outline) -> list[dict[str, Value]]:
-        """Settings that prune as much as they can, one for each combination of stages and of bits for all layers.
+        """Settings that compress as much as they can, one for each combination of stages and of bits for all layers.
 
         One of them is the smallest or the fastest of the space, or close to it: which bits that are depends on device
         and network.
@@ -153,21 +163,23 @@ class SearchSpace:
             One value per knob of the stages that are on, or None where a stage of the recipe is not in the space, a
             stage of the space that is not optional is not in the recipe, or a choice does not offer the value.
         """
-        known = {a.technique for slot in self.slots for a in slot.alternatives} | {"exit_threshold"}  # or it is swept
-        if not {stage.technique for stage in recipe.stages} <= known:
+        known = {a.technique for slot in self.slots for a in slot.alternatives}
+        unknown = [stage for stage in recipe.stages if stage.technique not in known]
+        if any(stage.phase is not Phase.RUNTIME for stage in unknown):  # what can be set in the file is found again
             return None
         values: dict[str, Value] = {}
         for slot in self.slots:
-            chosen = next((a for a in slot.alternatives if recipe.get(a.technique)), None)
-            if chosen is None and not slot.optional:
+            found = next(((a, s) for a in slot.alternatives if (s := recipe.get(a.technique))), None)
+            if found is None and not slot.optional:
                 return None
             if slot.switch:
-                values[slot.name] = slot.on(chosen) if chosen else SWITCH[0]
-            for key, domain in chosen.knobs(outline) if chosen else ():
-                value = domain.nearest(_value_at(recipe, key, outline))
-                if value is None:
-                    return None
-                values[key] = value
+                values[slot.name] = slot.on(found[0]) if found else SWITCH[0]
+            for chosen, stage in (found,) if found else ():
+                for key, domain in chosen.knobs(outline):
+                    value = domain.nearest(chosen.value_of(stage, key, outline))
+                    if value is None:
+                        return None
+                    values[key] = value
         return values
 
     def restrict(self, device: DeviceProfile, outline: Outline, *, trainable: bool = True) -> SearchSpace:
@@ -191,7 +203,8 @@ class SearchSpace:
         return SearchSpace(tuple(slots), self.description, (*self.notes, *notes))
 
     def _check(self, source: str) -> None:
-        outline = Outline(groups={"layer": "stage1"}, layers={"layer": "stage1"})
+        part = {"layer": "stage1"}
+        outline = Outline(groups=part, layers=part, places=("layer",), blocks=part)
         names = [a.technique for slot in self.slots for a in slot.alternatives]
         for name in names:
             if names.count(name) > 1:
@@ -207,18 +220,6 @@ class SearchSpace:
                         Recipe(stages=tuple(_drop_unmet(stages)))
         except RecipeError as error:
             raise SpaceError(f"{source}: {error}") from None
-
-
-def _value_at(recipe: Recipe, knob: str, outline: Outline) -> Value:
-    """What a recipe has where a knob, such as `prune.ratio[stage1]`, would have its value."""
-    technique_name, _, rest = knob.partition(".")
-    name, _, part = rest.rstrip("]").partition("[")
-    value: Any = getattr(recipe.get(technique_name), name)
-    if not isinstance(value, Mapping):
-        return cast(Value, value)
-    stages = outline.groups if name == "ratio" else outline.layers
-    neutral = 0.0 if name == "ratio" else 8
-    return cast(Value, lookup(value, part, stages.get(part, part), neutral))
 
 
 def _first(space: StageSpace, outline: Outline) -> Stage:
@@ -241,66 +242,44 @@ def _drop_unmet(stages: Sequence[Stage]) -> list[Stage]:
 
 
 def _unusable(space: StageSpace, device: DeviceProfile, outline: Outline, trainable: bool) -> str:
-    cls = technique(space.technique)
-    if not trainable and (cls.phase is Phase.TRAINING or space.technique == "qat"):
-        return "the task brings no training data"
-    if space.technique == "prune" and not outline.groups:
-        return "the network has no channels that can be removed"
-    if space.technique == "early_exit" and not outline.places:
-        return "the network has no place for an exit, or its task is not a classification"
-    if space.technique in ("early_exit", "exit_threshold") and not device.support.early_exits:
-        return f"{device.runtime} does not execute the If operators of early exits"
-    if cls.phase is Phase.NUMERICS:
-        if not outline.layers:
-            return "the network has no layer that can be quantised"
-        if not device.weight_bits - {32}:
-            return f"{device.name} computes in float only"
-        for name in BITS:
-            if not _executable_bits(space, name, device):
-                return f"{name}: {_executes(name, device)}"
-    return ""
+    if reason := space.cls.unusable(outline, device, trainable=trainable):
+        return reason
+    limits = space.cls.limits(device).items()
+    return next((f"{name}: {limit.reason}" for name, limit in limits if not _executable_values(space, name, limit)), "")
 
 
-def _executable_bits(space: StageSpace, name: str, device: DeviceProfile) -> bool:
+def _executable_values(space: StageSpace, name: str, limit: Limit) -> bool:
     """Whether some value of the field can be executed, in every entry if it is a table."""
-    allowed = _allowed_bits(name, device)
-    given = space.fixed.get(name, 8)
+    table = space.cls.tables.get(name)
+    default = table.default if table else space.cls.model_fields[name].default
+    given = space.fixed.get(name, default)
     fixed = set(given.values() if isinstance(given, Mapping) else [given]) if name not in space.domains else set()
     drawn = [scoped.domain.corners() for scoped in _scoped(space, name)]
-    return fixed <= allowed and all(allowed & set(values) for values in drawn)
+    return fixed <= limit.values and all(limit.values & set(values) for values in drawn)
 
 
 def _scoped(space: StageSpace, name: str) -> list[Scoped]:
     return [*([space.domains[name]] if name in space.domains else []), *space.tables.get(name, {}).values()]
 
 
-def _allowed_bits(name: str, device: DeviceProfile) -> frozenset[int]:
-    return device.weight_bits if name == "weight_bits" else device.support.activation_bits
-
-
-def _executes(name: str, device: DeviceProfile) -> str:
-    bits = " and ".join(map(str, sorted(_allowed_bits(name, device))))
-    return f"{device.name} ({device.runtime}) executes {bits} bits"
-
-
 def _executable(space: StageSpace, device: DeviceProfile, notes: list[str]) -> StageSpace:
-    """The stage space without bits that the device's runtime cannot execute."""
+    """The stage space without values that the device's runtime cannot execute."""
 
-    def trim(scoped: Scoped, name: str) -> Scoped:
-        kept = tuple(v for v in scoped.domain.corners() if v in _allowed_bits(name, device))
+    def trim(scoped: Scoped, name: str, limit: Limit) -> Scoped:
+        kept = tuple(v for v in scoped.domain.corners() if v in limit.values)
         dropped = [str(v) for v in scoped.domain.corners() if v not in kept]
         if not dropped:
             return scoped
-        note = f"{space.technique}.{name}: {', '.join(dropped)} left out: {_executes(name, device)}"
+        note = f"{space.technique}.{name}: {', '.join(dropped)} left out: {limit.reason}"
         notes.extend([note] if note not in notes else [])
         return replace(scoped, domain=Choice(kept))
 
     domains, tables = dict(space.domains), dict(space.tables)
-    for name in BITS:
+    for name, limit in space.cls.limits(device).items():
         if name in domains:
-            domains[name] = trim(domains[name], name)
+            domains[name] = trim(domains[name], name, limit)
         if name in tables:
-            tables[name] = {part: trim(scoped, name) for part, scoped in tables[name].items()}
+            tables[name] = {part: trim(scoped, name, limit) for part, scoped in tables[name].items()}
     return replace(space, domains=domains, tables=tables)
 
 
@@ -310,8 +289,9 @@ def _always_quantized(slots: Sequence[Slot], device: DeviceProfile, notes: list[
     Raises:
         SpaceError: there is no such stage.
     """
-    numerics = [s for s in slots if technique(s.alternatives[0].technique).phase is Phase.NUMERICS]
+    numerics = [s for s in slots if s.alternatives[0].cls.phase is Phase.NUMERICS]
     if not numerics:
-        raise SpaceError(f"{device.name} computes in int8 only; add a ptq or qat stage to the search space")
+        known = " or ".join(name for name in technique_names() if technique(name).phase is Phase.NUMERICS)
+        raise SpaceError(f"{device.name} computes in int8 only; add a {known} stage to the search space")
     notes.extend(f"{s.name}: always on: {device.name} computes in int8 only" for s in numerics if s.optional)
     return [replace(s, optional=False) if s in numerics else s for s in slots]

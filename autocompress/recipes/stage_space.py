@@ -5,22 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from autocompress.compression.stage import Stage, parse_stage, technique
+from autocompress.compression.stage import Stage, TableField, parse_stage, technique
 from autocompress.compression.structure import Outline
+from autocompress.compression.tables import lookup
 from autocompress.errors import RecipeError, SpaceError
 from autocompress.recipes.domains import Choice, Domain, Scoped, Value, parse_domain
 from autocompress.validation import suggestion
 
 SWITCH = ("off", "on")
-
-
-TABLES = ("ratio", "weight_bits", "activation_bits")
-"""Fields that take a value per layer or stage."""
-
-
-BITS = ("weight_bits", "activation_bits")
 
 
 @dataclass(frozen=True)
@@ -33,6 +27,11 @@ class StageSpace:
     tables: Mapping[str, Mapping[str, Scoped]] = field(default_factory=dict)
     """Table fields of which single entries have a domain; the entries with a value are in `fixed`."""
 
+    @property
+    def cls(self) -> type[Stage]:
+        """The class of its stages."""
+        return technique(self.technique)
+
     def knobs(self, outline: Outline) -> Iterator[tuple[str, Domain]]:
         """Names and domains of everything that is drawn for this stage."""
         for name, scoped in self.domains.items():
@@ -40,21 +39,51 @@ class StageSpace:
             if scoped.per == "model":
                 yield key, scoped.domain
             else:
-                for part in outline.parts(name, scoped.per):
+                for part in self.parts(name, scoped, outline):
                     yield f"{key}[{part}]", scoped.domain
         for name, entries in self.tables.items():
             for part, scoped in entries.items():
                 yield f"{self.technique}.{name}[{part}]", scoped.domain
 
-    @property
-    def fixed_epochs(self) -> int:
-        """Epochs of training where the space does not draw them; 0 for a stage that does not train."""
-        known = technique(self.technique).model_fields.get("epochs")
-        return int(self.fixed.get("epochs", known.default)) if known else 0
+    def parts(self, name: str, scoped: Scoped, outline: Outline) -> tuple[str, ...]:
+        """The parts of a network for which a table field draws values of their own."""
+        return outline.parts(self.cls.tables[name].over, scoped.per)
 
-    def draws(self, knob: str, field_name: str) -> bool:
-        """Whether a knob is the one of a field, or of one of its entries."""
-        return knob.partition("[")[0] == f"{self.technique}.{field_name}"
+    def field_of(self, knob: str) -> str:
+        """The field that a knob of this stage, or a knob of one entry of its table, belongs to."""
+        return knob.removeprefix(f"{self.technique}.").partition("[")[0]
+
+    def table_of(self, knob: str) -> TableField | None:
+        """What the technique says of the field of a knob, where that may be a table."""
+        return self.cls.tables.get(self.field_of(knob))
+
+    def is_strength(self, knob: str) -> bool:
+        """Whether the values of a knob go from the weakest compression to the strongest, or the reverse."""
+        table = self.table_of(knob)
+        return table is not None and table.strongest != "any"
+
+    def usual(self, knob: str, domain: Domain, strength: Callable[[], float]) -> Value:
+        """A strength at a share of its way; the first one of another choice; the middle of another range."""
+        table = self.table_of(knob)
+        if table is not None and table.strongest != "any":
+            share = strength()
+            return domain.at(share if table.strongest == "high" else 1 - share)
+        return domain.at(0.0 if isinstance(domain, Choice) else 0.5)
+
+    def value_of(self, stage: Stage, knob: str, outline: Outline) -> Value:
+        """What a stage has where a knob, such as `prune.ratio[stage1]`, would have its value."""
+        value = getattr(stage, self.field_of(knob))
+        table = self.table_of(knob)
+        if not isinstance(value, Mapping) or table is None:
+            return cast(Value, value)
+        part = knob.partition("[")[2].removesuffix("]")
+        return cast(Value, lookup(value, part, outline.stages_of(table.over).get(part, part), table.default))
+
+    @property
+    def fixed_effort(self) -> int:
+        """Epochs of training where the space does not draw them; 0 for a stage that does not train."""
+        name = self.cls.effort
+        return int(self.fixed.get(name, self.cls.model_fields[name].default)) if name else 0
 
     def build(self, values: Mapping[str, Value], outline: Outline) -> Stage:
         """Build the stage from one value per knob."""
@@ -64,7 +93,7 @@ class StageSpace:
             if scoped.per == "model":
                 settings[name] = values[key]
             else:
-                settings[name] = {p: values[f"{key}[{p}]"] for p in outline.parts(name, scoped.per)}
+                settings[name] = {p: values[f"{key}[{p}]"] for p in self.parts(name, scoped, outline)}
         for name, entries in self.tables.items():
             drawn = {part: values[f"{self.technique}.{name}[{part}]"] for part in entries}
             settings[name] = {**self.fixed.get(name, {}), **drawn}
@@ -99,22 +128,23 @@ class Slot:
             yield {self.name: SWITCH[0]}
         for alternative in self.alternatives:
             knobs = dict(alternative.knobs(outline))
-            usual = {key: usual_value(key, domain, lambda: 1.0) for key, domain in knobs.items()}
+            usual = {key: alternative.usual(key, domain, lambda: 1.0) for key, domain in knobs.items()}
             if self.switch:
                 usual[self.name] = self.on(alternative)
-            yield from (usual | bits for bits in extreme_bits(alternative, knobs))
+            yield from (usual | listed for listed in _each_listed(alternative, knobs))
 
     def on(self, alternative: StageSpace) -> str:
         """The value of the switch that stands for an alternative."""
         return alternative.technique if len(self.alternatives) > 1 else SWITCH[1]
 
 
-def extreme_bits(alternative: StageSpace, knobs: Mapping[str, Domain]) -> Iterator[dict[str, Value]]:
-    """Every pair of bits of weights and of activations that a search can draw, the same wherever it is offered."""
-    drawn = ({key: d.corners() for key, d in knobs.items() if alternative.draws(key, name)} for name in BITS)
+def _each_listed(space: StageSpace, knobs: Mapping[str, Domain]) -> Iterator[dict[str, Value]]:
+    """Every combination of values of fields of which none is known to be the strongest, the same wherever offered."""
+    names = [name for name, table in space.cls.tables.items() if table.strongest == "any"]
+    drawn = ({key: d.corners() for key, d in knobs.items() if space.field_of(key) == name} for name in names)
     tables = [table for table in drawn if table]
-    for bits in itertools.product(*(dict.fromkeys(itertools.chain(*table.values())) for table in tables)):
-        yield {key: b for b, table in zip(bits, tables, strict=True) for key, corners in table.items() if b in corners}
+    for each in itertools.product(*(dict.fromkeys(itertools.chain(*table.values())) for table in tables)):
+        yield {key: v for v, table in zip(each, tables, strict=True) for key, corners in table.items() if v in corners}
 
 
 def dump_stage(space: StageSpace) -> dict[str, Any]:
@@ -181,10 +211,7 @@ def _parse_stage_space(entry: object, path: str) -> StageSpace:
             fixed[key] = value
         elif _is_domain(value):
             domains[key] = _parse_scoped(value, f"{path}.{key}")
-            if key in BITS and not isinstance(domains[key].domain, Choice):
-                raise SpaceError(f"{path}.{key}: bits are a choice, such as {{choice: [4, 8]}}, got a range")
-            if domains[key].per != "model" and key not in TABLES:
-                raise SpaceError(f"{path}.{key}: per: {domains[key].per} is for {', '.join(TABLES)}")
+            _check_domain(domains[key], cls, key, f"{path}.{key}")
         else:
             drawn = {p: _parse_scoped(v, f"{path}.{key}.{p}") for p, v in value.items() if isinstance(v, Mapping)}
             fixed[key] = {part: v for part, v in value.items() if part not in drawn}
@@ -192,6 +219,15 @@ def _parse_stage_space(entry: object, path: str) -> StageSpace:
             if any(scoped.per != "model" for scoped in drawn.values()):
                 raise SpaceError(f"{path}.{key}: an entry of a table is one part already; leave out its 'per'")
     return StageSpace(name, fixed, domains, tables)
+
+
+def _check_domain(scoped: Scoped, cls: type[Stage], key: str, path: str) -> None:
+    table = cls.tables.get(key)
+    if table is None and scoped.per != "model":
+        which = f"only {', '.join(cls.tables)} can be" if cls.tables else "no field of it can be"
+        raise SpaceError(f"{path}: per: {scoped.per} is for settings per part of a network; here {which}")
+    if table is not None and table.strongest == "any" and not isinstance(scoped.domain, Choice):
+        raise SpaceError(f"{path}: its values are a choice, such as {{choice: [4, 8]}}, got a range")
 
 
 def _is_domain(value: Mapping[str, Any]) -> bool:
@@ -203,10 +239,3 @@ def _parse_scoped(value: Mapping[str, Any], path: str) -> Scoped:
         return parse_domain(dict(value))
     except (ValueError, TypeError) as error:
         raise SpaceError(f"{path}: {error}") from None
-
-
-def usual_value(key: str, domain: Domain, strength: Callable[[], float]) -> Value:
-    """A pruning ratio at a share of its way; the first one of a choice; the middle of another range."""
-    if key.startswith("prune.ratio"):
-        return domain.at(strength())
-    return domain.at(0.0 if isinstance(domain, Choice) else 0.5)

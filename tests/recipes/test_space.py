@@ -188,8 +188,14 @@ BAD: list[tuple[Any, str]] = [
     (stage(technique="prune", importance={"choice": ["l2", "l3"]}), "importance: input should be 'l1', 'l2'"),
     (stage(technique="distill", epochs={"low": 1, "high": 5}), "epochs: input should be a valid integer"),
     (stage(technique="distill", epochs={"low": 1, "high": 5, "step": 0.5}), "epochs: input should be a valid int"),
-    (stage(technique="ptq", weight_bits={"low": 4, "high": 16, "step": 4}), "weight_bits: bits are a choice, such as"),
-    (stage(technique="distill", epochs={"choice": [1], "per": "stage"}), "per: stage is for ratio, weight_bits"),
+    (
+        stage(technique="ptq", weight_bits={"low": 4, "high": 16, "step": 4}),
+        "weight_bits: its values are a choice, such as",
+    ),
+    (
+        stage(technique="distill", epochs={"choice": [1], "per": "stage"}),
+        "per: stage is for settings per part of a network; here no field",
+    ),
     (stage(technique="ptq", optional="yes"), "stages.0.optional: must be true or false, got 'yes'"),
     (stage(one_of=[]), "stages.0: one_of must be a list of stages"),
     (stage(one_of=[{"technique": "ptq"}], technique="qat"), "one_of must be a list of stages and stand alone"),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
-from autocompress.compression.stage import Stage
+from autocompress.compression.stage import Limit, Phase, Stage, TableField
 from autocompress.compression.tables import Table, lookup, table_changes, unknown_keys
 from autocompress.errors import CandidateError
 from autocompress.validation import suggestion
 
 if TYPE_CHECKING:
-    from autocompress.compression.candidate import Workshop
+    from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.structure import Outline
+    from autocompress.compression.training import Distillation, Schedule
+    from autocompress.devices.profile import DeviceProfile
 
 WeightBits = Literal[4, 8, 16, 32]
 ActivationBits = Literal[8, 32]
@@ -27,11 +30,49 @@ class Quantize(Stage):
     """By layer or stage of the network; 4 bits are 4 bits in the file, 16 is float16 storage, 32 unchanged."""
     activation_bits: ActivationBits | Table[ActivationBits] = 8
     """Of a layer's input and output: 8 computes in integers, 32 only stores the weights in fewer bits."""
+    observer: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
+    """How the range of an activation is found from what was observed."""
+    observer_samples: Annotated[int, Field(ge=1, le=100_000)] = 256
+
+    phase: ClassVar[Phase] = Phase.NUMERICS
+    tables: ClassVar[Mapping[str, TableField]] = {
+        name: TableField("layers", neutral=32, strongest="any", unnamed=8)
+        for name in ("weight_bits", "activation_bits")
+    }
 
     @field_validator("weight_bits", "activation_bits", mode="after")
     @classmethod
     def _same_text(cls, value: int | dict[str, int]) -> int | dict[str, int]:
         return dict(sorted(value.items())) if isinstance(value, dict) else value
+
+    @classmethod
+    def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
+        """Where no layer, or no device, can compute in other formats than float32."""
+        if reason := super().unusable(network, device, trainable=trainable):
+            return reason
+        if not network.layers:
+            return "the network has no layer that can be quantised"
+        return "" if device.weight_bits - {32} else f"{device.name} computes in float only"
+
+    @classmethod
+    def limits(cls, device: DeviceProfile) -> Mapping[str, Limit]:
+        """The bits that the device's runtime executes."""
+        executed = {"weight_bits": device.weight_bits, "activation_bits": device.support.activation_bits}
+        return {name: Limit(bits, _executes(device, bits)) for name, bits in executed.items()}
+
+    @property
+    def training(self) -> tuple[Schedule, Distillation] | None:
+        """How the quantised network is trained, with the rounding in the loop; None where it is not."""
+        return None
+
+    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+        """Note what is to be done with the exported graph.
+
+        Raises:
+            CandidateError: a table names a layer that does not exist.
+        """
+        self.check_names(workshop)
+        return candidate.evolve(quantization=self)
 
     def bits(self, layer: str, stage: str) -> tuple[int, int]:
         """Bits of the weights and of the activations of one layer."""
@@ -94,6 +135,10 @@ class Quantize(Stage):
         """A few words for tables: w8a8 computes in integers, w8a32 stores 8 bits and computes in floats."""
         weights, activations = map(_joined, (self.asked_weight_bits, self.asked_activation_bits))
         return f"{self.technique} w{weights}" + (f"a{activations}" if activations else "")
+
+
+def _executes(device: DeviceProfile, bits: Iterable[int]) -> str:
+    return f"{device.name} ({device.runtime}) executes {' and '.join(map(str, sorted(bits)))} bits"
 
 
 def _widths(table: int | Mapping[str, int]) -> list[int]:

@@ -36,6 +36,8 @@ class Distill(Stage):
     """Weight of the loss of each early exit."""
 
     phase: ClassVar[Phase] = Phase.TRAINING
+    label: ClassVar[str] = "distillation"
+    effort: ClassVar[str] = "epochs"
     references: ClassVar[tuple[str, ...]] = (
         "Hinton et al., arXiv 1503.02531",
         "Zagoruyko and Komodakis, arXiv 1612.03928",
@@ -55,6 +57,10 @@ class Distill(Stage):
         model = train_candidate(candidate, workshop, schedule, terms)
         done = f"{self.epochs} epochs" if self.epochs else "BatchNorm re-estimated"
         return candidate.evolve(f"distill: {done}", model=model)
+
+    def title(self) -> str:
+        """Without a teacher it is fine-tuning."""
+        return self.label if self.weight else "fine-tuning"
 
     def summary(self) -> str:
         """A few words for tables."""

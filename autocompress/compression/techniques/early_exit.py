@@ -18,6 +18,8 @@ from autocompress.errors import CandidateError
 if TYPE_CHECKING:
     from autocompress.compression import anatomy
     from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.structure import Outline
+    from autocompress.devices.profile import DeviceProfile
 else:
     anatomy = lazy("autocompress.compression.anatomy")
 
@@ -37,8 +39,17 @@ class EarlyExit(Stage):
     """Channels of the convolution of the head."""
 
     phase: ClassVar[Phase] = Phase.STRUCTURE
+    label: ClassVar[str] = "early exits"
+    thresholds_by: ClassVar[str] = "exit_threshold"
     precedes: ClassVar[frozenset[str]] = frozenset({"prune"})
     references: ClassVar[tuple[str, ...]] = ("Teerapittayanon et al., BranchyNet, ICPR 2016, arXiv 1709.01686",)
+
+    @classmethod
+    def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
+        """Where no exit can be attached or executed."""
+        if not network.places:
+            return "the network has no place for an exit, or its task is not a classification"
+        return not_executed(device)
 
     def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
         """Attach the heads; the network itself is not changed.
@@ -94,3 +105,8 @@ class EarlyExit(Stage):
         """A few words for tables."""
         n = len(self.places) or self.count
         return f"{n} early exit{'s' if n > 1 else ''}"
+
+
+def not_executed(device: DeviceProfile) -> str:
+    """Why a device executes no exits, or nothing."""
+    return "" if device.support.early_exits else f"{device.runtime} does not execute the If operators of early exits"

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from autocompress.compression.stage import Number, Phase, Stage
+from autocompress.compression.techniques.early_exit import not_executed
 from autocompress.errors import CandidateError
 
 if TYPE_CHECKING:
     from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.structure import Outline
+    from autocompress.devices.profile import DeviceProfile
 
 
 class ExitThreshold(Stage):
@@ -26,6 +29,12 @@ class ExitThreshold(Stage):
 
     phase: ClassVar[Phase] = Phase.RUNTIME
     requires: ClassVar[frozenset[str]] = frozenset({"early_exit"})
+    label: ClassVar[str] = "thresholds of exits"
+
+    @classmethod
+    def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
+        """Where no exit can be executed."""
+        return not_executed(device)
 
     def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
         """Note the thresholds for the deployment.

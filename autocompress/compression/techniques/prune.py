@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from autocompress.compression.stage import Number, Phase, Stage
+from autocompress.compression.stage import Number, Phase, Stage, TableField
 from autocompress.compression.tables import Table, lookup, table_changes, unknown_keys
 from autocompress.compression.techniques._lazy import lazy
 from autocompress.errors import CandidateError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
     from autocompress.compression import channels, probe
     from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.structure import Outline
+    from autocompress.devices.profile import DeviceProfile
 else:
     channels = lazy("autocompress.compression.channels")
     probe = lazy("autocompress.compression.probe")
@@ -41,6 +43,8 @@ class Prune(Stage):
     """Widths are multiples of it: kernels compute whole vectors, 63 channels are slower than 64."""
 
     phase: ClassVar[Phase] = Phase.STRUCTURE
+    label: ClassVar[str] = "pruning"
+    tables: ClassVar[Mapping[str, TableField]] = {"ratio": TableField("groups", neutral=0.0, strongest="high")}
     references: ClassVar[tuple[str, ...]] = (
         "Fang et al., DepGraph, CVPR 2023, arXiv 2301.12900",
         "Li et al. (L1), arXiv 1608.08710",
@@ -54,6 +58,11 @@ class Prune(Stage):
     @classmethod
     def _same_text(cls, value: float | dict[str, float]) -> float | dict[str, float]:
         return dict(sorted(value.items())) if isinstance(value, dict) else value
+
+    @classmethod
+    def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
+        """Where nothing can be removed."""
+        return "" if network.groups else "the network has no channels that can be removed"
 
     def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
         """Prune a copy of the model.

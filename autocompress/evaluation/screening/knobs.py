@@ -101,10 +101,10 @@ class Knobs:
         """A field's table, or its one value, with columns in place of the values that are drawn."""
         key = f"{space.technique}.{name}"
         if name in space.domains:
-            per = space.domains[name].per
-            if per == "model":
+            scoped = space.domains[name]
+            if scoped.per == "model":
                 return columns[key]
-            return {part: columns[f"{key}[{part}]"] for part in self.outline.parts(name, per)}
+            return {part: columns[f"{key}[{part}]"] for part in space.parts(name, scoped, self.outline)}
         if name in space.tables:
             return {**space.fixed.get(name, {}), **{p: columns[f"{key}[{p}]"] for p in space.tables[name]}}
         return space.fixed.get(name, default)

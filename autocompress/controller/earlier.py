@@ -10,6 +10,7 @@ import numpy as np
 from autocompress.controller.plan import Plan
 from autocompress.controller.proposals import Proposals
 from autocompress.errors import InputError
+from autocompress.evaluation.sensitivity import SENSITIVITY
 from autocompress.files import MODEL_BYTES, Folder
 from autocompress.recipes.domains import Value
 from autocompress.studies.front import dominates
@@ -35,13 +36,14 @@ class Earlier:
         return cls(Study.open(path))
 
     def copy_weights(self, cache: Path) -> None:
-        """Copy what was trained.
+        """Copy what was trained, and how sensitive the layers are.
 
-        Weights are named by all that led to them, so that none is mistaken.
+        Both are named by all that led to them, so that none is mistaken.
         """
         theirs, mine = Folder(self.study.path).inner("cache"), Folder(cache)
         for name in theirs.names():
-            if name.endswith(".pt") and not mine.has(name) and (data := theirs.read(name, MODEL_BYTES)) is not None:
+            wanted = name.endswith(".pt") or name.startswith(SENSITIVITY)
+            if wanted and not mine.has(name) and (data := theirs.read(name, MODEL_BYTES)) is not None:
                 mine.write(name, data)
 
     def settings(self, plan: Plan, proposals: Proposals) -> list[dict[str, Value]]:

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 from optuna.trial import Trial
 
-from autocompress.compression.stage import Phase
 from autocompress.controller.duration import trial_time
 from autocompress.controller.earlier import Earlier
 from autocompress.controller.executors.base import Executor, Job, Reply
+from autocompress.controller.executors.in_process import InProcess
 from autocompress.controller.plan import Budget, Plan, now
 from autocompress.controller.proposals import Proposals
 from autocompress.controller.samplers import sampler_of
 from autocompress.controller.sharing import ElasticAccuracy
 from autocompress.controller.store import Store
+from autocompress.controller.untouched import UntouchedNetwork
 from autocompress.errors import AutocompressError, CandidateError, StudyError
 from autocompress.evaluation.evaluator import Forecast
 from autocompress.known_costs import KnownCostSampler
@@ -32,6 +33,7 @@ from autocompress.studies.results import REPEATED, Evaluation
 _MAX_UNEVALUATED = 300
 """So many proposals in a row that were rejected or known already mean that there is nothing left to try; in a small
 space it takes fewer."""
+_QUANTISE = "ptq"
 _FORMATS = 2
 """Other number formats that are tried of a network once it is trained."""
 _ATTEMPTS = 3
@@ -101,7 +103,8 @@ class Loop:
         self.store.recover(self.constraints)
         for note in self.store.notes:
             self.reporter.note(note)
-        baseline = self._baselines()["fp32"]
+        baselines = self._baselines()
+        baseline = baselines["fp32"]
         self.constraints = self.plan.resolve(baseline)
         done = [e for e in self.store.evaluations() if e.kind == "candidate"]
         own = [e for e in done if e.state != "rejected" and e.derived_from is None and not e.is_repeat]
@@ -114,9 +117,10 @@ class Loop:
             if evaluation.state != "rejected" and (key := self.store.key(evaluation.trial)):
                 self.known.setdefault(key, evaluation)
         self.accounted = time.monotonic()
+        self._try_untouched(UntouchedNetwork(self.evaluator, baselines))
         if self._used() < 1:
             with closing(self.start()) as executor:
-                self._choose(baseline, is_new=not done)
+                self._choose(baseline, is_new=all(e.derived_from is not None for e in done))
                 self._search(executor)
         return len(self.store.trials) > before
 
@@ -127,6 +131,23 @@ class Loop:
         with suppress(CandidateError):  # candidates will fail with the same reason
             if warning := trial_time(self.plan, baseline).exceeds(self.budget.hours):
                 self.reporter.note(warning)
+
+    def _try_untouched(self, network: UntouchedNetwork) -> None:
+        """Judge the number formats of the original network, here and one after the other: they take no training."""
+        executor = InProcess(self.evaluator)
+        try:
+            while self._may_propose():
+                trial = self.store.take_up(network.source)
+                if trial is None:
+                    recipe = network.next(self.store.asked_for(network.source))
+                    if recipe is None:
+                        return
+                    trial = self.store.ask_for(recipe, network.source, self.plan.setting_of(recipe))
+                self._submit(trial, executor)
+                for reply in executor.collect(math.inf):
+                    self._take(reply, executor)
+        except CandidateError as error:
+            self.reporter.note(f"number formats of the untouched network: {error}")
 
     def _choose(self, baseline: Evaluation, is_new: bool) -> None:
         """Queue the warm starts and choose the sampler."""
@@ -210,8 +231,11 @@ class Loop:
 
     def _propose(self, executor: Executor) -> bool:
         """Ask for one proposal; return whether it has to be evaluated (or failed before it could be)."""
-        trial = self.store.take_up() or self._other_format() or self.store.ask()
-        recipe = self.plan.space.sample(trial, self.evaluator.anatomy.outline)
+        return self._submit(self.store.take_up() or self._other_format() or self.store.ask(), executor)
+
+    def _submit(self, trial: Trial, executor: Executor) -> bool:
+        """Have a trial evaluated, unless its costs or an earlier one answer it; return as `_propose` does."""
+        recipe = self.store.recipe(trial.number) or self.plan.space.sample(trial, self.evaluator.anatomy.outline)
         if not self.store.begin(trial):
             self._fail(trial.number, recipe, "the process died each time this was evaluated", None)
             return True
@@ -244,10 +268,11 @@ class Loop:
         return None
 
     def _in_other_format(self, done: Evaluation, sampler: KnownCostSampler) -> Trial | None:
-        free = tuple(f"{s.technique}." for s in done.recipe.stages if s.phase is Phase.NUMERICS and not s.effort)
-        if not free or self.store.n_derived(done.trial) >= _FORMATS or not self.evaluator.is_trained(done.recipe):
+        if not done.recipe.get(_QUANTISE) or self.store.n_derived(done.trial) >= _FORMATS:
             return None
-        return self.store.ask_derived(done.trial, sampler, lambda knob: knob.startswith(free))
+        if not self.evaluator.is_trained(done.recipe):
+            return None
+        return self.store.ask_derived(done.trial, sampler, lambda knob: knob.startswith(f"{_QUANTISE}."))
 
     def _take(self, reply: Reply, executor: Executor) -> None:
         """Keep what an executor gives back, or have a candidate tried again whose worker died."""

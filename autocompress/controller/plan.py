@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from autocompress import __version__
+from autocompress.compression.techniques.ptq import Ptq
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError, ConstraintError, InputError
 from autocompress.evaluation.evaluator import Evaluator, Forecast
 from autocompress.recipes.domains import Value
+from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 from autocompress.studies.constraints import Constraint, Quantity, device_limits
 from autocompress.studies.results import Evaluation, energy_mj
@@ -144,6 +146,24 @@ class Plan:
             return self.evaluator.forecast(recipe)
         except CandidateError:
             return None
+
+    def setting_of(self, recipe: Recipe) -> dict[str, Value] | None:
+        """The setting of the space that gives a recipe of post-training quantisation alone, or None."""
+        outline = self.evaluator.anatomy.outline
+        values = self.space.setting_of(recipe, outline)
+        if values is None:
+            return None
+        same = self._formats(self.space.sample(Fixed(values), outline)) == self._formats(recipe)
+        return values if same else None
+
+    def _formats(self, recipe: Recipe) -> object:
+        """What a recipe does, where it changes number formats only."""
+        if [type(stage) for stage in recipe.stages] != [Ptq]:
+            return recipe
+        (stage,) = recipe.stages
+        assert isinstance(stage, Ptq)
+        bits = {name: stage.bits(name, part) for name, part in self.evaluator.anatomy.layers.items()}
+        return bits, stage.model_copy(update={"weight_bits": 8, "activation_bits": 8})
 
     def settings(self, reference: str, sampler: str, seed: int, evaluator: EvaluatorName = "standalone") -> Settings:
         """What is kept in study.json."""

@@ -22,6 +22,7 @@ from autocompress.evaluation.evaluator import Outcome
 from autocompress.files import Folder, json_object
 from autocompress.known_costs import KnownCostSampler
 from autocompress.known_costs.sampler import DERIVED_FROM
+from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import Constraint, value_of
 from autocompress.studies.folder import (
     has_evaluation,
@@ -53,6 +54,10 @@ _LONGEST_S = 3e9
 _OUTCOMES: Final = TypeAdapter(list[Evaluation])
 _INDEX = "derived_index"
 """User attribute of points that were found with another one, as the thresholds of exits are: which of them it is."""
+_RECIPE = "recipe"
+"""User attribute of a trial whose recipe was given: that recipe, as data."""
+_FIXED = "fixed_params"
+"""Optuna's system attribute of a trial whose setting was given."""
 _TRIES = 10
 """How often the search may die during a trial before the trial counts as its cause."""
 
@@ -144,10 +149,14 @@ class Store:
         with quiet():
             self._study.enqueue_trial(values, skip_if_exists=True)
 
-    def take_up(self) -> Trial | None:
-        """A trial that was under way when the last driver died, if there is one."""
+    def take_up(self, source: int | None = None) -> Trial | None:
+        """A trial that was under way when the last driver died, if there is one.
+
+        Args:
+            source: only of those that were asked for as sharing its network.
+        """
         unfinished = (t for t in self.trials if t.state == TrialState.RUNNING and t.number not in self._asked)
-        frozen = next(unfinished, None)
+        frozen = next((t for t in unfinished if source in (None, t.user_attrs.get(DERIVED_FROM))), None)
         return None if frozen is None else self._started(frozen)
 
     def ask(self) -> Trial:
@@ -172,10 +181,44 @@ class Store:
             found = sampler.propose(self._study, 1, held)
             if not found:
                 return None
-            attributes = {"fixed_params": found[0][0]}  # as Optuna's enqueue_trial does; but it starts at once
+            attributes = {_FIXED: found[0][0]}  # as Optuna's enqueue_trial does; but it starts at once
             state, derived = TrialState.RUNNING, {DERIVED_FROM: source}
             self._study.add_trial(optuna.create_trial(state=state, system_attrs=attributes, user_attrs=derived))
         return self._started(self.trials[-1])
+
+    def ask_for(self, recipe: Recipe, source: int, values: dict[str, Any] | None) -> Trial:
+        """A trial of a given recipe, which shares the network of `source`.
+
+        Args:
+            recipe: kept with the trial, see `recipe`.
+            source: see `derived_from`.
+            values: its setting in the space; None where the space does not have it, and the trial has no parameters.
+        """
+        attributes = {} if values is None else {_FIXED: values}
+        derived = {DERIVED_FROM: source, _RECIPE: recipe.to_dict()}
+        with quiet():
+            self._study.add_trial(
+                optuna.create_trial(state=TrialState.RUNNING, system_attrs=attributes, user_attrs=derived)
+            )
+        return self._started(self.trials[-1])
+
+    def recipe(self, number: int) -> Recipe | None:
+        """The recipe that a trial was asked for, where the space does not have it."""
+        trial = self.trials[number]
+        return None if _FIXED in trial.system_attrs else _recipe_of(trial)
+
+    def asked_for(self, source: int) -> dict[str, Evaluation | None]:
+        """What is known of the trials that share the network of `source`, by the digest of their recipe.
+
+        None stands for one that is being evaluated.
+        """
+        found: dict[str, Evaluation | None] = {}
+        for trial in self.trials:
+            if trial.user_attrs.get(DERIVED_FROM) == source:
+                evaluation, recipe = self._read(trial.number), _recipe_of(trial)
+                if digest := recipe.digest() if recipe else evaluation.recipe_digest if evaluation else "":
+                    found[digest] = evaluation
+        return found
 
     def derived_from(self, number: int) -> int | None:
         """The trial whose trained network a trial shares, if it was asked for that."""
@@ -363,6 +406,11 @@ def _read_proposal(folder: Path, number: int) -> _Proposal:
         return _Proposal.model_validate_json(Folder(folder).read(f"{trial_name(number)}/{_PROPOSAL}") or b"{}")
     except (StudyError, ValidationError):
         return _Proposal()
+
+
+def _recipe_of(trial: FrozenTrial) -> Recipe | None:
+    data = trial.user_attrs.get(_RECIPE)
+    return None if data is None else Recipe.parse(data)
 
 
 def _read_elapsed(folder: Path) -> float:

@@ -187,6 +187,7 @@ def test_a_budget_shorter_than_one_trial_is_told_before_the_first_one(task: Task
     assert told[0] == "trial"
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 def test_settings_of_exits_become_points_of_their_own(tmp_path: Path) -> None:
     study = run(small_task("resnet"), tmp_path / "study", 1, EXITS)
     parent, *derived = study.candidates
@@ -195,6 +196,7 @@ def test_settings_of_exits_become_points_of_their_own(tmp_path: Path) -> None:
     assert len({e.artifact for e in study.candidates}) == len(study.candidates)
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 def test_a_trained_network_is_tried_in_other_formats_without_training_and_without_budget(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +234,7 @@ def test_another_format_that_fails_takes_none_of_the_budget(
     assert [e.state for e in own(study)] == ["complete"] * 3
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 def test_a_space_may_leave_nothing_to_choose(task: Task, tmp_path: Path) -> None:
     study = run(task, tmp_path / "study", 1, {"stages": [{"technique": "ptq"}]})
     assert len(study.candidates) == 1 and study.final
@@ -245,6 +248,7 @@ def test_every_sampler_gets_beyond_the_first_proposals(task: Task, tmp_path: Pat
 # ------------------------------------------------------------------------------------ what is not evaluated
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 def test_rejected_candidates_cost_no_training(task: Task, tmp_path: Path, evaluated: list[str]) -> None:
     study = run(task, tmp_path / "study", 12, constraints=[at_most("size_bytes", 6000)], sampler="random")
     rejected = [e for e in study.candidates if e.state == "rejected"]
@@ -255,6 +259,7 @@ def test_rejected_candidates_cost_no_training(task: Task, tmp_path: Path, evalua
     assert "PRUNED" in states(study.path)
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 def test_a_recipe_is_evaluated_once(task: Task, tmp_path: Path, evaluated: list[str]) -> None:
     study = run(task, tmp_path / "study", 3, NUMERICS, sampler="random")
     assert len(evaluated) == 3 + 3  # baselines, and each of the three recipes
@@ -266,6 +271,7 @@ def test_a_recipe_is_evaluated_once(task: Task, tmp_path: Path, evaluated: list[
         assert e.validation == twins[e.derived_from].validation and e.sha256 == twins[e.derived_from].sha256
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 def test_recipes_that_give_the_same_file_are_evaluated_once(tmp_path: Path, evaluated: list[str]) -> None:
     # both shares lead to the only place of this space's network that lies between them
     data = {"stages": [{**EXITS["stages"][0], "first": {"choice": [0.3, 0.31]}}, *EXITS["stages"][1:]]}
@@ -274,6 +280,7 @@ def test_recipes_that_give_the_same_file_are_evaluated_once(tmp_path: Path, eval
     assert len(evaluated) == 3 + 1
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 def test_a_search_ends_when_there_is_nothing_left_to_try(task: Task, tmp_path: Path) -> None:
     watcher = Watcher()
     study = run(task, tmp_path / "study", 50, NUMERICS, reporter=watcher)
@@ -349,6 +356,7 @@ def test_an_unknown_sampler_is_refused(task: Task, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- failures
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 def test_a_loss_that_is_not_a_number_is_a_recorded_failure(tmp_path: Path) -> None:
     def broken(outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs, targets) * torch.tensor(float("nan"))
@@ -360,6 +368,7 @@ def test_a_loss_that_is_not_a_number_is_a_recorded_failure(tmp_path: Path) -> No
     assert "FAIL" in states(study.path)
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 def test_a_candidate_that_fails_does_not_end_the_search(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +434,7 @@ def test_a_trial_that_kills_the_process_each_time_is_given_up(
     assert study.candidates[-1].state == "complete"
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_objectives_that_are_not_finite_are_a_recorded_failure(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
@@ -442,6 +452,7 @@ def test_objectives_that_are_not_finite_are_a_recorded_failure(
     assert study.candidates[0].reason == f"not a finite number: latency_ms is {value}"
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 def test_out_of_memory_is_a_recorded_failure(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build, calls = Deployer.build, []
 

@@ -8,12 +8,15 @@ from helpers.small import SPACE, device, small_task, space
 
 from autocompress.compression import training
 from autocompress.controller import Budget, search
+from autocompress.controller.untouched import UntouchedNetwork
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError, StudyError
 from autocompress.studies.constraints import at_most
 from autocompress.studies.reporter import Silent
 from autocompress.studies.study import Study
 from autocompress.tasks.task import Task
+
+pytestmark = pytest.mark.usefixtures("nothing_of_the_untouched")
 
 WIDER: dict[str, Any] = {
     "version": 1,
@@ -32,7 +35,9 @@ def task() -> Task:
 
 @pytest.fixture(scope="module")
 def earlier(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return search(task, device(), space(), budget=Budget(4), out=tmp_path_factory.mktemp("earlier") / "study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UntouchedNetwork, "next", lambda self, judged: None)
+        return search(task, device(), space(), budget=Budget(4), out=tmp_path_factory.mktemp("earlier") / "study")
 
 
 @pytest.fixture

@@ -1,0 +1,134 @@
+"""The number formats of the untouched network: seconds of work each, and tried before anything is trained.
+
+Uniform formats come first. Where 4 bits lose accuracy, layers are given 8 bits again, the sensitive ones first: files
+between the two extremes are judged where the largest gap between two neighbours is, and only as long as there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import Final, Literal
+
+from autocompress.compression.techniques.ptq import Ptq
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.sensitivity import LayerDamage, weight_sensitivity
+from autocompress.recipes.recipe import Recipe
+from autocompress.studies.results import Evaluation
+
+_LOSS = 0.001
+"""Share of fp32's accuracy; a smaller loss is not worth another file."""
+_Observer = Literal["minmax", "percentile", "mse"]
+_OBSERVERS: Final[tuple[_Observer, ...]] = ("percentile", "mse")
+_MIXED = 6
+"""Files of 4 and 8 bits mixed."""
+_STEP = 0.04
+"""Files whose sizes differ by less than this share of the way from 8 to 4 bits count as equally large."""
+
+
+class UntouchedNetwork:
+    """Which number format of the original network is to be judged next.
+
+    Args:
+        evaluator: of the network.
+        baselines: fp32 and int8 at least, by label; without them there is nothing to compare with.
+    """
+
+    def __init__(self, evaluator: Evaluator, baselines: Mapping[str, Evaluation]) -> None:
+        self._evaluator = evaluator
+        self._baselines = baselines
+
+    @property
+    def source(self) -> int:
+        """The trial whose network all of them share: the fp32 baseline."""
+        return self._baselines["fp32"].trial
+
+    def next(self, judged: Mapping[str, Evaluation | None]) -> Recipe | None:
+        """The next recipe, or None where there is none, or none before one that is being evaluated is judged.
+
+        Args:
+            judged: what is known, by the digest of the recipe: None stands for one that is being evaluated.
+        """
+        for recipe in self._worth_judging(judged):
+            digest = recipe.digest()
+            if digest not in judged:
+                return recipe
+            if judged[digest] is None:
+                return None
+        return None
+
+    def _worth_judging(self, judged: Mapping[str, Evaluation | None]) -> Iterator[Recipe]:
+        """All recipes in order; whoever asks for one more has the results of those before it."""
+        fp32, int8 = (_accuracy(self._baselines.get(label)) for label in ("fp32", "int8"))
+        device = self._evaluator.device
+        if fp32 is None or int8 is None or not {4, 8} <= device.weight_bits or 8 not in device.support.activation_bits:
+            return
+        worth = _LOSS * abs(fp32)
+        yield _recipe(Ptq(weight_bits=4))
+        observer: _Observer = "minmax"
+        best = int8
+        if fp32 - int8 > worth:
+            for name in _OBSERVERS:
+                yield (recipe := _recipe(Ptq(observer=name)))
+                if (accuracy := _accuracy(judged[recipe.digest()])) is not None and accuracy > best:
+                    observer, best = name, accuracy
+            yield _recipe(Ptq(weight_bits=4, observer=observer))
+        yield from self._mixed(judged, observer, best, worth)
+        slow = _latency(self._baselines["int8"]) >= _latency(self._baselines["fp32"])
+        if 32 in device.support.activation_bits and (fp32 - best > worth or slow):
+            yield _recipe(Ptq(activation_bits=32))
+            yield _recipe(Ptq(weight_bits=4, activation_bits=32))
+
+    def _mixed(
+        self, judged: Mapping[str, Evaluation | None], observer: _Observer, int8: float, worth: float
+    ) -> Iterator[Recipe]:
+        """Files between 8 and 4 bits, each where the two files next to it differ most in accuracy and size."""
+        int4 = _accuracy(judged[_recipe(Ptq(weight_bits=4, observer=observer)).digest()])
+        if int4 is None or int8 - int4 <= worth:
+            return
+        known: dict[int, float] = {0: int8, len(self._ranked): int4}
+        for _ in range(_MIXED):
+            if (n := self._between(known, worth)) is None:
+                return
+            yield (recipe := self._with_first(n, observer))
+            accuracy = _accuracy(judged[recipe.digest()])
+            known[n] = int4 if accuracy is None else accuracy
+
+    def _between(self, known: Mapping[int, float], worth: float) -> int | None:
+        """How many of the layers the next file has at 4 bits; None where no file between two others is of use."""
+        shrunk = [0.0, *accumulate(layer.n_weights for layer in self._ranked)]
+        found: list[tuple[float, int]] = []
+        for low, high in pairwise(sorted(known)):
+            middle = (shrunk[low] + shrunk[high]) / 2
+            inner = [
+                n
+                for n in range(low + 1, high)
+                if min(shrunk[n] - shrunk[low], shrunk[high] - shrunk[n]) > _STEP * shrunk[-1]
+            ]
+            if inner and known[low] - known[high] > worth:
+                gap = (known[low] - known[high]) * (shrunk[high] - shrunk[low])
+                found.append((gap, min(inner, key=lambda n: (abs(shrunk[n] - middle), n))))
+        return max(found)[1] if found else None
+
+    def _with_first(self, n: int, observer: _Observer) -> Recipe:
+        bits = {layer.name: 4 for layer in self._ranked[:n]}
+        return _recipe(Ptq.model_validate({"weight_bits": {"default": 8, **bits}, "observer": observer}))
+
+    @cached_property
+    def _ranked(self) -> tuple[LayerDamage, ...]:
+        """Layers that a recipe can name, the least sensitive for their size first."""
+        named = self._evaluator.anatomy.layers
+        return tuple(layer for layer in weight_sensitivity(self._evaluator) if layer.name in named)
+
+
+def _recipe(stage: Ptq) -> Recipe:
+    return Recipe(stages=(stage,))
+
+
+def _accuracy(evaluation: Evaluation | None) -> float | None:
+    return evaluation.validation.value if evaluation and evaluation.validation else None
+
+
+def _latency(evaluation: Evaluation) -> float:
+    return evaluation.predicted_latency_ms or 0.0

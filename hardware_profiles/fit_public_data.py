@@ -5,7 +5,7 @@ Usage: python hardware_profiles/fit_public_data.py FOLDER_WITH_THE_TABLES [OUTPU
 Sources and licences stand in each profile. A collection (arm, x86, gpus, qualcomm, rockchip, hailo, edge_tpu, vitis,
 microcontrollers, st_npus, esp32) is fitted together; without names all are. The error in a profile is that of leaving a
 network out on all devices at once; a device that is too far off gets no profile and is listed. At the end the table
-in OUTPUT_FOLDER/README.md is written anew from the YAML files there.
+in OUTPUT_FOLDER/README.md and the factors between runtimes (transfers.json) are written anew from the YAML files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from public_data import accelerators, cpus, microcontrollers, qai_hub
+from public_data import accelerators, boards, cpus, microcontrollers, qai_hub, transfers
 from public_data.collection import Collection, profiles
 from public_data.readme import write_table
 
@@ -71,6 +71,7 @@ def main(arguments: list[str]) -> int:
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: this table is missing; give the folder that holds all of them.") from None
     shipped = [DeviceProfile.load(path) for path in sorted(target.glob("*.yaml"))]
+    transfers.write(transfers.learn(transfers.pairs({p.name: p for p in shipped}, *boards.arm(folders[0]))), target)
     write_table(target / "README.md", shipped)
     sys.stdout.write(f"{len(shipped)} profiles in all\n")
     return 0

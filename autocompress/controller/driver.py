@@ -89,8 +89,9 @@ def search(
     task.validate()
     judge = Evaluator(task, device, seed=seed, cache=out / "cache", progress=reporter.status)
     plan = Plan.make(judge, space, constraints, device)
-    for note in (*task.notes, *plan.space.notes):
-        reporter.note(note)
+    for note in (*task.notes, *plan.space.notes, device.transfer_note):
+        if note:
+            reporter.note(note)
     with exclusive(out), _bugs_leave_it_intact(out):
         settings = plan.settings(_text(reference) or task.name, sampler, seed, evaluator)
         earlier = Earlier.open(start_from, out) if start_from else None

@@ -286,11 +286,14 @@ def predict(profile: DeviceProfile, workload: Workload) -> LatencyEstimate:
     beyond = megabytes_beyond(workload, profile.cache_bytes)
     total_us = profile.run_overhead_us + profile.us_per_mb_beyond_cache * beyond
     missing: set[str] = set()
+    in_format: dict[Dtype, Any] = {"float32": 0.0, "int8": 0.0}
     for op in workload.ops:
         time_us, lacking = op_us(profile, op)
         total_us += time_us
         missing |= lacking
-    latency_ms, error = total_us / 1e3, profile.expected_error
+        if op.kind in _PRODUCTS:
+            in_format[_dtype(op)] += time_us
+    latency_ms, error = total_us / 1e3, _error(profile, in_format)
     return LatencyEstimate(
         latency_ms=latency_ms,
         low_ms=latency_ms / (1 + error),
@@ -299,6 +302,13 @@ def predict(profile: DeviceProfile, workload: Workload) -> LatencyEstimate:
         missing=tuple(sorted(missing)),
         assumptions=workload.assumptions,
     )
+
+
+def _error(profile: DeviceProfile, in_format: Mapping[Dtype, Any]) -> Any:
+    """Half width of the interval as a share: that of each number format, by the time of its products."""
+    total = sum(in_format.values())
+    mixed = sum(time_us * profile.error_of(dtype) for dtype, time_us in in_format.items())
+    return np.where(total > 0, mixed / np.where(total > 0, total, 1.0), profile.expected_error)[()]
 
 
 def per_op_ms(profile: DeviceProfile, workload: Workload) -> list[tuple[str, float]]:

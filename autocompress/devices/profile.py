@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -29,6 +29,10 @@ PROFILE_VERSION = 1
 HOME_VARIABLE = "AUTOCOMPRESS_HOME"
 """Environment variable: folder that replaces ~/.config/autocompress."""
 
+FILE_RUNTIME: RuntimeName = "onnxruntime"
+"""Runtime of the files that a search makes."""
+_PREFERRED = (FILE_RUNTIME, "ncnn", "tflite", "paddle-lite")
+"""Which profile of a device stands for it: ONNX Runtime's own, or else that with the most data."""
 _SUGGESTIONS = 6
 ANY = "any"
 """Key of `DeviceProfile.latency`: the cost of every operator kind that has no entry of its own."""
@@ -83,6 +87,8 @@ class Calibration(Data):
     """Median of |predicted - measured| / measured over the held-out graphs."""
     p90_error: _Share
     """90th percentile of the same; predictions are given as +- this share."""
+    p90_by_format: dict[Dtype, _Share] = Field(default_factory=dict)
+    """The same for graphs whose products are all in one number format, where they differ."""
     date: str
     """ISO date of the measurement (host) or of the newest data (public)."""
     seconds: _NonNegative = 0.0
@@ -117,10 +123,13 @@ class DeviceProfile(Data):
     device_class: DeviceClass = "computer"
     processor: str = ""
     runtime: RuntimeName = "onnxruntime"
-    """Runtime that executes the artefact on the device; `support` says what it can execute."""
+    """Runtime that executes the artefact on the device, and whose times these are unless `transferred_from` says
+    otherwise; `support` says what it can execute."""
     runtime_version: str = ""
     measured_with: str = "onnxruntime"
-    """Runtime of the measurements behind the coefficients; if another one, absolute latencies are rough."""
+    """Program and version behind the measurements, as their source names it."""
+    transferred_from: str = ""
+    """Runtime that was measured, if it is not `runtime`: the costs were moved by `devices.transfer`."""
     threads: Annotated[int, Field(ge=1, le=4096)] = 1
     float_format: Literal["float32", "float16"] = "float32"
     """Format in which float32 graphs were computed when this was measured."""
@@ -165,6 +174,11 @@ class DeviceProfile(Data):
         return self.name == HOST
 
     @property
+    def transfer_note(self) -> str:
+        """One sentence for the user of a profile that was not measured under its runtime, with what helps; or ""."""
+        return next((caveat for caveat in self.caveats if "moved to it" in caveat), "")
+
+    @property
     def degree(self) -> Degree:
         """How much was measured on the very device and runtime."""
         return "none" if self.calibration is None else self.calibration.degree
@@ -173,6 +187,11 @@ class DeviceProfile(Data):
     def expected_error(self) -> float:
         """Half width of the prediction interval as a share: the calibration's p90 error, 0.5 if unknown."""
         return 0.5 if self.calibration is None else max(self.calibration.p90_error, 0.02)
+
+    def error_of(self, dtype: Dtype) -> float:
+        """`expected_error` of a graph whose products are all in this number format."""
+        own = {} if self.calibration is None else self.calibration.p90_by_format
+        return max(own[dtype], 0.02) if dtype in own else self.expected_error
 
     @property
     def weights_in_flash(self) -> bool:
@@ -227,10 +246,18 @@ class DeviceProfile(Data):
     def load(cls, name_or_path: str | Path) -> DeviceProfile:
         """Read a profile by file path or by name (the user's own profiles win over the shipped ones).
 
+        The name of a device, "raspberry-pi-4", means the device under the runtime of the files that a search makes:
+        its profile for ONNX Runtime, or else that for another runtime, moved by `devices.transfer`. The name with a
+        runtime, "raspberry-pi-4.ncnn", is that profile as it is.
+
         Raises:
             DeviceError: unknown name (with the nearest names), unreadable file or invalid content.
         """
-        path = _find(name_or_path)
+        path = _found(name_or_path)
+        if path is None and _of_device(str(name_or_path)):
+            return _for_files(str(name_or_path))
+        if path is None:
+            _refuse(str(name_or_path))
         return cls.parse(read_yaml(path, DeviceError), str(path))
 
     def save(self, path: str | Path) -> Path:
@@ -247,9 +274,10 @@ class DeviceProfile(Data):
 
     def to_yaml(self) -> str:
         """The text that `load` reads."""
-        data = self.model_dump(mode="json", exclude_none=True)
+        data = {key: value for key, value in self.model_dump(mode="json").items() if value not in (None, "", [])}
         if "calibration" in data:
-            data["calibration"] = data.pop("calibration")  # its long list of graphs comes last
+            last = data.pop("calibration")  # its long list of graphs comes last
+            data["calibration"] = {key: value for key, value in last.items() if value not in (None, {})}
         for costs in data["latency"].values():
             for dtype, cost in costs.items():
                 costs[dtype] = {key: float(f"{value:.5g}") for key, value in cost.items() if value}
@@ -280,7 +308,27 @@ def list_profiles() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _find(name_or_path: str | Path) -> Path:
+def device_of(name: str) -> str:
+    """Name of the device in that of a profile: "raspberry-pi-4" of "raspberry-pi-4.ncnn"."""
+    device, _, runtime = name.rpartition(".")
+    return device if runtime in SUPPORT else name
+
+
+def _for_files(device: str) -> DeviceProfile:
+    """The device under the runtime of the files, what was not measured there moved from other runtimes."""
+    from autocompress.devices.transfer import completed
+
+    return completed([DeviceProfile.load(p) for p in _of_device(device)], FILE_RUNTIME, device)
+
+
+def _of_device(device: str) -> list[Path]:
+    """The shipped profiles of a device, that which says most about it under the runtime of the files first."""
+    paths = (shipped_profiles_folder() / f"{device}.{runtime}.yaml" for runtime in _PREFERRED)
+    return [path for path in paths if path.is_file()]
+
+
+def _found(name_or_path: str | Path) -> Path | None:
+    """The file of a profile, or None where no file has this name."""
     text = str(name_or_path)
     path = Path(text).expanduser()
     looks_like_path = isinstance(name_or_path, Path) or path.suffix in {".yaml", ".yml"} or os.sep in text
@@ -292,13 +340,17 @@ def _find(name_or_path: str | Path) -> Path:
         candidate = folder / f"{text}.yaml"
         if text and candidate.is_file():
             return candidate
+    return None
+
+
+def _refuse(text: str) -> NoReturn:
     listed = "`autocompress devices` lists all; a path to a YAML file works too"
     if text == HOST:
         raise DeviceError(
             "device 'host' (this machine) has no profile yet; calibrate it once (about a minute) with "
             f"`autocompress devices calibrate host`, or choose another: {listed}"
         )
-    names, part = list(dict.fromkeys([*list_profiles(), HOST])), text.lower()
+    names, part = sorted({*map(device_of, list_profiles()), HOST}), text.lower()
     close = sorted((n for n in names if part and part in n), key=lambda n: not n.startswith(part))
     close = close or difflib.get_close_matches(part, names, n=_SUGGESTIONS, cutoff=0.5)
     more = f" and {len(close) - _SUGGESTIONS} more" if len(close) > _SUGGESTIONS else ""

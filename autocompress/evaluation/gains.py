@@ -81,9 +81,8 @@ class Payoff:
         known = "it knows all operators of the network"
         if self.missing:
             known = f"rough: it does not know {', '.join(sorted(self.missing))}, the nearest ones stand for them"
-        foreign = device.runtime == "onnxruntime" and not device.measured_with.startswith("onnxruntime")
-        other = f"; measured with {device.measured_with}: ratios are more certain than milliseconds"
-        return f"profile {device.name}: {error}; {known}{other if foreign else ''}"
+        other = f"; {device.transfer_note}" if device.transfer_note else ""
+        return f"profile {device.name}: {error}; {known}{other}"
 
     def knobs(self) -> tuple[Knob, ...]:
         """Each technique on its own, and what the runtime cannot execute."""

@@ -19,7 +19,10 @@ _HOLD_OUT = "leave one network out, of all devices at once"
 
 @dataclass(frozen=True)
 class Target:
-    """One measured device configuration; `name` is empty if it only lends strength to others."""
+    """One measured device configuration; `name` is empty if it only lends strength to others.
+
+    The profile of a CPU gets the runtime behind this name.
+    """
 
     name: str
     description: str
@@ -30,6 +33,8 @@ class Target:
     facts: tuple[float, ...] = ()
     caveats: tuple[str, ...] = ()
     datasheet: str = ""
+    source: str = ""
+    """Of this device, if not that of the collection; its licence stands at the end."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,19 @@ class Collection:
         return hierarchy.leave_networks_out(self.pool(), self.groups(), self.settings)
 
 
+_SAME = {
+    "mobilenetv2_100": "mobilenet_v2",
+    "mobilenetv3_large_100": "mobilenet_v3",
+    "shufflenet_v2_x1_0": "shufflenet_v2",
+    "resnet50_v1": "resnet50",
+}
+"""Other names of networks in the tables."""
+
+
 def family(network: str) -> str:
     """Name without "_int8" and without what follows "@" (size, data set)."""
-    return network.removesuffix("_int8").partition("@")[0]
+    name = network.removesuffix("_int8").partition("@")[0]
+    return _SAME.get(name, name)
 
 
 def profiles(collection: Collection) -> list[DeviceProfile]:
@@ -101,7 +116,7 @@ def _profile(
     held_out = {name: (ms, predicted[name]) for name, ms in target.ms.items() if np.isfinite(predicted[name])}
     return DeviceProfile.parse(
         {
-            "name": target.name,
+            "name": _name(target),
             "description": target.description,
             **target.profile,
             "channel_block": collection.block,
@@ -112,14 +127,20 @@ def _profile(
             "calibration": _calibration(held_out, len(target.ms), target.date).model_dump(),
             "provenance": Provenance(
                 kind="measured",
-                source=f"{collection.source}; fitted by {SCRIPT}, nothing was measured by this project",
-                licence=collection.licence,
+                source=f"{target.source or collection.source}; fitted by {SCRIPT}, nothing was measured here",
+                licence=target.source.rpartition(", ")[2] or collection.licence,
                 datasheet=target.datasheet,
             ).model_dump(),
             "caveats": (*target.caveats, *collection.caveats),
         },
         target.name,
     )
+
+
+def _name(target: Target) -> str:
+    """A CPU runs several runtimes, so the name says which; an accelerator has its own."""
+    several = target.profile.get("device_class") in ("board", "phone", "computer")
+    return f"{target.name}.{target.profile['runtime']}" if several else target.name
 
 
 def _calibration(held_out: Mapping[str, tuple[float, float]], points: int, date: str) -> Calibration:

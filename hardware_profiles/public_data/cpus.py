@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autocompress.devices.profile import Dtype
-from autocompress.runtimes.workload import Workload
-from public_data import ncnn
+from public_data import boards, ncnn, zoos
 from public_data.collection import Collection, Target
 from public_data.hierarchy import Part, Settings, Term
 from public_data.tables import read_rows
@@ -21,13 +19,12 @@ _BLOCK = 4
 _ENOUGH = 13
 """Float networks that a configuration must have run to be used."""
 
-_DENSE = ("conv1x1", "conv1x1_unaligned", "grouped")
-_WIDE = ("conv", "conv_stem", "conv_unaligned")
-_THIN = ("depthwise", "depthwise_unaligned")
+_DENSE = ("conv1x1", "grouped")
+_WIDE = ("conv", "conv_stem")
+_THIN = ("depthwise",)
 _PRODUCTS = (*_DENSE, *_WIDE, *_THIN, "conv_3x3s1", "linear")
 _SIMPLE = ("elementwise", "activation", "other")
 _OTHERS = (*_SIMPLE, "softmax", "movement", "pool")
-_INTEGER = tuple(kind for kind in _PRODUCTS if kind not in ("conv_unaligned", "conv1x1_unaligned"))
 _LRN = "lrn"
 """Local response normalisation, the only one in the data: fitted, but not a cost of today's normalisations."""
 
@@ -55,12 +52,11 @@ def _either(kinds: Sequence[str]) -> tuple[Part, ...]:
 
 _STORED = tuple(kind for kind in _PRODUCTS if kind not in ("linear", "conv_3x3s1"))
 _FLOAT_TERMS = (
-    Term("conv1x1", 150.0, _macs(("conv1x1", "conv1x1_unaligned", "linear", "grouped"), _F)),
-    Term("unaligned", 60.0, _macs(("conv1x1_unaligned", "conv_unaligned"), _F)),
+    Term("conv1x1", 150.0, _macs(("conv1x1", "linear", "grouped"), _F)),
     Term("3x3 stride 1", 60.0, _macs(("conv_3x3s1",), _F)),
-    Term("conv", 130.0, _macs(("conv", "conv_unaligned"), _F)),
+    Term("conv", 130.0, _macs(("conv",), _F)),
     Term("stem", 200.0, _macs(("conv_stem",), _F)),
-    Term("depthwise", 200.0, (*_macs(("depthwise",), _F), ("depthwise_unaligned", _F, "us_per_mmac", 1.5))),
+    Term("depthwise", 200.0, _macs(("depthwise",), _F)),
     Term("grouped patches", 1000.0, _of(("grouped",), _F, "us_per_mb_patches")),
     Term("linear weights", 300.0, _weights(("linear",), _F)),
     Term("3x3 stride 1 weights", 900.0, _weights(("conv_3x3s1",), _F)),
@@ -83,14 +79,12 @@ _INT8_TERMS = (
     Term("int8 conv1x1", 80.0, _macs(("conv1x1", "linear"), _I)),
     Term("int8 conv", 80.0, _macs(("conv", "conv_stem"), _I)),
     Term("int8 3x3 stride 1", 60.0, _macs(("conv_3x3s1",), _I)),
-    Term(
-        "int8 depthwise", 200.0, (*_macs(("depthwise", "grouped"), _I), ("depthwise_unaligned", _I, "us_per_mmac", 1.5))
-    ),
+    Term("int8 depthwise", 200.0, _macs(("depthwise", "grouped"), _I)),
     Term("int8 linear weights", 300.0, _weights(("linear",), _I)),
     Term("int8 3x3 stride 1 weights", 900.0, _weights(("conv_3x3s1",), _I)),
-    Term("int8 conv weights", 400.0, _weights([kind for kind in _STORED if kind in _INTEGER], _I)),
-    Term("int8 bytes", 3000.0, _moved(_INTEGER, _I)),
-    Term("int8 layer", 8.0, _of(_INTEGER, _I, "overhead_us")),
+    Term("int8 conv weights", 400.0, _weights(_STORED, _I)),
+    Term("int8 bytes", 3000.0, _moved(_PRODUCTS, _I)),
+    Term("int8 layer", 8.0, _of(_PRODUCTS, _I, "overhead_us")),
 )
 
 _NEON = ("asimd",)
@@ -221,21 +215,18 @@ _PADDLE_NAMES = {
 
 _NCNN = "Tencent/ncnn (commit a4d2ea1d4422) benchmark/README.md and models/*.param"
 _CAVEATS = (
-    "ONNX Runtime was not measured on this board: ratios between candidates hold better than milliseconds; type in the "
-    "measured time of your base model, or calibrate on the board",
     "early exits, layer normalisation, GELU, attention: not in the data",
+    "channels that are no multiple of 4: priced as if rounded up to one, hardly any are in the data",
     "additions and pooling in int8: taken to cost the same per element as in float, ncnn has no others",
     "int8_arithmetic: not tested on the board",
 )
-_FLOAT16 = (
-    "float32: the float networks ran in fp16 (ncnn on a core with half precision); ONNX Runtime computes in "
-    "fp32, about half as fast"
-)
+_FLOAT16 = "float32: the float networks ran in fp16 (ncnn on a core with half precision)"
 
 
-def _facts(core: str, threads: int, float16: bool, paddle: bool) -> tuple[float, ...]:
+def _facts(core: str, threads: int, float16: bool, runtime: str = "ncnn") -> tuple[float, ...]:
     group = _CORES[core].group
-    return (*(float(group == g) for g in _GROUPS), float(float16), math.log2(threads) / 2, float(paddle))
+    known = tuple(float(group == g) for g in _GROUPS)
+    return (*known, float(float16), boards.log_threads(threads), *boards.facts(runtime))
 
 
 def _target(row: tuple[str, str, str, str, str], run: ncnn.Run, device_class: str) -> Target:
@@ -249,6 +240,7 @@ def _target(row: tuple[str, str, str, str, str], run: ncnn.Run, device_class: st
     profile: dict[str, Any] = {
         "device_class": device_class,
         "processor": f"{core} {clock}".strip(),
+        "runtime": "ncnn",
         "measured_with": "ncnn",
         "threads": run.threads,
         "instruction_set": features,
@@ -261,7 +253,7 @@ def _target(row: tuple[str, str, str, str, str], run: ncnn.Run, device_class: st
         run.ms,
         run.date,
         profile,
-        _facts(core, run.threads, half, False),
+        _facts(core, run.threads, half),
         (_FLOAT16,) if half else (),
     )
 
@@ -283,29 +275,31 @@ def _paddle(data: Path) -> Iterator[Target]:
             {
                 "device_class": "phone",
                 "processor": f"{core} {clock}",
+                "runtime": "paddle-lite",
+                "runtime_version": "2.11",
                 "measured_with": "paddle-lite 2.11",
                 "instruction_set": _CORES[core].features,
             },
-            _facts(core, 1, False, True),
+            _facts(core, 1, False, "paddle-lite"),
             ("its own ratios: only four networks were measured, the rest comes from boards with like cores",),
         )
 
 
-def _int8(workload: Workload) -> Workload:
-    """The network with all its products in int8."""
-
-    def quantised(op: Any) -> Any:
-        if op.kind not in ("conv1x1", "conv", "depthwise", "grouped", "linear"):
-            return op
-        return replace(
-            op,
-            dtype="int8",
-            bytes_in=op.bytes_in // 4,
-            bytes_out=op.bytes_out // 4,
-            bytes_weights=op.bytes_weights // 4,
-        )
-
-    return Workload(tuple(map(quantised, workload.ops)))
+def _timed(timed: boards.Timed) -> Target:
+    """A CPU under a runtime that computes floats in fp32."""
+    features = _CORES[timed.core].features
+    profile = {
+        "device_class": timed.device_class,
+        "processor": f"{timed.core} {timed.clock}",
+        "runtime": timed.runtime,
+        "measured_with": timed.measured_with,
+        "threads": timed.threads,
+        "instruction_set": features,
+    }
+    facts = _facts(timed.core, timed.threads, False, timed.runtime)
+    return Target(
+        timed.name, timed.description, timed.ms, timed.date, profile, facts, timed.caveats, source=timed.source
+    )
 
 
 def arm(data: Path, *, ncnn_only: bool = False) -> Collection:
@@ -323,7 +317,10 @@ def arm(data: Path, *, ncnn_only: bool = False) -> Collection:
     if not ncnn_only:
         targets += _paddle(data)
         for name in ("mobilenet_v2", "mobilenet_v3"):
-            works[f"{name}_int8"] = _int8(works[name])
+            works[f"{name}_int8"] = zoos.int8(works[name])
+        timed, networks = boards.arm(data)
+        works |= networks
+        targets += map(_timed, timed)
     return Collection(
         source=f"{_NCNN}; phones with few points: PaddlePaddle/Paddle-Lite (commit 3d329c954c82) benchmark.md",
         licence="BSD-3-Clause (ncnn), Apache-2.0 (Paddle-Lite)",
@@ -338,6 +335,31 @@ def arm(data: Path, *, ncnn_only: bool = False) -> Collection:
 
 def _n_float(run: ncnn.Run) -> int:
     return sum(not name.endswith("_int8") for name in run.ms)
+
+
+_SATURATES = ("Ivy Bridge", "Broadwell")
+"""Of the Intel generations with a name here: those without VNNI."""
+
+
+def _x86_facts(generation: str, threads: int, runtime: str) -> tuple[float, ...]:
+    facts = boards.log_threads(threads), *boards.facts(runtime)
+    return (float(generation == "0"), float(generation == "2"), *facts)
+
+
+def _timed_x86(timed: boards.Timed) -> Target:
+    old = timed.core in _SATURATES
+    profile = {
+        "device_class": timed.device_class,
+        "processor": f"{timed.core} {timed.clock}",
+        "runtime": timed.runtime,
+        "measured_with": timed.measured_with,
+        "threads": timed.threads,
+        "int8_arithmetic": "saturating" if old else "exact",
+    }
+    facts = _x86_facts("1" if old else "2", timed.threads, timed.runtime)
+    return Target(
+        timed.name, timed.description, timed.ms, timed.date, profile, facts, timed.caveats, source=timed.source
+    )
 
 
 _X86 = Path(__file__).with_name("x86_machines.csv")
@@ -355,14 +377,18 @@ def x86(data: Path) -> Collection:
         profile = {
             "device_class": "computer",
             "processor": machine["processor"],
+            "runtime": "ncnn",
             "measured_with": "ncnn",
             "threads": threads,
             "instruction_set": (machine["instruction_set"],),
             "int8_arithmetic": machine["int8_arithmetic"],
         }
-        facts = (float(generation == "0"), float(generation == "2"), math.log2(threads) / 2)
+        facts = _x86_facts(generation, threads, "ncnn")
         title = f"{machine['device']}, {threads} thread{'s' if threads > 1 else ''}"
         targets.append(Target(machine["name"], title, run.ms, run.date, profile, facts))
+    timed, networks = boards.intel(data)
+    works |= networks
+    targets += map(_timed_x86, timed)
     return Collection(
         source=_NCNN,
         licence="BSD-3-Clause",

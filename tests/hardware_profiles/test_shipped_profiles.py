@@ -113,12 +113,12 @@ def test_every_operator_has_a_price() -> None:
         assert cost_model.predict(p, Workload(ops)).latency_ms > 0
 
 
-def test_channels_that_do_not_fit_the_blocks_are_no_bargain() -> None:
-    chosen = [p for p in map(profile, NAMES) if "conv1x1_unaligned" in p.latency]
-    assert chosen
-    for p in chosen:
-        fitting, odd = (Workload((conv("conv1x1", "float32", cin, 64, 28, 1),)) for cin in (64, 62))
-        assert cost_model.predict(p, odd).latency_ms > 0.95 * cost_model.predict(p, fitting).latency_ms, p.name
+def test_channels_that_do_not_fit_the_blocks_are_no_bargain_and_no_cliff() -> None:
+    for p in map(profile, NAMES):
+        dtype = min(p.dtypes)
+        fitting, odd = (Workload((conv("conv1x1", dtype, cin, 64, 28, 1),)) for cin in (64, 62))
+        ratio = cost_model.predict(p, odd).latency_ms / cost_model.predict(p, fitting).latency_ms
+        assert 0.95 < ratio <= 1.001, f"{p.name}: a cost that no data show"
 
 
 def test_readme_is_reachable_from_the_package() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
-from autocompress.devices.profile import DeviceProfile
+from autocompress.devices.profile import FILE_RUNTIME, DeviceProfile, device_of
 
 CLASSES = {
     "board": "boards (CPU)",
@@ -32,7 +32,7 @@ def formats(profile: DeviceProfile) -> str:
 def devices_table(profiles: Iterable[DeviceProfile]) -> Table:
     """One row per profile, grouped by class; one line each on a terminal of 100 columns."""
     table = Table(title="device profiles", title_justify="left", box=None, pad_edge=False)
-    for column in ("name", "processor", "threads", "runtime", "formats", "error", "90 %"):
+    for column in ("name", "processor", "threads", "runtime", "formats", "error", "90 %", "your file"):
         table.add_column(column, no_wrap=column != "processor")
     known = list(profiles)
     for device_class, title in CLASSES.items():
@@ -43,13 +43,28 @@ def devices_table(profiles: Iterable[DeviceProfile]) -> Table:
         for p in chosen:
             c = p.calibration
             errors = (f"{c.median_error:.0%}", f"{c.p90_error:.0%}") if c else ("unknown", "")
-            table.add_row(p.name, p.processor, str(p.threads), p.runtime, formats(p), *errors)
+            name = device_of(p.name)
+            table.add_row(name, p.processor, str(p.threads), p.runtime, formats(p), *errors, _of_file(p, name))
     table.caption = (
-        "error: median over graphs that were not fitted; 90 %: nine of ten are within.\n"
+        "error: under the runtime named, median over graphs that were not fitted; 90 %: nine of ten are within.\n"
+        f"your file: 90 % interval of an ONNX file in {FILE_RUNTIME} on that CPU; one measured number narrows it:\n"
+        "autocompress devices calibrate my-board --like NAME --base-model model.onnx --latency-ms MS\n"
         "`autocompress devices show NAME` says what a profile was made from and what it cannot know."
     )
     table.caption_justify = "left"
     return table
+
+
+def _origin(profile: DeviceProfile) -> str:
+    moved = f", moved from {profile.transferred_from}" if profile.transferred_from else ""
+    return f"{moved}, measured with {profile.measured_with}"
+
+
+def _of_file(profile: DeviceProfile, device: str) -> str:
+    """What the device's name promises of a file of a search, where its times were taken under another runtime."""
+    if device == profile.name:
+        return ""
+    return f"{DeviceProfile.load(device).expected_error:.0%}"
 
 
 def device_text(profile: DeviceProfile) -> str:
@@ -64,8 +79,7 @@ def device_text(profile: DeviceProfile) -> str:
         f"  processor     {profile.processor}, {profile.threads} thread(s), {' '.join(profile.instruction_set)}".rstrip(
             ", "
         ),
-        f"  runtime       {profile.runtime} {profile.runtime_version}".rstrip()
-        + f", measured with {profile.measured_with}",
+        f"  runtime       {profile.runtime} {profile.runtime_version}".rstrip() + _origin(profile),
         f"  your file     {support.way}",
         f"  executes      weights of {bits} bits, early exits: {'yes' if support.early_exits else 'no'}",
         f"  formats       {formats(profile)}, {profile.int8_arithmetic} int8 arithmetic",
@@ -81,6 +95,8 @@ def device_text(profile: DeviceProfile) -> str:
             f"  calibration   {c.points} graphs, {c.date}; error on {c.split}: median {c.median_error:.1%}, "
             f"90 % of them within {c.p90_error:.1%}"
         )
+        by_format = ", ".join(f"{dtype} {error:.0%}" for dtype, error in c.p90_by_format.items())
+        lines += [f"  90 % within   {by_format}"] if by_format else []
     lines += [f"  cannot know   {caveat}" for caveat in profile.caveats]
     lines.append("  operator                     overhead us   us per million MACs")
     for kind, costs in sorted(profile.latency.items()):

@@ -110,7 +110,7 @@ def _profile(
     formats = {dtype for by_format in latency.values() for dtype in by_format}
     measured = {"int8" if name.endswith("_int8") else "float32" for name in target.ms}
     for kind in collection.free:
-        latency.setdefault(kind, {dtype: {} for dtype in formats})
+        latency.setdefault(kind, {dtype: {} for dtype in sorted(formats)})
     if formats != measured:  # what was never measured on this device is not part of its profile
         latency = {kind: {d: cost for d, cost in by.items() if d in measured} for kind, by in latency.items()}
     held_out = {name: (ms, predicted[name]) for name, ms in target.ms.items() if np.isfinite(predicted[name])}

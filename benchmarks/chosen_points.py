@@ -26,7 +26,7 @@ from autocompress.evaluation.evaluator import Predictor, sweep_optimism
 from autocompress.evaluation.thresholds import sweep
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
-from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes.base import reference
 from autocompress.studies.choice import Pool, Rule, paired_interval
 from autocompress.studies.results import Evaluation
 from autocompress.tasks.loading import load_task
@@ -83,14 +83,14 @@ def networks(study: Study, task: Task) -> tuple[list[Network], int]:
             by_folder.setdefault(str(Path(str(e.artifact)).parent), []).append(e)
     found = []
     for points in by_folder.values():
-        session = ort.session(study.path / str(points[0].artifact), 1)
+        model = reference().load(study.path / str(points[0].artifact))
         n_exits = max(0, len(points[0].exits) - 1)
         if not n_exits:
-            logits = [np.concatenate([Predictor(session)(x) for x, _ in batches])]
+            logits = [np.concatenate([Predictor(model)(x) for x, _ in batches])]
         else:
             samples = [np.ascontiguousarray(x[i : i + 1], np.float32) for x, _ in batches for i in range(len(x))]
             logits = [
-                np.concatenate([ort.run(session, path_feeds({INPUT: x}, n_exits)[way])[0] for x in samples])
+                np.concatenate([model(path_feeds({INPUT: x}, n_exits)[way])[model.outputs[0]] for x in samples])
                 for way in range(n_exits + 1)
             ]
         scores = np.stack([task.metric.per_sample(one, truth) for one in logits], 1)

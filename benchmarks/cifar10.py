@@ -24,9 +24,10 @@ from scipy import stats
 from autocompress import Study
 from autocompress.controller.plan import now, versions
 from autocompress.evaluation.evaluator import Predictor
+from autocompress.evaluation.timing import ways_through
 from autocompress.graphs.export import INPUT
-from autocompress.graphs.nested_if import path_feeds
-from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes.base import reference
+from autocompress.runtimes.timing import measure
 from autocompress.studies.results import Evaluation
 from autocompress.tasks.loading import load_task
 from autocompress.tasks.task import Task
@@ -52,18 +53,17 @@ def judge(study: Study, points: list[Evaluation], task: Task, threads: int = 1) 
     jobs, spans, rows = [], [], []
     sample = np.random.default_rng(0).standard_normal(tuple(task.example_input[:1].shape)).astype(np.float32)
     for point in points:
-        session = ort.session(study.path / str(point.artifact), threads)
-        feeds = path_feeds({INPUT: sample}, max(0, len(point.exits) - 1))
-        spans.append(slice(len(jobs), len(jobs) + len(feeds)))
-        jobs += [(session, feed) for feed in feeds]
-        predict = Predictor(session)
+        ways = ways_through(reference(), study.path / str(point.artifact), threads, {INPUT: sample})
+        spans.append(slice(len(jobs), len(jobs) + len(ways)))
+        jobs += ways
+        predict = Predictor(ways[-1][0])
         correct = np.concatenate([predict(x).argmax(-1) == y for x, y in task.split("test")])
-        rates = np.bincount(predict.exits, minlength=len(feeds)) / len(correct) if predict.exits else np.ones(1)
+        rates = np.bincount(predict.exits, minlength=len(ways)) / len(correct) if predict.exits else np.ones(1)
         low, high = stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")
         rows.append({"trial": point.trial, "label": point.label, "accuracy": float(correct.mean()), "low": low,
                      "high": high, "exit_rates": rates.tolist(), "size_bytes": point.size_bytes,
                      "predicted_ms": point.predicted_latency_ms, "recipe": point.recipe.to_dict()})  # fmt: skip
-    timings = ort.measure(jobs, threads=threads)
+    timings = measure(jobs, reference(), threads=threads)
     for row, span in zip(rows, spans, strict=True):
         paths = [t.latency_ms for t in timings[span]]
         row["path_ms"] = paths

@@ -39,7 +39,9 @@ from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.files import write_json
 from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
-from autocompress.runtimes.adapters.onnxruntime.session import reference_model
+from autocompress.runtimes.adapters.onnxruntime.session import load as load_file
+from autocompress.runtimes.base import reference
+from autocompress.runtimes.timing import reference_model
 from autocompress.runtimes.workload import Workload
 
 Points = dict[str, tuple[Workload, float]]
@@ -158,10 +160,15 @@ def measure(folder: Path, threads: int, calibration_s: float, seconds: float) ->
     def progress(share: float, text: str) -> None:
         print(f"{time.perf_counter() - began:.0f} s: {text}", flush=True)
 
-    fit.measure_plan(threads, calibration_s, progress).save(folder / f"plan-{threads}.json")
+    fit.measure_plan(reference(), threads, calibration_s, progress).save(folder / f"plan-{threads}.json")
     sources = {path.stem: path.read_bytes for path in sorted(folder.glob("*.onnx"))}
     timings, refused = runner.measure_models(
-        sources, reference_model, threads, seconds, lambda timings, words: progress(0, f"{len(timings)} files{words}")
+        sources,
+        reference_model,
+        load_file,
+        threads,
+        seconds,
+        lambda timings, words: progress(0, f"{len(timings)} files{words}"),
     )
     write_json(folder / f"files-{threads}.json", {"timings": timings, "refused": refused})
 
@@ -181,7 +188,7 @@ def load(folder: Path, threads: int) -> tuple[DeviceProfile, Points, Points]:
     known = measured.at_full_speed_ms()
     for name in fit.EXIT_PAIR:
         known.pop(name, None)
-    return profile, fit._points(known), tested
+    return profile, fit._points(known, reference()), tested
 
 
 def by_macs(known: Points) -> Callable[[Workload], float]:

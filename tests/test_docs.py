@@ -15,10 +15,10 @@ from helpers import doc_blocks
 from helpers.small import DEVICE, write_space
 
 from autocompress import cli
-from autocompress.controller import finish
 from autocompress.devices.profile import DeviceProfile
 from autocompress.recipes import space
-from autocompress.runtimes.adapters.onnxruntime.session import TimingProtocol
+from autocompress.runtimes import timing
+from autocompress.runtimes.timing import TimingProtocol
 
 PAGES = doc_blocks.pages()
 
@@ -33,8 +33,8 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOCOMPRESS_HOME", str(home))
         patch.setattr(space, "_SHIPPED", (*space._SHIPPED, write_space(home, name="cnn").parent))
-        patch.setattr(finish.ort, "FAST", brief)
-        patch.setattr(finish.ort, "THOROUGH", brief)
+        patch.setattr(timing, "FAST", brief)
+        patch.setattr(timing, "THOROUGH", brief)
         yield home
 
 

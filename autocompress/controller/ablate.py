@@ -209,19 +209,19 @@ class _Bench:
         best = max(o.evaluation.objectives()[0] for o in outcomes)
         good = [o for o in outcomes if o.evaluation.objectives()[0] >= best - _EXIT_LOSS]
         chosen = min(good, key=lambda o: o.evaluation.objectives()[1])
-        artifact = f"{FOLDER}/{key}.onnx"
+        artifact = f"{FOLDER}/{key}{chosen.suffix}"
         Folder(self.study.path).write(artifact, chosen.file)
         return chosen.evaluation.model_copy(update={"trial": number, "artifact": artifact})
 
     def judge(self) -> None:
         """Time and score all files that were evaluated."""
         from autocompress.controller.finish import measure
-        from autocompress.runtimes.adapters.onnxruntime import session as ort
+        from autocompress.runtimes.timing import THOROUGH
 
         complete = {key: e for key, e in self.found.items() if e.state == "complete"}
         if self.evaluator.device.is_this_machine and complete:
             self.progress(f"measuring {len(complete)} files on this machine")
-            timed = measure(self.study.path, list(complete.values()), self.evaluator, ort.THOROUGH)
+            timed = measure(self.study.path, list(complete.values()), self.evaluator, THOROUGH)
             complete = dict(zip(complete, timed, strict=True))
         for key, evaluation in complete.items():
             if self.study.final and evaluation.test is None and self.evaluator.task.has("test"):

@@ -14,9 +14,10 @@ from autocompress.controller.doubts import contradictions, is_repeated
 from autocompress.controller.plan import now, versions
 from autocompress.errors import AutocompressError, CandidateError, StudyError, failing_as
 from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.timing import ways_through
 from autocompress.graphs.export import INPUT
-from autocompress.graphs.nested_if import path_feeds
-from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes import timing
+from autocompress.runtimes.base import Model
 from autocompress.studies.confusion import Confusion, write_confusions
 from autocompress.studies.constraints import Constraint, met_by
 from autocompress.studies.folder import read_artifact, take_back_final, write_final
@@ -51,7 +52,7 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
         "load_average": os.getloadavg(),
     }
     if evaluator.device.is_this_machine:
-        protocol = ort.THOROUGH
+        protocol = timing.THOROUGH
         contenders = _measure_contenders(folder, contenders, evaluator, study.settings.constraints, reporter)
         conditions["timing"] = {
             "protocol": "smallest of all calls, round-robin with a reference net, batch 1",
@@ -111,7 +112,7 @@ def _measure_contenders(
     contenders, broken = _those_that_run(folder, contenders, evaluator)
     quick = len(contenders) > _MANY
     reporter.status(f"measuring {len(contenders)} files on this machine")
-    measured = {e.trial: e for e in measure(folder, contenders, evaluator, ort.FAST if quick else ort.THOROUGH)}
+    measured = {e.trial: e for e in measure(folder, contenders, evaluator, timing.FAST if quick else timing.THOROUGH)}
     measured |= _settled(folder, contenders, measured, evaluator, reporter)
     sure: set[int] = {n for n, e in measured.items() if e.latency_doubt} if quick else set(measured)
     for _ in range(_ROUNDS):
@@ -120,7 +121,7 @@ def _measure_contenders(
         front |= {e.trial for e in contenders if e.kind == "baseline"}
         if doubtful := sorted(front - sure):
             reporter.status(f"measuring {len(doubtful)} files of the front on this machine")
-            again = measure(folder, [measured[n] for n in doubtful], evaluator, ort.THOROUGH)
+            again = measure(folder, [measured[n] for n in doubtful], evaluator, timing.THOROUGH)
             measured.update({e.trial: e for e in again})
             measured |= _settled(folder, contenders, measured, evaluator, reporter)
             sure |= front
@@ -135,8 +136,8 @@ def _those_that_run(
     for evaluation in evaluations:
         try:
             with failing_as(CandidateError, "running the file"):
-                session = ort.session(read_artifact(folder, evaluation), evaluator.device.threads)
-                ort.run(session, path_feeds({INPUT: _sample(evaluator)}, max(0, len(evaluation.exits) - 1))[-1])
+                model, inputs = _paths(folder, evaluation, evaluator)[-1]
+                model(inputs)
             able.append(evaluation)
         except (CandidateError, StudyError) as error:
             notes = (*evaluation.notes, f"latency: predicted, not measured: {error}")
@@ -158,7 +159,7 @@ def _settled(
     again: dict[int, Evaluation] = {}
     for trial in suspects:
         reporter.status(f"measuring trial {trial} again, alone: {suspects[trial].reason}")
-        (again[trial],) = measure(folder, [predicted[trial]], evaluator, ort.THOROUGH)
+        (again[trial],) = measure(folder, [predicted[trial]], evaluator, timing.THOROUGH)
     still = contradictions(list({**measured, **again}.values()), error)
     settled = {}
     for trial, alone in again.items():
@@ -173,23 +174,26 @@ def _settled(
 
 
 def measure(
-    folder: Path, evaluations: Sequence[Evaluation], evaluator: Evaluator, protocol: ort.TimingProtocol
+    folder: Path, evaluations: Sequence[Evaluation], evaluator: Evaluator, protocol: timing.TimingProtocol
 ) -> list[Evaluation]:
     """Time the files side by side on this machine, every path of those with exits."""
-    threads = evaluator.device.threads
-    sample = _sample(evaluator)
-    jobs: list[tuple[Any, dict[str, Any]]] = []
+    jobs: list[tuple[Model, dict[str, Any]]] = []
     spans = []
     for evaluation in evaluations:
-        session = ort.session(read_artifact(folder, evaluation), threads)
-        feeds = path_feeds({INPUT: sample}, max(0, len(evaluation.exits) - 1))
-        spans.append((len(jobs), len(jobs) + len(feeds)))
-        jobs += [(session, feed) for feed in feeds]
-    timings = ort.measure(jobs, threads=threads, protocol=protocol)
+        ways = _paths(folder, evaluation, evaluator)
+        spans.append((len(jobs), len(jobs) + len(ways)))
+        jobs += ways
+    timings = timing.measure(jobs, evaluator.runtime, threads=evaluator.device.threads, protocol=protocol)
     return [
         _with_timing(evaluation, [t.latency_ms for t in timings[start:end]], all(t.trusted for t in timings[start:end]))
         for evaluation, (start, end) in zip(evaluations, spans, strict=True)
     ]
+
+
+def _paths(folder: Path, evaluation: Evaluation, evaluator: Evaluator) -> list[tuple[Model, dict[str, Any]]]:
+    """Every way through a file, with the inputs that force a sample to take it."""
+    file = read_artifact(folder, evaluation)
+    return ways_through(evaluator.runtime, file, evaluator.device.threads, {INPUT: _sample(evaluator)})
 
 
 def _sample(evaluator: Evaluator) -> NDArray[Any]:

@@ -300,7 +300,8 @@ class Store:
     def _write(self, number: int, outcomes: Sequence[Outcome]) -> list[Evaluation]:
         evaluations = []
         for i, outcome in enumerate(outcomes):
-            artifact = f"{trial_name(number)}/" + ("model.onnx" if i == 0 else f"model.{i}.onnx")
+            name = f"model{outcome.suffix}" if i == 0 else f"model.{i}{outcome.suffix}"
+            artifact = f"{trial_name(number)}/{name}"
             Folder(self.folder).write(artifact, outcome.file)
             write_workloads(self.folder, outcome.workloads)
             if outcome.sample_scores is not None:

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, WithJsonSchema, field_validator
 
 from autocompress.errors import DeviceError
 from autocompress.files import read_yaml, write_atomically
-from autocompress.runtimes.capabilities import SUPPORT, RuntimeName, Support
+from autocompress.runtimes import base as runtimes
+from autocompress.runtimes.capabilities import ELSEWHERE, Support
 from autocompress.validation import Data
 
 HOST = "host"
-"""Name of the profile of the machine that runs the search."""
+"""Name of the profile of the machine that runs the search, with the default runtime (see `host_name`)."""
 
 PROFILE_VERSION = 1
 HOME_VARIABLE = "AUTOCOMPRESS_HOME"
@@ -49,6 +50,11 @@ _NonNegative = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 _Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 _Bytes = Annotated[int, Field(gt=0, le=2**53)]
+
+
+def _runtimes() -> dict[str, Any]:
+    """The schema of a runtime's name: ours are proposed, any other one is that of an installed package."""
+    return {"anyOf": [{"enum": sorted({*runtimes.own_names(), *ELSEWHERE})}, {"type": "string"}]}
 
 
 class OpCost(Data):
@@ -122,7 +128,7 @@ class DeviceProfile(Data):
     description: str = ""
     device_class: DeviceClass = "computer"
     processor: str = ""
-    runtime: RuntimeName = "onnxruntime"
+    runtime: Annotated[str, WithJsonSchema(_runtimes())] = "onnxruntime"
     """Runtime that executes the artefact on the device, and whose times these are unless `transferred_from` says
     otherwise; `support` says what it can execute."""
     runtime_version: str = ""
@@ -153,13 +159,20 @@ class DeviceProfile(Data):
     if_overhead_us: _NonNegative = 0.0
     """Extra cost of one nested `If` (early exit test) on the executed path."""
     reference_ms: _Positive | None = None
-    """Latency of `runtimes.adapters.onnxruntime.reference_model()` when this was calibrated."""
+    """Latency of `runtimes.timing.reference_model()` in this runtime when this was calibrated."""
     latency: dict[str, dict[Dtype, OpCost]]
     """Operator kind, or "any" -> number format -> cost."""
     calibration: Calibration | None = None
     provenance: Provenance
     caveats: tuple[str, ...] = ()
     """What the profile cannot know."""
+
+    @field_validator("runtime")
+    @classmethod
+    def _has_a_known_runtime(cls, value: str) -> str:
+        if rule := runtimes.broken_rule(value):
+            raise ValueError(rule)
+        return value
 
     @field_validator("latency")
     @classmethod
@@ -170,8 +183,8 @@ class DeviceProfile(Data):
 
     @property
     def is_this_machine(self) -> bool:
-        """True for the profile named "host": its artefacts can be measured here, not only predicted."""
-        return self.name == HOST
+        """True for the profiles that `host_name` names: their artefacts can be measured here, not only predicted."""
+        return self.name == host_name(self.runtime)
 
     @property
     def transfer_note(self) -> str:
@@ -206,7 +219,7 @@ class DeviceProfile(Data):
     @property
     def support(self) -> Support:
         """What the runtime of the device can execute."""
-        return SUPPORT[self.runtime]
+        return runtimes.support(self.runtime)
 
     @property
     def weight_bits(self) -> frozenset[int]:
@@ -216,7 +229,7 @@ class DeviceProfile(Data):
         """
         known = {8: "int8", 32: "float32"}
         allowed = self.support.weight_bits
-        return allowed if self.runtime == "onnxruntime" else frozenset(b for b in allowed if known[b] in self.dtypes)
+        return frozenset(b for b in allowed if known[b] in self.dtypes) if self.runtime in ELSEWHERE else allowed
 
     def digest(self) -> str:
         """Stable 16-digit id of everything in the profile."""
@@ -282,6 +295,11 @@ class DeviceProfile(Data):
             for dtype, cost in costs.items():
                 costs[dtype] = {key: float(f"{value:.5g}") for key, value in cost.items() if value}
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+
+
+def host_name(runtime: str) -> str:
+    """What the profile of this machine is called: "host", with another runtime than the default "host-RUNTIME"."""
+    return HOST if runtime == DeviceProfile.model_fields["runtime"].default else f"{HOST}-{runtime}"
 
 
 def user_profiles_folder() -> Path:

@@ -27,8 +27,7 @@ from autocompress.graphs import export, nested_if, qat, qdq
 from autocompress.graphs.observe import ActivationRange, observe
 from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
 from autocompress.recipes.recipe import Recipe
-from autocompress.runtimes.adapters.onnxruntime import session as ort
-from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
+from autocompress.runtimes.base import Runtime, executor, pieces
 from autocompress.runtimes.workload import Op, Workload
 from autocompress.tasks.networks import outputs_of
 
@@ -49,6 +48,16 @@ class Deployment:
     parity: float | None = None
     """Share of samples on which file and torch model predict the same (see `Deployer.build`)."""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What ships."""
+
+    graph: onnx.ModelProto
+    """With nested exits, recipe and provenance."""
+    file: bytes
+    """The same as the device's runtime takes it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,8 @@ class Deployer:
     def __init__(self, workshop: Workshop, device: DeviceProfile) -> None:
         self.workshop = workshop
         self.device = device
+        self.runtime = executor(device.runtime)
+        """Executes the files here."""
         self._templates: OrderedDict[str, tuple[onnx.ModelProto, export.BatchNormPairs]] = OrderedDict()
         self._latest: tuple[nn.Module, nn.Module, onnx.ModelProto] | None = None
 
@@ -118,7 +129,7 @@ class Deployer:
 
     def cost(self, deployment: Deployment) -> Cost:
         """Predict the latency of every path through the graph, and the memory it needs."""
-        workloads = paths(deployment)
+        workloads = paths(deployment, self.runtime)
         estimates = [cost_model.predict(self.device, workload) for workload in workloads]
         whole = workloads[-1]
         layer_ms: dict[str, float] = {}
@@ -141,8 +152,12 @@ class Deployer:
         thresholds: Sequence[float],
         recipe: Recipe,
         provenance: Mapping[str, Any],
-    ) -> bytes:
-        """The bytes of the file: exits nested, recipe and provenance in its metadata."""
+    ) -> Artifact:
+        """The file: exits nested, recipe and provenance in its metadata.
+
+        Raises:
+            CandidateError: the device's runtime has no file for this graph.
+        """
         proto = onnx.ModelProto()
         proto.CopyFrom(deployment.proto)
         if len(deployment.outputs) > 1:
@@ -154,8 +169,7 @@ class Deployer:
         }
         for key, value in entries.items():
             proto.metadata_props.add(key=key, value=value)
-        data: bytes = proto.SerializeToString(deterministic=True)
-        return data
+        return Artifact(proto, self.runtime.convert(proto))
 
     def _float(self, candidate: Candidate) -> tuple[nn.Module, onnx.ModelProto]:
         """The folded model and its graph; kept for the next candidate, which often differs in number formats only."""
@@ -217,7 +231,7 @@ class Deployer:
 
     def _left_in_float(self, graph: onnx.ModelProto, proto: onnx.ModelProto, candidate: Candidate) -> tuple[str, ...]:
         stage: Quantize = candidate.quantization
-        layers = inventory(graph, layer_names(proto))
+        layers = inventory(graph, self.runtime, layer_names(proto))
 
         def asked(name: str) -> int:
             return stage.bits(candidate.own_name(name), candidate.stage_of(name, self.workshop.anatomy))[0]
@@ -277,16 +291,18 @@ class Deployer:
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:
         """Share of samples with the same prediction (classification), else 1 minus the relative error.
 
+        The graph is run as the device's runtime runs it.
+
         None of these samples has set a range.
 
         A dense prediction (N, classes, ...) counts with the share of its positions.
         """
         batches = self.workshop.task.parity_batches(self.workshop.seed)
-        session = ort.session(graph.SerializeToString())
+        file = self.runtime.load(self.runtime.convert(graph))
         same, count = 0.0, 0
         for batch in batches:
-            for piece in ort.pieces(session, batch):
-                theirs = ort.run(session, {export.INPUT: piece})[-1]
+            for piece in pieces(file, batch):
+                theirs = file({export.INPUT: piece})[file.outputs[-1]]
                 ours = outputs_of(model, torch.from_numpy(piece))[-1].numpy()
                 if self.workshop.task.kind == "classification":
                     axis = 1 if ours.ndim > 2 else -1
@@ -298,12 +314,12 @@ class Deployer:
         return same / max(1, count)
 
 
-def paths(deployment: Deployment) -> tuple[Workload, ...]:
+def paths(deployment: Deployment, runtime: Runtime) -> tuple[Workload, ...]:
     """What is executed when a sample leaves at each exit; the last is the whole network."""
     names = deployment.outputs
     workloads = []
     for i in range(len(names)):
-        workload = read_workload(deployment.proto, outputs=names[: i + 1])
+        workload = runtime.kernels(deployment.proto, names[: i + 1]).workload()
         tests = tuple(Op("if", "float32", f"if_{k}") for k in range(min(i + 1, len(names) - 1)))
         workloads.append(replace(workload, ops=workload.ops + tests))
     return tuple(workloads)

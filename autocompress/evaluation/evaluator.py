@@ -25,13 +25,14 @@ from autocompress.compression.techniques.exit_threshold import ExitThreshold
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError, TaskError, failing_as
-from autocompress.evaluation.deploy import Cost, Deployer, Deployment
+from autocompress.evaluation.deploy import Artifact, Cost, Deployer, Deployment
 from autocompress.evaluation.elastic import Elastic
 from autocompress.evaluation.inventory import FileLayer, inventory
 from autocompress.evaluation.thresholds import sweep, top_probability
 from autocompress.graphs.export import INPUT
+from autocompress.graphs.nested_if import EXIT_INDEX
 from autocompress.recipes.recipe import Recipe
-from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes.base import Model, Runtime, pieces, takes_batches
 from autocompress.runtimes.workload import Workload
 from autocompress.studies.results import Evaluation, ExitSummary, LayerSummary
 from autocompress.tasks.metric import Score, Split
@@ -76,6 +77,8 @@ class Outcome:
 
     evaluation: Evaluation
     file: bytes
+    suffix: str = ".onnx"
+    """Of the file's name."""
     workloads: tuple[Workload, ...] = ()
     """The kernel calls on each path through the file, in the order of `evaluation.workloads`."""
     sample_scores: Array | None = None
@@ -146,6 +149,11 @@ class Evaluator:
         self._base: tuple[dict[str, FileLayer], Mapping[str, float]] | None = None
 
     @property
+    def runtime(self) -> Runtime:
+        """Executes the files here: the device's own, or what stands for it."""
+        return self.deployer.runtime
+
+    @property
     def anatomy(self) -> Anatomy:
         """The parts of the task's network."""
         return self.workshop.anatomy
@@ -179,7 +187,7 @@ class Evaluator:
         candidate = self._numerics(self.structure(recipe), recipe)
         deployment = self.deployer.build(candidate, final=False)
         thresholds = [0.5] * len(candidate.exits)
-        size = len(self.deployer.finish(deployment, thresholds, recipe, self.provenance()))
+        size = len(self.deployer.finish(deployment, thresholds, recipe, self.provenance()).file)
         numerics = [s for s in recipe.stages if s.phase > Phase.TRAINING]
         key = _hash(self._trained_key(recipe), [s.model_dump(mode="json") for s in numerics])
         shares = [
@@ -233,7 +241,7 @@ class Evaluator:
         Raises:
             CandidateError: the file does not run, or the metric raised something.
         """
-        predict = Predictor(ort.session(file, threads=_all_threads()))
+        predict = Predictor(self.runtime.load(file, threads=_all_threads()))
 
         def watched(inputs: Array) -> Array:
             outputs = predict(inputs)
@@ -299,10 +307,10 @@ class Evaluator:
 
     def _sweep(self, deployment: Deployment, cost: Cost) -> tuple[list[tuple[float, ...]], float]:
         """Thresholds worth having, from the stored logits of all exits, most accurate first; and `sweep_optimism`."""
-        session = ort.session(deployment.proto.SerializeToString(), threads=_all_threads())
+        model = self.runtime.load(self.runtime.convert(deployment.proto), threads=_all_threads())
         outputs, correct = [], []
         for inputs, targets in self.task.split("validation"):
-            logits = _run_all(session, inputs)
+            logits = _run_all(model, inputs)
             outputs.append([top_probability(one) for one in logits[:-1]])
             correct.append([self.task.metric.scores(one, targets) for one in logits])
         confidence = np.concatenate([np.stack(o, 1) for o in outputs])
@@ -315,14 +323,13 @@ class Evaluator:
         deployment: Deployment,
         cost: Cost,
         setting: _Setting,
-    ) -> tuple[_Setting, bytes, Score, Array | None, tuple[ExitSummary, ...]]:
+    ) -> tuple[_Setting, Artifact, Score, Array | None, tuple[ExitSummary, ...]]:
         recipe, thresholds = setting.recipe, setting.thresholds
-        file = self.deployer.finish(deployment, thresholds, recipe, self.provenance())
-        session = ort.session(file, threads=1 if candidate.exits else _all_threads())
-        predict = Predictor(session)
+        artifact = self.deployer.finish(deployment, thresholds, recipe, self.provenance())
+        predict = Predictor(self.runtime.load(artifact.file, threads=1 if candidate.exits else _all_threads()))
         score, samples = self.task.judge(predict, "validation")
         if not candidate.exits:
-            return setting, file, score, samples, ()
+            return setting, artifact, score, samples, ()
         taken = np.array(predict.exits)
         truth = np.concatenate([targets for _, targets in self.task.split("validation")])
         right = self.task.metric.scores(np.concatenate(predict.logits), truth)
@@ -337,7 +344,7 @@ class Evaluator:
             )
             for i, name in enumerate(names)
         )
-        return setting, file, score, samples, summaries
+        return setting, artifact, score, samples, summaries
 
     def _outcome(
         self,
@@ -345,17 +352,17 @@ class Evaluator:
         deployment: Deployment,
         cost: Cost,
         setting: _Setting,
-        file: bytes,
+        artifact: Artifact,
         score: Score,
         samples: Array | None,
         exits: tuple[ExitSummary, ...],
     ) -> Outcome:
-        recipe = setting.recipe
+        recipe, file = setting.recipe, artifact.file
         expected = sum(e.rate * e.latency_ms for e in exits) if exits else cost.path_ms[-1]
         notes = [*candidate.notes, *deployment.notes]
         if not cost.in_domain:
             notes.append(f"latency: the prediction is rough: {'; '.join(cost.doubts)}")
-        layers = self._layers(file, deployment.layers, cost)
+        layers = self._layers(artifact.graph, deployment.layers, cost)
         evaluation = Evaluation(
             trial=0,
             recipe=recipe,
@@ -378,16 +385,16 @@ class Evaluator:
             threshold_optimism=setting.optimism,
             notes=tuple(notes),
         )
-        return Outcome(evaluation, file, cost.workloads, samples)
+        return Outcome(evaluation, file, self.runtime.suffix, cost.workloads, samples)
 
-    def _layers(self, file: bytes, names: Mapping[str, str], cost: Cost) -> tuple[LayerSummary, ...]:
+    def _layers(self, graph: onnx.ModelProto, names: Mapping[str, str], cost: Cost) -> tuple[LayerSummary, ...]:
         """The layers of a file, beside those of the original network."""
         if self._base is None:
             base = self.deployer.build(Candidate(self.task.model), final=False)
-            layers = {layer.name: layer for layer in inventory(base.proto, base.layers)}
+            layers = {layer.name: layer for layer in inventory(base.proto, self.runtime, base.layers)}
             self._base = layers, self.deployer.cost(base).layer_ms
         before, before_ms = self._base
-        after = {layer.name: layer for layer in inventory(onnx.load_from_string(file), names)}
+        after = {layer.name: layer for layer in inventory(graph, self.runtime, names)}
         summaries = []
         for name in dict.fromkeys([*before, *after]):
             old, new = before.get(name), after.get(name)
@@ -422,10 +429,10 @@ class Evaluator:
 class Predictor:
     """Runs a file on batches; samples one by one where it takes no larger batch, and then notes their exits."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self._has_exits = len(session.get_outputs()) > 1
-        self._single = self._has_exits or isinstance(session.get_inputs()[0].shape[0], int)
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._has_exits = EXIT_INDEX in model.outputs
+        self._single = self._has_exits or not takes_batches(model)
         self.exits: list[int] = []
         self.logits: list[Array] = []
 
@@ -433,18 +440,20 @@ class Predictor:
         """Inputs (N, ...) to outputs (N, ...)."""
         inputs = np.ascontiguousarray(inputs, np.float32)
         if not self._single:
-            result: Array = ort.run(self._session, {INPUT: inputs})[0]
-            return result
+            return self._first(self._model({INPUT: inputs}))
         rows = []
         for i in range(len(inputs)):
-            output = ort.run(self._session, {INPUT: inputs[i : i + 1]})
-            rows.append(output[0])
+            outputs = self._model({INPUT: inputs[i : i + 1]})
+            rows.append(self._first(outputs))
             if self._has_exits:
-                self.exits.append(int(output[1]))
+                self.exits.append(int(outputs[EXIT_INDEX]))
         stacked = np.concatenate(rows)
         if self._has_exits:
             self.logits.append(stacked)
         return stacked
+
+    def _first(self, outputs: Mapping[str, Array]) -> Array:
+        return outputs[self._model.outputs[0]]
 
 
 def sweep_optimism(confidence: Array, scores: Array, path_ms: Sequence[float]) -> float:
@@ -481,11 +490,10 @@ def _label(recipe: Recipe, layers: Sequence[LayerSummary]) -> str:
     return recipe.summary() + (" (nothing quantised)" if nothing else "")
 
 
-def _run_all(session: Any, inputs: Array) -> list[Array]:
-    if not isinstance(session.get_inputs()[0].shape[0], int):
-        return ort.run(session, {INPUT: inputs})
-    singles = [ort.run(session, {INPUT: inputs[i : i + 1]}) for i in range(len(inputs))]
-    return [np.concatenate(outputs) for outputs in zip(*singles, strict=True)]
+def _run_all(model: Model, inputs: Array) -> list[Array]:
+    """All outputs, for all samples."""
+    parts = [model({INPUT: piece}) for piece in pieces(model, inputs)]
+    return [np.concatenate([part[name] for part in parts]) for name in model.outputs]
 
 
 def _all_threads() -> int:

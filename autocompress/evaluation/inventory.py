@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import onnx
 
 from autocompress.graphs.quantizable import attribute, module_name, quantizable_layers
-from autocompress.runtimes.adapters.onnxruntime.reader import Forms, read_forms
+from autocompress.runtimes.base import Runtime
+from autocompress.runtimes.kernels import Forms
 
 _BITS: Mapping[int, int] = {
     onnx.TensorProto.FLOAT: 32,
@@ -147,14 +148,17 @@ def layer_names(model: onnx.ModelProto) -> dict[str, str]:
     return names
 
 
-def inventory(model: onnx.ModelProto, names: Mapping[str, str] | None = None) -> tuple[FileLayer, ...]:
+def inventory(
+    model: onnx.ModelProto, runtime: Runtime, names: Mapping[str, str] | None = None
+) -> tuple[FileLayer, ...]:
     """All layers of a file that have weights, in the order of execution.
 
     Args:
-        model: a finished file, or a graph on the way there.
+        model: a finished graph, or one on the way there.
+        runtime: says what its layers compute in.
         names: of `layer_names`; a layer without one is called after its weight.
     """
-    forms = read_forms(model)
+    forms = runtime.kernels(model)
     macs: dict[str, int] = {}
     integer = {form.name for form in forms.ops if form.dtype == "int8"}
     for form in forms.ops:

@@ -26,7 +26,7 @@ from torch.nn.utils import fusion
 
 from autocompress.errors import CandidateError, first_line, user_line
 from autocompress.graphs.quantizable import quantizable_layers
-from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes.base import reference
 from autocompress.tasks.networks import evaluating, outputs_of
 
 INPUT = "input"
@@ -263,8 +263,8 @@ def disagreement(proto: onnx.ModelProto, model: nn.Module, inputs: Tensor) -> fl
         inputs = inputs[:1]
     expected = outputs_of(model, inputs)
     try:
-        got = ort.run(ort.session(proto.SerializeToString()), {INPUT: inputs.numpy()})
-    except Exception:  # ONNX Runtime raises its own untyped errors for graphs that do not fit
+        got = reference().load(proto.SerializeToString())({INPUT: inputs.numpy()}).values()
+    except Exception:  # of protobuf, or the graph does not fit
         return float("inf")
     worst = 0.0
     for a, b in zip(expected, got, strict=True):

@@ -39,6 +39,20 @@ def path_feeds(feed: Mapping[str, NDArray[Any]], n_exits: int) -> list[dict[str,
     return paths
 
 
+def forced_out(model: onnx.ModelProto) -> list[onnx.ModelProto]:
+    """Copies of a file with exits that leave at each of them whatever is put in, the last one at none."""
+    n_exits = len({threshold_name(i) for i in range(len(model.graph.input))} & {v.name for v in model.graph.input})
+    copies = []
+    for thresholds in path_feeds({}, n_exits):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        for tensor in copy.graph.initializer:
+            if tensor.name in thresholds:
+                tensor.CopyFrom(numpy_helper.from_array(thresholds[tensor.name], tensor.name))
+        copies.append(copy)
+    return copies
+
+
 def to_nested_if(model: onnx.ModelProto, outputs: Sequence[str], thresholds: Sequence[float]) -> onnx.ModelProto:
     """Return a graph that stops at the first exit whose confidence is above its threshold.
 

@@ -1,4 +1,4 @@
-"""Activation ranges from calibration data, measured in ONNX Runtime."""
+"""Activation ranges from calibration data, measured in ONNX Runtime, the reference of all runtimes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from autocompress.errors import CandidateError
 from autocompress.graphs.quantizable import QuantPlan
-from autocompress.runtimes.adapters.onnxruntime import session as runtime
+from autocompress.runtimes.adapters.onnxruntime.inside import with_inner_tensors
+from autocompress.runtimes.base import pieces
 
 Observer = Literal["minmax", "percentile", "entropy", "mse"]
 
@@ -142,20 +141,11 @@ def _left_out(seen: Mapping[str, _Extremes]) -> list[str]:
 
 
 class _Tap:
-    """A session that returns inner tensors."""
+    """A graph that returns inner tensors."""
 
-    def __init__(self, model: onnx.ModelProto, tensors: Sequence[str]) -> None:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        known = {value.name for value in (*copy.graph.output, *copy.graph.input)}
-        copy.graph.output.extend(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors if name not in known
-        )
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        self._session = ort.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+    def __init__(self, graph: onnx.ModelProto, tensors: Sequence[str]) -> None:
+        self._model = with_inner_tensors(graph, tensors)
+        self._input = next(iter(self._model.inputs))
         self._names = [name for name in tensors if name != self._input]
         self._taps_input = self._input in tensors
 
@@ -168,9 +158,9 @@ class _Tap:
         if self._taps_input and x.size:
             yield self._input, x, len(x)
         if self._names:
-            for piece in runtime.pieces(self._session, x):
-                values = runtime.run(self._session, {self._input: piece}, self._names)
-                yield from ((n, v, len(piece)) for n, v in zip(self._names, values, strict=True) if v.size)
+            for piece in pieces(self._model, x):
+                values = self._model({self._input: piece})
+                yield from ((name, values[name], len(piece)) for name in self._names if values[name].size)
 
 
 def _extremes(tap: _Tap, batches: Sequence[NDArray[Any]]) -> dict[str, _Extremes]:

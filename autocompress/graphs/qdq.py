@@ -1,6 +1,6 @@
 """Write a quantised ONNX file: integer weights, and quantise/dequantise pairs around what runs in int8.
 
-This module needs onnx, numpy and onnxruntime only. The trainable counterpart is `autocompress.graphs.qat`.
+This module needs onnx and numpy only. The trainable counterpart is `autocompress.graphs.qat`.
 
 What a bit width means in the file:
     8   int8 weight, one scale per output channel, behind a DequantizeLinear; computed in int8.
@@ -11,16 +11,12 @@ What a bit width means in the file:
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -37,6 +33,7 @@ from autocompress.graphs.quantizable import (
     plan,
     quantizable_layers,
 )
+from autocompress.runtimes.adapters.onnxruntime.inside import all_nodes
 
 __all__ = [
     "ActivationRange",
@@ -49,7 +46,6 @@ __all__ = [
     "WeightQuant",
     "activation_range",
     "observe",
-    "optimized_op_counts",
     "plan",
     "quantizable_layers",
     "quantize_weights",
@@ -194,7 +190,7 @@ class _Writer:
         for node in graph.node:
             del node.metadata_props[:]
             node.doc_string = ""
-        used = {name for node in _all_nodes(graph) for name in node.input} | self._graph.outputs
+        used = {name for node in all_nodes(graph) for name in node.input} | self._graph.outputs
         kept = [i for i in (*graph.initializer, *self._new.values()) if i.name in used]
         del graph.initializer[:]
         graph.initializer.extend(kept)
@@ -337,28 +333,3 @@ def _pack_int4(values: NDArray[np.int8]) -> bytes:
     flat = values.reshape(-1)
     nibbles = np.append(flat, np.zeros(flat.size % 2, np.int8)).astype(np.uint8) & 0xF
     return bytes((nibbles[0::2] | (nibbles[1::2] << 4)).tobytes())
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Nodes of `graph` and of all its sub-graphs."""
-    for node in graph.node:
-        yield node
-        for item in node.attribute:
-            for inner in (item.g, *item.graphs):
-                yield from _all_nodes(inner)
-
-
-def optimized_op_counts(model: onnx.ModelProto) -> Counter[str]:
-    """Count the operators of `model` after ONNX Runtime's own optimisation, sub-graphs included.
-
-    This proves which int8 kernels really run: QLinearConv, QGemm, MatMulIntegerToFloat, QLinearAdd and so on.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimized.onnx"
-        options.optimized_model_filepath = str(path)
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        optimized = onnx.load(str(path))
-    return Counter(node.op_type for node in _all_nodes(optimized.graph))

@@ -1,4 +1,4 @@
-"""The timing protocol, over sessions of ONNX Runtime.
+"""What a loaded file is, and the timing protocol: written once, over models of any runtime.
 
 It is copied to devices with `_bundle_runner.py`: Python 3.8 and numpy only.
 """
@@ -8,24 +8,39 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 _BURST_S = 0.15
-"""With more than one thread: the threads of the session that ran before stay busy waiting for up to 0.08 s."""
+"""With more than one thread: the threads of the model that ran before stay busy waiting for up to 0.08 s."""
 
 
-_NUMPY_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
+_NUMBERS = ("float16", "float32", "float64", "uint8", "int8", "int16", "uint16", "int32", "int64", "bool")
+"""Types of inputs that can be made up."""
+
+
+class TensorSpec(NamedTuple):
+    """An input of a model."""
+
+    shape: tuple[int | str | None, ...]
+    """A name, or None, where any size is taken; one name is one size."""
+    dtype: str
+    """As numpy calls it; another word for what numpy has no type for."""
+
+
+class Model(Protocol):
+    """A file that a runtime has loaded."""
+
+    inputs: Mapping[str, TensorSpec]
+    """What must be given, by name."""
+    options: Mapping[str, TensorSpec]
+    """What may be given besides: inputs with a value of their own in the file, such as the thresholds of exits."""
+    outputs: Sequence[str]
+    """Names of the outputs, in order."""
+
+    def __call__(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Run once: arrays by name to arrays by name, all outputs in order."""
 
 
 @dataclass(frozen=True)
@@ -43,50 +58,36 @@ class TimingProtocol:
     """Bound on the time spent per candidate; `runs`, then `rounds`, shrink to keep it."""
 
 
-def build_session(model: bytes | str, threads: int = 1, extra: Mapping[str, str] | None = None) -> Any:
-    """Build a quiet CPU session with all graph optimisations.
+def example_inputs(model: Model, seed: int = 0) -> dict[str, Any]:
+    """Inputs of the right shapes and types: random floats, zeros where they may be ids; a free size is one.
 
-    `extra` holds session configuration entries. Spinning is on with more than one thread (small nets are up
-    to 1.5 times slower without) and off with one.
+    Raises:
+        TypeError: an input holds neither numbers nor booleans; the message is its type.
     """
-    import onnxruntime as ort
-
-    ort.set_default_logger_severity(4)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
-    for key, value in (extra or {}).items():
-        options.add_session_config_entry(key, value)
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def example_feed(session: Any, seed: int = 0) -> dict[str, Any]:
-    """Inputs of the right shapes and types: random floats, zeros where they may be ids; a free batch is one."""
     rng = np.random.default_rng(seed)
-    feed: dict[str, Any] = {}
-    for value in session.get_inputs():
-        shape = [dim if isinstance(dim, int) and dim > 0 else 1 for dim in value.shape]
-        dtype = _NUMPY_TYPES[value.type]
+    made: dict[str, Any] = {}
+    for name, spec in model.inputs.items():
+        shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+        if spec.dtype not in _NUMBERS:
+            raise TypeError(spec.dtype)
+        dtype = np.dtype(spec.dtype)
         is_float = np.issubdtype(dtype, np.floating)
-        feed[value.name] = np.asarray(rng.standard_normal(shape)).astype(dtype) if is_float else np.zeros(shape, dtype)
-    return feed
+        made[name] = np.asarray(rng.standard_normal(shape)).astype(dtype) if is_float else np.zeros(shape, dtype)
+    return made
 
 
 class Stopwatch:
-    """Times one session; keeps the times of all passes in nanoseconds."""
+    """Times one model; keeps the times of all passes in nanoseconds."""
 
-    def __init__(self, session: Any, feed: Mapping[str, Any], threads: int, protocol: TimingProtocol) -> None:
-        self._run, self._feed = session.run, dict(feed)
+    def __init__(self, model: Model, inputs: Mapping[str, Any], threads: int, protocol: TimingProtocol) -> None:
+        self._model, self._inputs = model, dict(inputs)
         self._clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
         self.smallest_ns: list[int] = []
         self.wall_ns: list[int] = []
         self._pass_ns: list[int] = []
         for _ in range(max(1, protocol.warm_up)):
             started = time.perf_counter()
-            self._run(None, self._feed)
+            self._model(self._inputs)
         seconds = max(1e-6, time.perf_counter() - started)
         calls = max(8, int(protocol.max_seconds / protocol.passes / seconds))
         self.rounds = min(protocol.rounds, calls)
@@ -103,12 +104,12 @@ class Stopwatch:
 
     def burst(self) -> None:
         """Run `runs` times in a row, with more than one thread for `_BURST_S` at least."""
-        clock, wall, call, feed = self._clock, time.perf_counter_ns, self._run, self._feed
+        clock, wall, model, inputs = self._clock, time.perf_counter_ns, self._model, self._inputs
         done, end = 0, wall() + self._burst_ns
         while done < self.runs or wall() < end:
             done += 1
             wall_start, start = wall(), clock()
-            call(None, feed)
+            model(inputs)
             elapsed, wall_elapsed = clock() - start, wall() - wall_start
             self._pass_ns.append(elapsed)
             self.wall_ns.append(wall_elapsed)
@@ -125,10 +126,10 @@ def smallest_time_ns(times_ns: Sequence[int]) -> int:
 
 
 def time_together(
-    pairs: Sequence[tuple[Any, Mapping[str, Any]]], threads: int, protocol: TimingProtocol
+    pairs: Sequence[tuple[Model, Mapping[str, Any]]], threads: int, protocol: TimingProtocol
 ) -> list[Stopwatch]:
-    """Run sessions with their feeds round-robin, so that a change of the clock hits all of them."""
-    watches = [Stopwatch(session, feed, threads, protocol) for session, feed in pairs]
+    """Run models with their inputs round-robin, so that a change of the clock hits all of them."""
+    watches = [Stopwatch(model, inputs, threads, protocol) for model, inputs in pairs]
     for index in range(protocol.passes):
         if index and protocol.pause_s:
             time.sleep(protocol.pause_s)

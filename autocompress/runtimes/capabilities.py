@@ -1,4 +1,4 @@
-"""What each runtime can execute of what a recipe can make, and how the ONNX file gets there. Facts only.
+"""What a runtime can execute of what a recipe can make, and how the ONNX file gets there. Facts only.
 
 A device profile names the runtime (`DeviceProfile.runtime`); `SearchSpace.restrict` keeps to what it can execute.
 """
@@ -7,24 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-RuntimeName = Literal[
-    "onnxruntime",
-    "ncnn",
-    "paddle-lite",
-    "tflite",
-    "tflite-micro",
-    "tensorrt",
-    "qnn",
-    "rknn",
-    "edgetpu",
-    "hailo",
-    "vitis-ai",
-    "stm32-cube-ai",
-    "esp-dl",
-]
-"""The runtimes that a profile can name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +31,7 @@ def _support(way: str, *, floats: bool, reads_quantized: bool) -> Support:
 
 _AGAIN = "converted from the float file; its own quantiser decides the int8 accuracy"
 
-SUPPORT: Mapping[str, Support] = {
-    "onnxruntime": Support("runs the file as it is", frozenset({4, 8, 16, 32}), frozenset({8, 32}), True, True),
+ELSEWHERE: Mapping[str, Support] = {
     "qnn": _support("runs the file as it is, ONNX Runtime with the QNN provider", floats=True, reads_quantized=True),
     "stm32-cube-ai": _support("ST Edge AI makes C code from the file", floats=True, reads_quantized=True),
     "ncnn": _support(f"pnnx, {_AGAIN}", floats=True, reads_quantized=False),
@@ -68,4 +49,5 @@ SUPPORT: Mapping[str, Support] = {
     "vitis-ai": _support(f"Vitis AI quantiser and compiler, {_AGAIN}", floats=False, reads_quantized=False),
     "esp-dl": _support(f"ESP-PPQ, {_AGAIN} (scales are powers of two)", floats=False, reads_quantized=False),
 }
-"""Of every runtime."""
+"""Of the runtimes that a profile can name and that cannot execute files on this machine; the others say it themselves
+(`runtimes.base.Runtime.capabilities`)."""

@@ -17,6 +17,7 @@ from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import DeviceError, InputError, StudyError
 from autocompress.recipes.recipe import Recipe
+from autocompress.runtimes.base import executor
 from autocompress.runtimes.workload import Workload
 from autocompress.studies.constraints import Constraint, device_limits, met_by, value_of
 from autocompress.studies.folder import read_artifact, read_workload
@@ -178,8 +179,6 @@ def retarget(study: Study, devices: Iterable[DeviceProfile]) -> Retargeted:
 
 def _paths(study: Study, evaluation: Evaluation, known: dict[str, Workload | None]) -> tuple[Workload, ...]:
     """What a file executes on each path, from what the study keeps, else from the file; nothing if both are gone."""
-    from autocompress.runtimes.adapters.onnxruntime import reader as onnx_reader
-
     for fingerprint in evaluation.workloads:
         if fingerprint not in known:
             known[fingerprint] = read_workload(study.path, fingerprint)
@@ -190,12 +189,13 @@ def _paths(study: Study, evaluation: Evaluation, known: dict[str, Workload | Non
 
     try:
         file = onnx.load_from_string(read_artifact(study.path, evaluation))
+        runtime = executor(str(study.settings.device.get("runtime")))
     except Exception:  # gone, changed, or no ONNX file: protobuf and onnx have no common base class
         return ()
     n_exits = max(0, len(evaluation.exits) - 1)
     ends = [[f"exit{k}/go" for k in range(i + 1)] for i in range(n_exits)]
     return tuple(
-        _without_tests(onnx_reader.read_workload(file, outputs=end), n_tests)
+        _without_tests(runtime.kernels(file, end).workload(), n_tests)
         for end, n_tests in [*zip(ends, range(1, n_exits + 1), strict=True), (None, n_exits)]
     )
 

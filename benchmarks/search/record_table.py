@@ -49,7 +49,7 @@ from autocompress.evaluation.elastic import torch_score
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.thresholds import NEVER
 from autocompress.graphs.export import INPUT
-from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes.base import Model, reference
 from autocompress.tasks.metric import Split
 
 Array = NDArray[Any]
@@ -198,11 +198,11 @@ def _file(evaluator: Evaluator, network: Network, trained: Candidate, bits: str)
             candidate = stage.apply(candidate, workshop)
     deployment = deployer.build(candidate)
     path_ms = deployer.cost(deployment).path_ms
-    size = len(deployer.finish(deployment, candidate.thresholds, recipe, evaluator.provenance()))
-    session = ort.session(deployment.proto.SerializeToString(), threads=1)
-    validation = _answers(session, workshop.task, "validation")
+    size = len(deployer.finish(deployment, candidate.thresholds, recipe, evaluator.provenance()).file)
+    model = reference().load(deployment.proto.SerializeToString())
+    validation = _answers(model, workshop.task, "validation")
     seconds = watch.lap()
-    test = _answers(session, workshop.task, "test")
+    test = _answers(model, workshop.task, "test")
     points = []
     for threshold in THRESHOLDS if network.has_exit else (NEVER,):
         (accuracy_, rate), (tested, _) = (_judge(*answers, threshold) for answers in (validation, test))
@@ -211,11 +211,11 @@ def _file(evaluator: Evaluator, network: Network, trained: Candidate, bits: str)
     return {"bytes": size, "path_ms": path_ms, "cpu_s": seconds, "points": points}
 
 
-def _answers(session: Any, task: Task, split: Split) -> tuple[Array, Array]:
+def _answers(model: Model, task: Task, split: Split) -> tuple[Array, Array]:
     """Of each image: whether the first and the last output are right, and the confidence of the first."""
     right, confidence = [], []
     for inputs, labels in task.split(split):
-        logits = ort.run(session, {INPUT: inputs})
+        logits = list(model({INPUT: inputs}).values())
         right.append(np.stack([logits[i].argmax(1) == labels for i in (0, -1)], 1))
         shifted = np.exp(logits[0] - logits[0].max(1, keepdims=True))
         confidence.append((shifted / shifted.sum(1, keepdims=True)).max(1))

@@ -48,6 +48,7 @@ def test_a_bundle_is_written(run: Run, models: list[MicroModel], base: Path, tmp
         "README.txt",
         "run.py",
         "_timing.py",
+        "session.py",
         "models.zip",
         "base.onnx",
     }

@@ -12,8 +12,8 @@ from autocompress.controller import Budget, finish, search
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
-from autocompress.runtimes.adapters.onnxruntime import session as ort
-from autocompress.runtimes.adapters.onnxruntime.session import TimingProtocol
+from autocompress.runtimes import timing
+from autocompress.runtimes.timing import Timing, TimingProtocol
 from autocompress.studies.reporter import Silent
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
@@ -29,8 +29,8 @@ def run(out: Path, net: str = "mlp", data: dict[str, Any] = SPACE, **settings: A
 def host(monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
     """This machine, with a timing protocol that takes no time."""
     brief = TimingProtocol(rounds=2, runs=2, passes=2)
-    monkeypatch.setattr(finish.ort, "FAST", brief)
-    monkeypatch.setattr(finish.ort, "THOROUGH", brief)
+    monkeypatch.setattr(timing, "FAST", brief)
+    monkeypatch.setattr(timing, "THOROUGH", brief)
     monkeypatch.setattr(finish, "contradictions", lambda points, error: {})  # so short timings contradict each other
     return device().model_copy(update={"name": "host"})
 
@@ -139,11 +139,11 @@ def test_what_contradicts_the_other_points_is_measured_again_alone(
     evaluator = Evaluator(small_task("mlp"), device().model_copy(update={"name": "host"}))
 
     def first_point(together_ms: float, alone_ms: float) -> Evaluation:
-        def measure(jobs: list[Any], **settings: Any) -> list[ort.Timing]:
+        def measure(jobs: list[Any], runtime: Any, **settings: Any) -> list[Timing]:
             first_ms = alone_ms if len(jobs) == 1 else together_ms
-            return [ort.Timing(1.0 if k else first_ms, 1.0, 1.0, 4, 1, 0.0, True) for k in range(len(jobs))]
+            return [Timing(1.0 if k else first_ms, 1.0, 1.0, 4, 1, 0.0, True) for k in range(len(jobs))]
 
-        monkeypatch.setattr(finish.ort, "measure", measure)
+        monkeypatch.setattr(timing, "measure", measure)
         return finish._measure_contenders(tmp_path / "study", contenders, evaluator, (), Silent())[0]
 
     cured = first_point(together_ms=2.4, alone_ms=1.0)

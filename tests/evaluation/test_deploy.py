@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.running import load, run
 from helpers.small import device
 from torch import Tensor, nn
 
@@ -21,7 +22,6 @@ from autocompress.evaluation.screening import Screen
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
-from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
 
@@ -68,10 +68,10 @@ def test_attention_of_torch_is_deployed_for_any_batch(
 ) -> None:
     outcome = encoder.evaluate(recipe(*stages))[0]
     assert outcome.evaluation.validation.value >= accuracy and outcome.evaluation.parity >= 0.9
-    session = ort.session(outcome.file)
+    session = load(outcome.file)
     inputs = encoder.task.split("validation")[0][0][:9]
-    alone = np.concatenate([ort.run(session, {INPUT: x[None]})[0] for x in inputs])
-    np.testing.assert_allclose(ort.run(session, {INPUT: inputs})[0], alone, atol=1e-4)
+    alone = np.concatenate([run(session, {INPUT: x[None]})[0] for x in inputs])
+    np.testing.assert_allclose(run(session, {INPUT: inputs})[0], alone, atol=1e-4)
 
 
 def test_attention_of_torch_has_the_bits_of_the_stage_around_it(encoder: Evaluator) -> None:
@@ -166,7 +166,7 @@ def test_a_norm_that_cannot_be_folded_stays(make: Callable[[], nn.Module], shape
     assert outcome.evaluation.validation.value == 1.0
     inputs = task.split("validation")[0][0]
     (expected,) = outputs_of(task.model, torch.from_numpy(inputs))
-    np.testing.assert_allclose(ort.run(ort.session(outcome.file), {INPUT: inputs})[0], expected, atol=1e-4)
+    np.testing.assert_allclose(run(load(outcome.file), {INPUT: inputs})[0], expected, atol=1e-4)
 
 
 class SampleBySample(nn.Module):
@@ -192,7 +192,7 @@ def test_networks_of_a_fixed_batch_are_deployed_for_one_sample(make: type[nn.Mod
     for stages, accuracy in (((), 1.0), ((PTQ,), 0.9), (({**PTQ, "observer": "mse"},), 0.9)):
         outcome = evaluator.evaluate(recipe(*stages))[0]
         assert outcome.evaluation.validation.value >= accuracy
-        assert ort.session(outcome.file).get_inputs()[0].shape == [1, 2, 4]
+        assert load(outcome.file).inputs[INPUT].shape == (1, 2, 4)
     if batch_size > 1:
         with pytest.raises(CandidateError, match="takes one sample at a time; use ptq"):
             evaluator.evaluate(recipe(QAT))

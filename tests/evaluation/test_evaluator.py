@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from helpers.running import load, run
 from helpers.small import device, small_task
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from autocompress.evaluation.evaluator import Evaluator, Outcome, sweep_optimism
 from autocompress.evaluation.thresholds import NEVER, sweep
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
-from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.studies.front import dominates
 from autocompress.tasks.task import Task
 
@@ -64,13 +64,13 @@ def with_exits() -> tuple[Task, list[Outcome]]:
 
 def accuracy_of(file: bytes, task: Task) -> tuple[float, list[int]]:
     """Run the file anew, sample by sample; also the exits that were taken."""
-    session = ort.session(file)
+    session = load(file)
     right, exits = [], []
     for inputs, targets in task.split("validation"):
         for x, y in zip(inputs, targets, strict=True):
-            outputs = ort.run(session, {INPUT: x[None]})
-            right.append(outputs[0].argmax(-1)[0] == y)
-            exits += [int(outputs[1])] if len(outputs) > 1 else []
+            found = run(session, {INPUT: x[None]})
+            right.append(found[0].argmax(-1)[0] == y)
+            exits += [int(found[1])] if len(found) > 1 else []
     return float(np.mean(right)), exits
 
 

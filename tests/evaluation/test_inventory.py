@@ -20,8 +20,8 @@ from autocompress.compression.anatomy import count_macs
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator, Outcome
 from autocompress.evaluation.inventory import inventory
-from autocompress.graphs.qdq import optimized_op_counts
 from autocompress.recipes.recipe import Recipe
+from autocompress.runtimes.adapters.onnxruntime.inside import optimized_op_counts
 from autocompress.tasks.metric import Metric
 from autocompress.tasks.task import Task
 
@@ -226,7 +226,7 @@ def test_a_file_that_is_only_known_by_its_path_is_read_too() -> None:
     evaluator = Evaluator(small_task("resnet", n=64), device())
     exits = {"technique": "early_exit", "first": 0.5, "hidden": 8}
     outcome = evaluate(evaluator, exits, {"technique": "ptq"})
-    layers = inventory(onnx.load_from_string(outcome.file))
+    layers = inventory(onnx.load_from_string(outcome.file), evaluator.runtime)
     recorded = outcome.evaluation.layers
     assert {x.name for x in recorded} >= {"heads.0.classifier", "heads.0.body.0"}
     assert sorted((x.channels, x.weight_bits, x.macs) for x in layers) == sorted(

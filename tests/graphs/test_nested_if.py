@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.running import load, run
 from helpers.zoo import ZOO, synthetic_classification
 from onnx import helper
 
@@ -11,7 +12,6 @@ from autocompress.compression.exit_heads import ExitHead, MultiExit
 from autocompress.errors import CandidateError
 from autocompress.graphs.export import INPUT, export, strip
 from autocompress.graphs.nested_if import EXIT_INDEX, LOGITS, threshold_name, to_nested_if
-from autocompress.runtimes.adapters.onnxruntime import session as ort
 from autocompress.tasks.networks import outputs_of
 
 OUTPUTS = ("exit0", "exit1", "logits")
@@ -44,10 +44,10 @@ def test_every_exit_equals_the_one_of_the_network(
     model, proto = multi
     nested = to_nested_if(proto, OUTPUTS, (0.5, 0.5))
     onnx.checker.check_model(nested, full_check=True)
-    session = ort.session(nested.SerializeToString())
+    session = load(nested.SerializeToString())
     for taken, thresholds in enumerate([(ALWAYS, ALWAYS), (NEVER, ALWAYS), (NEVER, NEVER)]):
         for sample in samples[:5]:
-            logits, index = ort.run(session, feed(sample, *thresholds))
+            logits, index = run(session, feed(sample, *thresholds))
             assert int(index) == taken and logits.shape == (1, 4)
             expected = outputs_of(model, torch.from_numpy(sample[None]))[taken].numpy()
             np.testing.assert_allclose(logits, expected, atol=1e-4)
@@ -58,25 +58,25 @@ def test_the_first_confident_exit_answers(multi: tuple[MultiExit, onnx.ModelProt
     outputs = outputs_of(model, torch.from_numpy(samples))
     confidence = np.stack([o.softmax(-1).max(-1).values.numpy() for o in outputs[:2]], 1)
     thresholds = tuple(float(t) for t in np.median(confidence, axis=0))
-    session = ort.session(to_nested_if(proto, OUTPUTS, thresholds).SerializeToString())
+    session = load(to_nested_if(proto, OUTPUTS, thresholds).SerializeToString())
     fires = np.column_stack([confidence > np.array(thresholds, np.float32), np.ones(len(samples), bool)])
     expected = fires.argmax(1)
     clear = (np.abs(confidence - np.array(thresholds)) > 1e-5).all(1)
     assert set(expected[clear]) == {0, 1, 2}
     for i in np.flatnonzero(clear):
-        logits, index = ort.run(session, {INPUT: samples[i : i + 1]})
+        logits, index = run(session, {INPUT: samples[i : i + 1]})
         assert int(index) == expected[i]
         np.testing.assert_allclose(logits[0], outputs[expected[i]][i].numpy(), atol=1e-4)
 
 
 def test_thresholds_in_the_file_are_defaults(multi: tuple[MultiExit, onnx.ModelProto], samples: np.ndarray) -> None:
-    session = ort.session(to_nested_if(multi[1], OUTPUTS, (NEVER, ALWAYS)).SerializeToString())
-    assert [i.name for i in session.get_inputs()] == [INPUT]
-    assert [i.name for i in session.get_overridable_initializers()] == ["threshold0", "threshold1"]
-    assert [o.name for o in session.get_outputs()] == [LOGITS, EXIT_INDEX]
-    assert int(ort.run(session, {INPUT: samples[:1]})[1]) == 1
-    assert int(ort.run(session, feed(samples[0], ALWAYS))[1]) == 0
-    assert int(ort.run(session, feed(samples[0], NEVER, NEVER))[1]) == 2
+    session = load(to_nested_if(multi[1], OUTPUTS, (NEVER, ALWAYS)).SerializeToString())
+    assert list(session.inputs) == [INPUT]
+    assert list(session.options) == ["threshold0", "threshold1"]
+    assert list(session.outputs) == [LOGITS, EXIT_INDEX]
+    assert int(run(session, {INPUT: samples[:1]})[1]) == 1
+    assert int(run(session, feed(samples[0], ALWAYS))[1]) == 0
+    assert int(run(session, feed(samples[0], NEVER, NEVER))[1]) == 2
 
 
 def test_nothing_behind_the_exit_is_computed(multi: tuple[MultiExit, onnx.ModelProto], samples: np.ndarray) -> None:
@@ -93,11 +93,11 @@ def test_nothing_behind_the_exit_is_computed(multi: tuple[MultiExit, onnx.ModelP
             helper.make_node("Unsqueeze", ["trapped", "axis"], ["logits"]),
         ]
     )
-    session = ort.session(to_nested_if(proto, OUTPUTS, (0.5, 0.5)).SerializeToString())
-    assert int(ort.run(session, feed(samples[0], ALWAYS, ALWAYS))[1]) == 0
-    assert int(ort.run(session, feed(samples[0], NEVER, ALWAYS))[1]) == 1
+    session = load(to_nested_if(proto, OUTPUTS, (0.5, 0.5)).SerializeToString())
+    assert int(run(session, feed(samples[0], ALWAYS, ALWAYS))[1]) == 0
+    assert int(run(session, feed(samples[0], NEVER, ALWAYS))[1]) == 1
     with pytest.raises(CandidateError, match="cannot run"):
-        ort.run(session, feed(samples[0], NEVER, NEVER))
+        run(session, feed(samples[0], NEVER, NEVER))
 
 
 def test_weights_lie_in_the_branch_that_uses_them(multi: tuple[MultiExit, onnx.ModelProto]) -> None:
@@ -122,8 +122,8 @@ def test_weights_lie_in_the_branch_that_uses_them(multi: tuple[MultiExit, onnx.M
 def test_one_output_is_the_network_itself(multi: tuple[MultiExit, onnx.ModelProto], samples: np.ndarray) -> None:
     backbone, example = ZOO["mlp"]()
     proto = strip(export(backbone, example, ["logits"]).proto)
-    session = ort.session(to_nested_if_of_one(proto).SerializeToString())
-    logits, index = ort.run(session, {INPUT: example.numpy()})
+    session = load(to_nested_if_of_one(proto).SerializeToString())
+    logits, index = run(session, {INPUT: example.numpy()})
     assert int(index) == 0
     np.testing.assert_allclose(logits, outputs_of(backbone, example)[0].numpy(), atol=1e-5)
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from autocompress.errors import CandidateError
 from autocompress.graphs import qdq
 from autocompress.graphs.qat import Twin, build_twin
-from autocompress.graphs.qdq import QuantSpec, observe, optimized_op_counts, write_qdq
+from autocompress.graphs.qdq import QuantSpec, observe, write_qdq
+from autocompress.runtimes.adapters.onnxruntime.inside import optimized_op_counts
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 torch.set_num_threads(1)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from autocompress.errors import CandidateError, RecipeError
 from autocompress.graphs import qdq
-from autocompress.graphs.qdq import QuantSpec, observe, optimized_op_counts, quantizable_layers, write_qdq
+from autocompress.graphs.qdq import QuantSpec, observe, quantizable_layers, write_qdq
+from autocompress.runtimes.adapters.onnxruntime.inside import optimized_op_counts
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 torch.set_num_threads(1)

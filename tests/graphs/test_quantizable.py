@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.running import load
 from torch import Tensor, nn
 
 from autocompress.graphs.export import INPUT, export
 from autocompress.graphs.observe import observe
-from autocompress.graphs.qdq import optimized_op_counts, write_qdq
+from autocompress.graphs.qdq import write_qdq
 from autocompress.graphs.quantizable import QuantSpec, plan, quantizable_layers
-from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes.adapters.onnxruntime.inside import optimized_op_counts
 from autocompress.tasks.networks import outputs_of
 
 RATIO = 110.0
@@ -70,7 +71,7 @@ def int8(model: nn.Module, inputs: Tensor, floats: tuple[str, ...] = ()) -> onnx
 
 
 def run(proto: onnx.ModelProto, inputs: Tensor) -> np.ndarray:
-    return ort.run(ort.session(proto.SerializeToString()), {INPUT: inputs.numpy()})[0]
+    return next(iter(load(proto.SerializeToString())({INPUT: inputs.numpy()}).values()))
 
 
 @pytest.mark.parametrize("join", JOINS)

@@ -9,7 +9,6 @@ import pytest
 
 from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile, shipped_profiles_folder
-from autocompress.runtimes.capabilities import SUPPORT
 from autocompress.runtimes.workload import KINDS, Op, Workload
 
 FOLDER = shipped_profiles_folder()
@@ -74,7 +73,7 @@ def test_a_profile_says_what_it_is_and_how_good(name: str) -> None:
     assert c is not None and c.held_out > 0 and 0 < c.median_error <= c.p90_error
     assert len(c.held_out_ms) == c.held_out <= c.points
     assert p.provenance.source and p.provenance.licence and p.caveats
-    assert p.runtime in SUPPORT and p.dtypes
+    assert p.support.way and p.dtypes
     if p.flash_bytes or p.ram_bytes or p.cache_bytes:
         assert p.provenance.datasheet, "figures that were not measured are labelled"
 

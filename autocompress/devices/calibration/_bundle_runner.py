@@ -5,8 +5,8 @@ Usage: python run.py [--seconds 180] [--threads 1] [--out result.json]
 Needs Python 3.8 or newer, numpy and onnxruntime, nothing else. It can be interrupted at any time: the same
 command goes on where it stopped. Stop other programs first, and let the device cool between two runs.
 
-(It runs alone on devices, beside `_timing.py`, the timing protocol: hence it keeps to Python 3.8 and to these two
-packages, and repeats a few lines that autocompress has elsewhere.)
+(It runs alone on devices, beside `_timing.py`, the timing protocol, and `session.py`, which loads a file: hence it
+keeps to Python 3.8 and to these two packages, and repeats a few lines that autocompress has elsewhere.)
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ except ImportError:
     raise SystemExit("error: numpy is missing; install it with: python -m pip install numpy onnxruntime") from None
 
 if __package__:
-    from autocompress.runtimes._timing import TimingProtocol, build_session, example_feed, spread, time_together
+    from autocompress.runtimes._timing import Model, TimingProtocol, example_inputs, spread, time_together
 else:  # alone on a device, beside its copy
-    from _timing import TimingProtocol, build_session, example_feed, spread, time_together  # type: ignore
+    from _timing import Model, TimingProtocol, example_inputs, spread, time_together  # type: ignore
 
 if TYPE_CHECKING:
     Source = Callable[[], bytes]
+    Load = Callable[[bytes, int], Model]
     Report = Callable[[list[dict[str, Any]], str], None]
 
 MEASUREMENTS_VERSION = 1
@@ -81,20 +82,21 @@ def processor_name() -> str:
     return board or platform.processor() or platform.machine() or "unknown"
 
 
-def int8_saturates(extreme_model: bytes) -> bool:
+def int8_saturates(extreme_model: bytes, load: Load) -> bool:
     """Tell by test whether uint8 x int8 products overflow 16-bit sums: 255 x 127, summed, is not exact."""
-    session = build_session(extreme_model)
-    (value,) = session.get_inputs()
-    result = session.run(None, {value.name: np.full(value.shape, 255, np.uint8)})[0]
-    return bool((result != 255 * 127 * value.shape[-1]).any())  # all weights are 127
+    model = load(extreme_model, 1)
+    ((name, spec),) = model.inputs.items()
+    rows, columns = map(int, spec.shape)  # type: ignore[arg-type]
+    (result,) = model({name: np.full((rows, columns), 255, np.uint8)}).values()
+    return bool((result != 255 * 127 * columns).any())  # all weights are 127
 
 
-def machine_facts(extreme_model: bytes) -> dict[str, Any]:
+def machine_facts(extreme_model: bytes, load: Load) -> dict[str, Any]:
     """Return what the measurements must say about this machine."""
     return {
         "processor": processor_name(),
         "instruction_set": list(cpu_flags()),
-        "int8_saturates": int8_saturates(extreme_model),
+        "int8_saturates": int8_saturates(extreme_model, load),
         "cores": os.cpu_count() or 1,
         "system": f"{platform.system()} {platform.machine()}",
     }
@@ -136,6 +138,7 @@ def filler(count: int, dtype: str, scale: float) -> Any:
 def measure_models(
     sources: Mapping[str, Source],
     reference: Source,
+    load: Load,
     threads: int,
     seconds: float,
     report: Report,
@@ -150,6 +153,7 @@ def measure_models(
     Args:
         sources: name and maker of each model.
         reference: maker of the reference net.
+        load: loads an ONNX file for a number of threads.
         threads: 1 counts CPU time of the thread, more count wall time.
         seconds: wall time to spend; every model is measured whatever it is.
         report: called after every batch with all timings so far and a few words.
@@ -158,9 +162,9 @@ def measure_models(
 
     Returns:
         One timing per model (name, latency_ms, reference_ms of its batch, spread, at_s), and the names of models
-        that this onnxruntime refuses, for example because it is too old.
+        that the runtime refuses, for example because it is too old.
     """
-    found = _Measured(sources, reference, threads, done, elapsed_s)
+    found = _Measured(sources, reference, load, threads, done, elapsed_s)
     missing = [name for name in sources if name not in found.timings]
     for names, n_left in _batches(missing):
         found.time_batch(names, (1 - _AGAIN_SHARE) / 2 * seconds, n_left)
@@ -189,13 +193,14 @@ class _Measured:
         self,
         sources: Mapping[str, Source],
         reference: Source,
+        load: Load,
         threads: int,
         done: Sequence[Mapping[str, Any]],
         elapsed_s: float,
     ) -> None:
-        self._sources, self._threads, self._elapsed_s = sources, threads, elapsed_s
+        self._sources, self._load, self._threads, self._elapsed_s = sources, load, threads, elapsed_s
         self._started = time.perf_counter()
-        self._reference = build_session(reference(), threads)
+        self._reference = load(reference(), threads)
         self.timings = {str(row["name"]): dict(row) for row in done}
         """By name; of a model that was timed more than once the fastest."""
         self.refused: list[str] = []
@@ -206,19 +211,19 @@ class _Measured:
 
     def time_batch(self, names: Sequence[str], until_s: float, n_left: int) -> None:
         """Time some models together, in their share of what is left until `until_s` for `n_left` models."""
-        sessions = {}
+        models = {}
         for name in names:
             content = self._sources[name]()
             try:
-                sessions[name] = build_session(content, self._threads)
-            except Exception:  # onnxruntime has no common base class for its errors
+                models[name] = self._load(content, self._threads)
+            except Exception:  # runtimes have no common base class for their errors
                 self.refused.append(name)
         share_s = 0.8 * max(0.0, until_s - self.took_s()) / (n_left + n_left / BATCH + 1)
         passes = 2 if self._threads == 1 else 1  # long bursts leave time for one
         protocol = TimingProtocol(20, 400, passes, 3, 0.0, max(0.004, share_s))
-        pairs = [(session, example_feed(session)) for session in [*sessions.values(), self._reference]]
+        pairs = [(model, example_inputs(model)) for model in [*models.values(), self._reference]]
         *watches, own = time_together(pairs, self._threads, protocol)
-        for name, watch in zip(sessions, watches):
+        for name, watch in zip(models, watches):
             row = {
                 "name": name,
                 "latency_ms": min(watch.smallest_ns) / 1e6,
@@ -307,7 +312,7 @@ def _earlier(path: str, fresh: Mapping[str, Any]) -> dict[str, Any]:
 
 def run(folder: str, out: str, threads: int, seconds: float, say: Callable[[str, bool], None]) -> None:
     """Measure the bundle in `folder` and write the result to `out`, after every batch."""
-    import onnxruntime
+    from session import load, version  # type: ignore
 
     bundle = Bundle(folder)
     manifest = bundle.manifest
@@ -318,9 +323,9 @@ def run(folder: str, out: str, threads: int, seconds: float, say: Callable[[str,
         "plan_digest": manifest["plan_digest"],
         "base_sha256": manifest["base_sha256"],
         "runtime": "onnxruntime",
-        "runtime_version": onnxruntime.__version__,
+        "runtime_version": version(),
         "threads": threads,
-        "machine": machine_facts(bundle.model(manifest[EXTREME])),
+        "machine": machine_facts(bundle.model(manifest[EXTREME]), load),
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seconds": 0.0,
         "complete": False,
@@ -353,14 +358,14 @@ def run(folder: str, out: str, threads: int, seconds: float, say: Callable[[str,
     reference = manifest[REFERENCE]
     seconds_left = max(5.0, seconds - before_s)
     timings, refused = measure_models(
-        sources, lambda: bundle.model(reference), threads, seconds_left, report, result["timings"], before_s
+        sources, lambda: bundle.model(reference), load, threads, seconds_left, report, result["timings"], before_s
     )
     result.update(
         timings=timings, refused=refused, complete=True, seconds=round(before_s + time.perf_counter() - begin, 2)
     )
     write_result(out, result)
     if refused:
-        say(f"onnxruntime {onnxruntime.__version__} cannot run {len(refused)} of the models: they are left out", True)
+        say(f"onnxruntime {version()} cannot run {len(refused)} of the models: they are left out", True)
     say(f"wrote {out}", True)
 
 

@@ -21,13 +21,14 @@ from autocompress.devices.calibration.plan import PLAN_VERSION, extreme_model, p
 from autocompress.errors import DeviceError, InputError, MeasurementError
 from autocompress.files import parse_json, read_file
 from autocompress.runtimes import _timing
-from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
-from autocompress.runtimes.adapters.onnxruntime.session import reference_model
+from autocompress.runtimes.adapters.onnxruntime import session
+from autocompress.runtimes.base import Runtime, reference
 from autocompress.runtimes.input_shapes import Shapes, fix_inputs
+from autocompress.runtimes.timing import reference_model
 from autocompress.runtimes.workload import Workload
 
 RUNNER = "run.py"
-TIMING = "_timing.py"
+TIMING, SESSION = "_timing.py", "session.py"
 BASE_FILE = "base.onnx"
 _HOLLOW_BYTES = 4096
 _MAX_REFUSED = 0.25
@@ -91,6 +92,7 @@ def _fill(folder: Path, base: bytes) -> None:
         archive.writestr(runner.MANIFEST, json.dumps(manifest))
     shutil.copyfile(runner.__file__, folder / RUNNER)
     shutil.copyfile(_timing.__file__, folder / TIMING)
+    shutil.copyfile(session.__file__, folder / SESSION)
     (folder / "README.txt").write_text(_README, encoding="utf-8")
 
 
@@ -122,10 +124,12 @@ def hollow_out(content: bytes) -> tuple[bytes, list[tuple[int, int, str, float]]
     return b"".join([*pieces, content[last:]]), holes
 
 
-def read_model(path: str | Path, shapes: Shapes = MappingProxyType({})) -> tuple[bytes, Workload]:
-    """Return an ONNX file, with weights that lie in other files inside, and its operators.
+def read_model(
+    path: str | Path, shapes: Shapes = MappingProxyType({}), runtime: Runtime | None = None
+) -> tuple[bytes, Workload]:
+    """Return an ONNX file, with weights that lie in other files inside, and its kernel calls.
 
-    `shapes` fixes inputs, by name; both results have them.
+    `shapes` fixes inputs, by name; both results have them. The calls are those of a runtime, by default the reference.
 
     Raises:
         InputError: the file is missing or no ONNX model, or the size of an input is not known.
@@ -134,7 +138,7 @@ def read_model(path: str | Path, shapes: Shapes = MappingProxyType({})) -> tuple
         model = onnx.load(path)
         constants = {weight.name for weight in model.graph.initializer}
         fix_inputs([value for value in model.graph.input if value.name not in constants], shapes)
-        return bytes(model.SerializeToString()), read_workload(model)
+        return bytes(model.SerializeToString()), (runtime or reference()).kernels(model).workload()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except InputError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration.measurements import Measurements
 from autocompress.devices.calibration.plan import EXIT_LEVELS, EXIT_PAIR, PLAN_VERSION, extreme_model, plan, plan_digest
 from autocompress.devices.cost_model import fit, predict, relative_errors
-from autocompress.devices.profile import HOST, Calibration, DeviceProfile, Provenance
+from autocompress.devices.profile import HOST, Calibration, DeviceProfile, Provenance, host_name
 from autocompress.errors import DeviceError, MeasurementError
-from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
+from autocompress.runtimes.base import Runtime, executor, get, reference
+from autocompress.runtimes.timing import load_onnx, reference_model
 from autocompress.runtimes.workload import Workload
 
 Progress = Callable[[float, str], None]
@@ -31,17 +33,20 @@ _FOLDS = 5
 _CACHE_SIZES = tuple(2**20 * megabytes for megabytes in (1, 2, 4, 8, 16, 32))
 
 
-def calibrate_host(threads: int = 1, budget_s: float = 60.0, progress: Progress | None = None) -> DeviceProfile:
-    """Time the micro-models on this machine and fit the profile "host".
+def calibrate_host(
+    threads: int = 1, budget_s: float = 60.0, progress: Progress | None = None, runtime: str = "onnxruntime"
+) -> DeviceProfile:
+    """Time the micro-models on this machine and fit its profile (see `profile.host_name`).
 
     Args:
         threads: intra-op threads of the sessions; with more than one, wall time is measured.
         budget_s: wall time to spend, in seconds; at least `MIN_BUDGET_S`. The same plan is measured with any
             budget, a small one only repeats less.
         progress: called after every batch.
+        runtime: that executes them.
 
     Raises:
-        DeviceError: the budget is too small or `threads` < 1.
+        DeviceError: the budget is too small, `threads` < 1, or the runtime is not here.
         MeasurementError: this machine cannot be timed.
     """
     if threads < 1 or not budget_s >= MIN_BUDGET_S:
@@ -50,23 +55,22 @@ def calibrate_host(threads: int = 1, budget_s: float = 60.0, progress: Progress 
             f"got threads={threads} and budget_s={budget_s:g}."
         )
     report = progress or (lambda share, text: None)
-    measurements = measure_plan(threads, 0.95 * budget_s, lambda share, text: report(0.97 * share, text))
+    executing = get(runtime)
+    measurements = measure_plan(executing, threads, 0.95 * budget_s, lambda share, text: report(0.97 * share, text))
     report(0.97, "fitting")
-    profile = fit_profile(measurements, HOST)
+    profile = fit_profile(measurements, host_name(runtime))
     report(1.0, "done")
     return profile
 
 
-def measure_plan(threads: int, budget_s: float, progress: Progress) -> Measurements:
+def measure_plan(runtime: Runtime, threads: int, budget_s: float, progress: Progress) -> Measurements:
     """Time every model of the plan on this machine; a run that is not steady is returned with what it showed.
 
     Raises:
         MeasurementError: this machine cannot be timed.
+        DeviceError: the runtime is not installed.
     """
-    import onnxruntime
-
-    from autocompress.runtimes.adapters.onnxruntime.session import reference_model
-
+    version, load = runtime.version(), partial(load_onnx, runtime)
     models = plan()
     begin, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
     events = runner.throttle_events()
@@ -75,7 +79,7 @@ def measure_plan(threads: int, budget_s: float, progress: Progress) -> Measureme
         progress(min(1.0, (time.perf_counter() - started) / budget_s), f"{len(timings)} of {len(models)} nets{words}")
 
     sources = {model.name: model.make for model in models}
-    timings, refused = runner.measure_models(sources, reference_model, threads, budget_s, report)
+    timings, refused = runner.measure_models(sources, reference_model, load, threads, budget_s, report)
     if not all(row["latency_ms"] > 0 and row["reference_ms"] > 0 for row in timings):
         raise MeasurementError("the CPU clock of the thread did not advance during a run; this machine cannot time it.")
     return Measurements.parse(
@@ -83,9 +87,10 @@ def measure_plan(threads: int, budget_s: float, progress: Progress) -> Measureme
             "version": runner.MEASUREMENTS_VERSION,
             "plan_version": PLAN_VERSION,
             "plan_digest": plan_digest(models),
-            "runtime_version": onnxruntime.__version__,
+            "runtime": runtime.name,
+            "runtime_version": version,
             "threads": threads,
-            "machine": runner.machine_facts(extreme_model()),
+            "machine": runner.machine_facts(extreme_model(), partial(load_onnx, reference())),
             "started": begin.isoformat(timespec="seconds"),
             "seconds": time.perf_counter() - started,
             "complete": True,
@@ -111,7 +116,7 @@ def fit_profile(measurements: Measurements, name: str, base: Workload | None = N
     latencies_ms = measurements.at_full_speed_ms()
     plain_ms, exits_ms = (latencies_ms.pop(key, 0.0) for key in EXIT_PAIR)
     base_ms = latencies_ms.pop(runner.BASE, None)
-    points = _points(latencies_ms)
+    points = _points(latencies_ms, executor(measurements.runtime))
     if base is not None and base_ms is not None:
         points[runner.BASE] = base, base_ms
     held_out_ms = _held_out_ms(points, measurements)
@@ -121,7 +126,9 @@ def fit_profile(measurements: Measurements, name: str, base: Workload | None = N
         "name": name,
         "description": f"{name} ({machine.system}), {measurements.threads} thread(s)",
         "processor": machine.processor,
+        "runtime": measurements.runtime,
         "runtime_version": measurements.runtime_version,
+        "measured_with": measurements.runtime,
         "threads": measurements.threads,
         "instruction_set": machine.instruction_set,
         "int8_arithmetic": "saturating" if machine.int8_saturates else "exact",
@@ -151,13 +158,13 @@ def _caveats(measurements: Measurements) -> tuple[str, ...]:
     if measurements.refused:
         kinds = ", ".join(sorted({"/".join(name.split("/")[:2]) for name in measurements.refused}))
         found.append(
-            f"onnxruntime {measurements.runtime_version} cannot run {len(measurements.refused)} models of the plan "
-            f"({kinds}): what they hold is not known"
+            f"{measurements.runtime} {measurements.runtime_version} cannot run {len(measurements.refused)} models of "
+            f"the plan ({kinds}): what they hold is not known"
         )
     return tuple(found)
 
 
-def _points(latencies_ms: Mapping[str, float]) -> dict[str, tuple[Workload, float]]:
+def _points(latencies_ms: Mapping[str, float], runtime: Runtime) -> dict[str, tuple[Workload, float]]:
     """Pair the latencies with the operators of their models, in the order of the plan."""
     import onnx
 
@@ -166,7 +173,7 @@ def _points(latencies_ms: Mapping[str, float]) -> dict[str, tuple[Workload, floa
     if unknown:
         raise DeviceError(f"the measurements hold {unknown[0]!r}, which is not in this plan; measure the device again.")
     return {
-        name: (read_workload(onnx.load_from_string(model.make())), latencies_ms[name])
+        name: (runtime.kernels(onnx.load_from_string(model.make())).workload(), latencies_ms[name])
         for name, model in models.items()
         if name in latencies_ms
     }

@@ -57,7 +57,7 @@ class Measurements(Data):
     plan_digest: str
     base_sha256: str = ""
     """Digest of the user's own ONNX file, timed as "base"; empty if there was none."""
-    runtime: Literal["onnxruntime"] = "onnxruntime"
+    runtime: str = "onnxruntime"
     runtime_version: str
     threads: Annotated[int, Field(ge=1, le=4096)]
     machine: Machine

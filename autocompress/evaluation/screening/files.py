@@ -71,7 +71,7 @@ class Files:
         deployment = self._versions.deploy(narrow, stage)
         recipe = Recipe(stages=(stage,)) if stage else Recipe()
         thresholds = [0.5] * len(narrow.exits)
-        file = evaluator.deployer.finish(deployment, thresholds, recipe, evaluator.provenance())
+        file = evaluator.deployer.finish(deployment, thresholds, recipe, evaluator.provenance()).file
         initializers = {i.name: i for i in deployment.proto.graph.initializer}
         lost = self._versions.lost(narrow)
         shape = self._shapes.at({k: self._versions.full[k] - np.int64(n) for k, n in enumerate(lost)})

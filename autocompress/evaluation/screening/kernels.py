@@ -19,7 +19,7 @@ from autocompress.compression.techniques.ptq import Ptq
 from autocompress.evaluation.screening.knobs import Ints
 from autocompress.evaluation.screening.shapes import Versions
 from autocompress.graphs.quantizable import QuantizableLayer
-from autocompress.runtimes.adapters.onnxruntime.reader import OpForm, read_forms
+from autocompress.runtimes.kernels import OpForm
 
 _RANDOM_READINGS = 24
 _MAX_READINGS = 200
@@ -137,7 +137,7 @@ class Kernels:
         bits: dict[str, Any] = {name: 8 if on else 32 for name, on in zip(self._names, int8, strict=True)}
         deployment = self._versions.deploy(self._versions.narrow, Ptq(weight_bits=bits) if bits else None)
         for path, (kernels, buffers) in enumerate(zip(self.kernels, self.buffers, strict=True)):
-            forms = read_forms(deployment.proto, deployment.outputs[: path + 1]).ops
+            forms = self._versions.kernels(deployment, deployment.outputs[: path + 1]).ops
             running = {form.name: self._index(replace(form, alive=())) for form in forms}
             living = {(form.name, name): itemsize for form in forms for name, itemsize in form.alive}
             self._note(kernels, int8, running, -1)

@@ -27,7 +27,7 @@ from autocompress.evaluation.screening.shapes import Lookup, Positions, Shape, S
 from autocompress.graphs.quantizable import quantizable_layers
 from autocompress.recipes.domains import Value
 from autocompress.recipes.space import SearchSpace
-from autocompress.runtimes.adapters.onnxruntime.reader import OpForm
+from autocompress.runtimes.kernels import OpForm
 
 Floats = NDArray[np.float64]
 

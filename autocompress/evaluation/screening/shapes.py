@@ -18,7 +18,7 @@ from autocompress.errors import CandidateError
 from autocompress.evaluation.deploy import Deployment
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.screening.knobs import Ints, Knobs
-from autocompress.runtimes.adapters.onnxruntime.reader import Dims, read_forms
+from autocompress.runtimes.kernels import Dims, Forms
 
 Shape = Callable[[str], Dims]
 """From the name of a tensor to its shape; with widths as arrays, its dimensions are arrays."""
@@ -107,6 +107,10 @@ class Versions:
     def deploy(self, candidate: Candidate, stage: Ptq | None) -> Deployment:
         """Its graph after a quantisation, without training or observation."""
         return self._evaluator.deployer.build(candidate.evolve(quantization=stage), final=False)
+
+    def kernels(self, deployment: Deployment, outputs: Sequence[str] | None = None) -> Forms:
+        """What the device's runtime makes of a graph, of the part that some of its outputs need."""
+        return self._evaluator.runtime.kernels(deployment.proto, outputs)
 
     def lost(self, candidate: Candidate) -> list[int]:
         """Channels that each group has lost."""
@@ -226,7 +230,7 @@ def _all_shapes(versions: Versions, candidate: Candidate) -> dict[str, tuple[int
     """Shapes of the tensors of the float graph and of the graph with all layers in int8."""
     shapes: dict[str, tuple[int, ...]] = {}
     for stage in (None, Ptq()):
-        shapes |= read_forms(versions.deploy(candidate, stage).proto).shapes
+        shapes |= versions.kernels(versions.deploy(candidate, stage)).shapes
     return shapes
 
 

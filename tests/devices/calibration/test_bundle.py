@@ -25,6 +25,7 @@ from autocompress.devices.calibration.fit import fit_profile
 from autocompress.devices.calibration.plan import MicroModel, plan
 from autocompress.errors import DeviceError, InputError, MeasurementError
 from autocompress.runtimes import _timing
+from autocompress.runtimes.adapters.onnxruntime import session
 from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
 
 
@@ -61,13 +62,13 @@ def result(**fields: Any) -> dict[str, Any]:
 
 def test_the_runner_keeps_to_python_3_8_and_two_packages() -> None:
     imported = set()
-    files = [Path(module.__file__).read_text(encoding="utf-8") for module in (runner, _timing)]
+    files = [Path(module.__file__).read_text(encoding="utf-8") for module in (runner, _timing, session)]
     for node in (n for text in files for n in ast.walk(ast.parse(text, feature_version=(3, 8)))):
         if isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").split(".")[0])
-    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "autocompress", "_timing"}
+    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "autocompress", "_timing", "session"}
 
 
 @pytest.mark.parametrize("interpreter", ["python3.8", "python3.9"])
@@ -77,6 +78,7 @@ def test_the_runner_starts_under_old_interpreters(interpreter: str, tmp_path: Pa
         pytest.skip(f"{interpreter} is not installed")
     shutil.copyfile(runner.__file__, tmp_path / "run.py")
     shutil.copyfile(_timing.__file__, tmp_path / "_timing.py")
+    shutil.copyfile(session.__file__, tmp_path / "session.py")
     (tmp_path / "numpy.py").write_text("def __getattr__(name): return None\n")  # only to be imported
     done = subprocess.run([found, str(tmp_path / "run.py"), "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
@@ -169,7 +171,9 @@ def test_models_that_the_runtime_refuses_are_left_out() -> None:
         return b"no model"
 
     good = plan()[-2].make
-    timings, refused = runner.measure_models({"a": good, "b": broken}, good, 1, 0.1, lambda rows, words: None)
+    timings, refused = runner.measure_models(
+        {"a": good, "b": broken}, good, session.load, 1, 0.1, lambda rows, words: None
+    )
     assert [row["name"] for row in timings] == ["a"] and refused == ["b"]
 
 
@@ -184,7 +188,9 @@ def test_unsteady_timings_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
         return make
 
     monkeypatch.setattr(runner, "_unrest", lambda row, timings: float(row["name"] == "b"))
-    runner.measure_models({n: source(n) for n in "ab"}, source("reference"), 1, 60.0, lambda rows, words: None)
+    runner.measure_models(
+        {n: source(n) for n in "ab"}, source("reference"), session.load, 1, 60.0, lambda rows, words: None
+    )
     assert made == ["reference", *"ab", *"ab", "b"]  # all twice, and the unsteady one again
 
 

@@ -17,7 +17,8 @@ from autocompress.devices.calibration.plan import EXIT_PAIR, extreme_model, plan
 from autocompress.devices.cost_model import predict
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import DeviceError
-from autocompress.graphs.qdq import optimized_op_counts
+from autocompress.runtimes.adapters.onnxruntime import session
+from autocompress.runtimes.adapters.onnxruntime.inside import optimized_op_counts
 from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
 
 
@@ -57,7 +58,7 @@ def test_impossible_settings_are_refused(threads: int, budget_s: float) -> None:
 
 
 def test_the_machine_is_described() -> None:
-    facts = runner.machine_facts(extreme_model())
+    facts = runner.machine_facts(extreme_model(), session.load)
     assert facts["processor"] and facts["cores"] >= 1
     assert isinstance(facts["int8_saturates"], bool)
     assert fit.channel_block(("avx512f",)) == 16

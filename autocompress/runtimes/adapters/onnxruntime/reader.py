@@ -1,16 +1,11 @@
-"""Reads the kernels of an ONNX graph for `read_workload`: flatten, infer shapes, fuse, count.
-
-Reading has two steps: the forms of the kernels (which tensors they read and write, in which format), and their sizes
-for given shapes of the tensors. Shapes of many candidates at once, as arrays, give the sizes of all of them at once.
-"""
+"""Reads the kernels that ONNX Runtime's CPU provider makes of an ONNX graph: flatten, infer shapes, fuse, count."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import onnx
 import onnx.inliner
@@ -19,7 +14,8 @@ from autocompress.errors import InputError
 from autocompress.runtimes.adapters.onnxruntime import shapes as onnx_shapes
 from autocompress.runtimes.adapters.onnxruntime._fusion import PASSABLE, Fusion, Net
 from autocompress.runtimes.input_shapes import Shapes, fix_inputs
-from autocompress.runtimes.workload import Op, Workload
+from autocompress.runtimes.kernels import Buffer, Forms, OpForm, elements
+from autocompress.runtimes.workload import Workload
 
 _SMALL_ELEMENTS = 1024
 _VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"}
@@ -65,141 +61,6 @@ _KEEP_LAST = {"Slice", "Split", "Pad"}
 _KEEP_LAST_KINDS = {"activation", "pool"}
 """What works on channels-last data as it is, beside what works on any order."""
 _TO_LAST, _FROM_LAST = (0, 2, 3, 1), (0, 3, 1, 2)
-
-
-Dims = tuple[Any, ...]
-"""Shape of a tensor; each entry a number, or an array with one value per candidate."""
-Buffer = tuple[str, int]
-"""Tensor and the bytes of one of its elements."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpForm:
-    """One kernel call before its sizes are known."""
-
-    kind: str
-    dtype: str
-    name: str
-    reads: tuple[Buffer, ...] = ()
-    writes: tuple[Buffer, ...] = ()
-    weights: tuple[Buffer, ...] = ()
-    product: tuple[str, str, str] | None = None
-    """Data, weights and result of a convolution or matrix product; data and both weights of a recurrent layer."""
-    equation: str = ""
-    """Of an Einsum."""
-    groups: int = 1
-    transposed: bool = False
-    alive: tuple[Buffer, ...] = ()
-    """Tensors in memory while it runs."""
-
-    def sized(self, shape: Callable[[str], Dims]) -> Op:
-        """The kernel call for some shapes; with arrays in them, the fields of the result are arrays."""
-        facts: dict[str, Any] = {}
-        if self.product is not None:
-            facts = _MEASURES.get(self.kind, _conv_facts)(self, *map(shape, self.product))
-        return Op(
-            self.kind,
-            self.dtype,
-            self.name,
-            bytes_in=_bytes(self.reads, shape),
-            bytes_out=_bytes(self.writes, shape),
-            bytes_weights=_bytes(self.weights, shape),
-            **facts,
-        )
-
-    def alive_bytes(self, shape: Callable[[str], Dims]) -> Any:
-        """Bytes of activations in memory while it runs."""
-        return _bytes(self.alive, shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Forms:
-    """All kernel calls of a graph, and the shapes of its tensors."""
-
-    ops: tuple[OpForm, ...]
-    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
-    assumptions: tuple[str, ...] = ()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor; empty where it is not known."""
-        return self.shapes.get(name, (0,))
-
-    def workload(self) -> Workload:
-        """The calls with the sizes that they have in this graph."""
-        peak = max((form.alive_bytes(self.shape) for form in self.ops), default=0)
-        return Workload(tuple(form.sized(self.shape) for form in self.ops), peak, self.assumptions)
-
-
-def _bytes(buffers: Sequence[Buffer], shape: Callable[[str], Dims]) -> Any:
-    return sum(_elements(shape(name)) * itemsize for name, itemsize in buffers)
-
-
-def _conv_facts(form: OpForm, data: Dims, weight: Dims, out: Dims) -> dict[str, Any]:
-    cin = (weight[0] // form.groups if form.transposed else weight[1]) if len(weight) > 1 else 1
-    cout = out[1] if len(out) > 1 else 1
-    pixels = _elements(out[:1] + out[2:])
-    window = _elements(data[:1] + data[2:]) if form.transposed else pixels
-    kernel = tuple(weight[2:]) or (1,)
-    depthwise = form.kind == "depthwise"
-    return {
-        "macs": window * cout * cin * _elements(kernel),
-        "cin": cout if depthwise else cin,
-        "cout": cout,
-        "kernel": kernel,
-        "groups": cout if depthwise else form.groups,
-        "out_hw": pixels,
-    }
-
-
-def _product_facts(form: OpForm, a: Dims, b: Dims, out: Dims) -> dict[str, Any]:
-    inner = a[0] if form.transposed else (a[-1] if a else 1)
-    columns = out[-1] if out else 1
-    batched = form.kind == "attention" and len(b) > 2
-    groups = _elements(out[:-2]) if batched else 1
-    rows = _elements(out[-2:-1] if batched else out[:-1])
-    return {
-        "macs": groups * rows * inner * columns,
-        "cin": inner,
-        "cout": columns,
-        "groups": groups,
-        "out_hw": rows,
-    }
-
-
-def _recurrent_facts(form: OpForm, data: Dims, weight: Dims, state: Dims) -> dict[str, Any]:
-    """`weight` is [directions, gates * hidden, inputs], `state` [directions, gates * hidden, hidden]."""
-    steps = _elements(data[:2])
-    return {
-        "macs": steps * _elements(weight[:2]) * (weight[2] + state[2]),
-        "cin": weight[2],
-        "cout": state[2],
-        "groups": weight[0],
-        "out_hw": steps,
-    }
-
-
-def _einsum_facts(form: OpForm, a: Dims, b: Dims, out: Dims) -> dict[str, Any]:
-    """One multiplication for each combination of all indices."""
-    terms, _, result = form.equation.replace(" ", "").partition("->")
-    sizes: dict[str, Any] = {}
-    for term, dims in zip((*terms.split(","), result), (a, b, out), strict=True):
-        head, ellipsis, tail = term.partition("...")
-        sizes |= zip(head, dims, strict=False)
-        sizes |= zip(reversed(tail), reversed(dims), strict=False)
-        if ellipsis:
-            sizes["..."] = _elements(dims[len(head) : len(dims) - len(tail)])
-    return {"macs": _elements(list(sizes.values()))}
-
-
-_MEASURES = {
-    "linear": _product_facts,
-    "attention": _product_facts,
-    "lstm": _recurrent_facts,
-    "gru": _recurrent_facts,
-    "rnn": _recurrent_facts,
-    "other": _einsum_facts,
-}
-"""How the sizes of a kernel follow from three shapes; all other kinds that have them are convolutions."""
 
 
 def read_workload(
@@ -262,11 +123,11 @@ def _light_copy(
     graph.input.extend(model.graph.input)
     fix_inputs([value for value in graph.input if value.name not in constants], shapes, batch)
     taken = {value.name for value in graph.input}
-    weights = [w for w in graph.initializer if _elements(w.dims) > _SMALL_ELEMENTS]
+    weights = [w for w in graph.initializer if elements(w.dims) > _SMALL_ELEMENTS]
     for weight in weights:
         if weight.name not in taken:
             graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
-    small = [w for w in graph.initializer if _elements(w.dims) <= _SMALL_ELEMENTS]
+    small = [w for w in graph.initializer if elements(w.dims) <= _SMALL_ELEMENTS]
     del graph.initializer[:]
     graph.initializer.extend(small)
     for output in model.graph.output:
@@ -283,7 +144,7 @@ def _flatten(source: onnx.GraphProto, target: onnx.GraphProto) -> int:
     n_ifs = 0
     for weight in source.initializer:
         light = target.initializer.add()
-        if _elements(weight.dims) <= _SMALL_ELEMENTS and weight.data_location != onnx.TensorProto.EXTERNAL:
+        if elements(weight.dims) <= _SMALL_ELEMENTS and weight.data_location != onnx.TensorProto.EXTERNAL:
             light.CopyFrom(weight)
         else:
             light.name, light.data_type = weight.name, weight.data_type
@@ -323,13 +184,6 @@ def _count_nodes(graph: onnx.GraphProto) -> int:
         1 + max((_count_nodes(a.g) for a in node.attribute if a.type == onnx.AttributeProto.GRAPH), default=0)
         for node in graph.node
     )
-
-
-def _elements(dims: Sequence[Any]) -> Any:
-    count: Any = 1
-    for dim in dims:
-        count = count * dim
-    return count
 
 
 def _restrict(graph: onnx.GraphProto, outputs: Sequence[str]) -> None:
@@ -607,7 +461,7 @@ def _new(form: OpForm) -> tuple[Buffer, ...]:
 def _conv_kind(kernel: tuple[int, ...], groups: int, cin: int, cout: int) -> str:
     if groups > 1:
         return "depthwise" if cin == 1 and cout == groups else "grouped"
-    return "conv1x1" if _elements(kernel) == 1 else "conv"
+    return "conv1x1" if elements(kernel) == 1 else "conv"
 
 
 def _resize_kind(node: onnx.NodeProto) -> str:

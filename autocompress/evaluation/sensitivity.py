@@ -24,7 +24,7 @@ from autocompress.files import Folder
 from autocompress.graphs.export import INPUT
 from autocompress.graphs.qdq import WeightQuant, quantize_weights
 from autocompress.graphs.quantizable import QuantSpec, plan, quantizable_layers
-from autocompress.runtimes.adapters.onnxruntime import session as ort
+from autocompress.runtimes.base import Model, pieces, reference
 
 Array = NDArray[Any]
 
@@ -87,13 +87,13 @@ def _measure(evaluator: Evaluator) -> _Kept:
     layers = quantizable_layers(proto)
     spec = QuantSpec({layer.name: _BITS for layer in layers}, {})
     coarse = quantize_weights(proto, plan(proto, spec))
-    session = ort.session(_with_open_weights(proto, list(coarse)).SerializeToString())
+    model = reference().load(_with_open_weights(proto, list(coarse)).SerializeToString())
     batches = _samples(evaluator, len(layers))
-    before = _outputs(session, batches, {})
+    before = _outputs(model, batches, {})
     kept = _Kept()
     for i, layer in enumerate(layers):
         evaluator.workshop.progress(f"sensitivity of layer {i + 1} of {len(layers)}")
-        after = _outputs(session, batches, {layer.weight: _values(coarse[layer.weight])})
+        after = _outputs(model, batches, {layer.weight: _values(coarse[layer.weight])})
         kept.damage[layer.name] = _divergence(before, after, evaluator.task.kind == "classification")
         kept.n_weights[layer.name] = coarse[layer.weight].values.size
     return kept
@@ -123,10 +123,10 @@ def _values(weight: WeightQuant) -> Array:
     return values
 
 
-def _outputs(session: Any, batches: Sequence[Array], weights: Mapping[str, Array]) -> Array:
+def _outputs(model: Model, batches: Sequence[Array], weights: Mapping[str, Array]) -> Array:
     """The network's own outputs, (N, ...)."""
-    pieces = (piece for batch in batches for piece in ort.pieces(session, batch))
-    return np.concatenate([ort.run(session, {INPUT: piece, **weights})[-1] for piece in pieces]).astype(np.float64)
+    found = [model({INPUT: piece, **weights}) for batch in batches for piece in pieces(model, batch)]
+    return np.concatenate([outputs[model.outputs[-1]] for outputs in found]).astype(np.float64)
 
 
 def _divergence(before: Array, after: Array, is_classification: bool) -> float:

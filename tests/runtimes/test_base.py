@@ -52,5 +52,5 @@ def test_what_goes_wrong_is_an_error_of_the_candidate(capfd: pytest.CaptureFixtu
 
 def test_what_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(base.reference()), "library", "no-such-package")
-    with pytest.raises(DeviceError, match="ONNX Runtime is not installed here; .*: pip install no-such-package"):
+    with pytest.raises(DeviceError, match=r"ONNX Runtime is not installed here; .*: pip install no-such-package"):
         base.reference().version()

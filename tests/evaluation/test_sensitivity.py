@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.running import load, run
 from helpers.small import device, small_task
 
 from autocompress.evaluation import sensitivity
@@ -29,8 +30,8 @@ def test_the_damage_is_that_of_the_file_with_this_layer_alone_at_4_bits() -> Non
     file = evaluator.evaluate(Recipe.parse({"stages": [stage]}))[0].file
     batches = task.calibration_batches(256, 0)
     before = torch.cat([outputs_of(task.model, torch.from_numpy(b))[-1] for b in batches]).log_softmax(1)
-    session = sensitivity.ort.session(file)
-    after = torch.cat([torch.from_numpy(sensitivity.ort.run(session, {"input": b})[0]) for b in batches])
+    model = load(file)
+    after = torch.cat([torch.from_numpy(run(model, {"input": b})[0]) for b in batches])
     expected = torch.nn.functional.kl_div(after.log_softmax(1), before, reduction="batchmean", log_target=True)
     assert worst.damage == pytest.approx(float(expected), rel=1e-3)
 

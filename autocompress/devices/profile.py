@@ -30,8 +30,8 @@ PROFILE_VERSION = 1
 HOME_VARIABLE = "AUTOCOMPRESS_HOME"
 """Environment variable: folder that replaces ~/.config/autocompress."""
 
-FILE_RUNTIME: RuntimeName = "onnxruntime"
-"""Runtime of the files that a search makes."""
+FILE_RUNTIME = "onnxruntime"
+"""Runtime of the files that a search makes for a device that is named without one."""
 _PREFERRED = (FILE_RUNTIME, "ncnn", "tflite", "paddle-lite")
 """Which profile of a device stands for it: ONNX Runtime's own, or else that with the most data."""
 _SUGGESTIONS = 6
@@ -298,8 +298,8 @@ class DeviceProfile(Data):
 
 
 def host_name(runtime: str) -> str:
-    """What the profile of this machine is called: "host", with another runtime than the default "host-RUNTIME"."""
-    return HOST if runtime == DeviceProfile.model_fields["runtime"].default else f"{HOST}-{runtime}"
+    """What the profile of this machine is called: "host", with another runtime "host.RUNTIME"."""
+    return HOST if runtime == FILE_RUNTIME else f"{HOST}.{runtime}"
 
 
 def user_profiles_folder() -> Path:
@@ -329,7 +329,7 @@ def list_profiles() -> tuple[str, ...]:
 def device_of(name: str) -> str:
     """Name of the device in that of a profile: "raspberry-pi-4" of "raspberry-pi-4.ncnn"."""
     device, _, runtime = name.rpartition(".")
-    return device if runtime in SUPPORT else name
+    return device if device and not runtimes.broken_rule(runtime) else name
 
 
 def _for_files(device: str) -> DeviceProfile:

@@ -26,7 +26,6 @@ from autocompress.devices.profile import (
 )
 from autocompress.errors import DeviceError
 from autocompress.files import read_file
-from autocompress.runtimes.capabilities import RuntimeName
 from autocompress.validation import Data
 
 FILE = "transfers.json"
@@ -88,7 +87,7 @@ def choose(profile: DeviceProfile, runtime: str, dtype: Dtype) -> Transfer:
     raise DeviceError(f"{profile.name}: nothing is known about {runtime} from times under {profile.runtime}.")
 
 
-def under(profile: DeviceProfile, runtime: RuntimeName, name: str) -> DeviceProfile:
+def under(profile: DeviceProfile, runtime: str, name: str) -> DeviceProfile:
     """The profile as another runtime would have it, under the given name, with the error of the transfer in it."""
     used = {dtype: choose(profile, runtime, dtype) for dtype in FORMATS if dtype in profile.dtypes}
     latency = {
@@ -117,7 +116,7 @@ def under(profile: DeviceProfile, runtime: RuntimeName, name: str) -> DeviceProf
     )
 
 
-def completed(profiles: Sequence[DeviceProfile], runtime: RuntimeName, name: str) -> DeviceProfile:
+def completed(profiles: Sequence[DeviceProfile], runtime: str, name: str) -> DeviceProfile:
     """A device under one runtime, from its profiles for several, the best first.
 
     Its own profile for the runtime is kept, with number formats that it lacks moved from the next that has them.

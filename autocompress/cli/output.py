@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from autocompress.errors import StudyError
-
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -28,16 +26,9 @@ def print_rich(renderable: RenderableType) -> None:
 def print_study(study: Study) -> None:
     """Print the front and its summary."""
     from autocompress.report.text.table import front_table, headline
-    from autocompress.studies.folder import read_artifact
 
-    for problem in study.problems:
+    for problem in (*study.problems, *study.altered()):
         typer.echo(f"note: {problem}", err=True)
-    for point in study.front:
-        try:
-            read_artifact(study.path, point)
-        except StudyError as error:
-            typer.echo(f"note: {error}", err=True)
-
     print_rich(front_table(study))
     for sentence in headline(study):
         typer.echo(sentence)

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import StudyError
+from autocompress.files import Folder
 from autocompress.studies.constraints import Constraint, met_by
-from autocompress.studies.folder import read_evaluation, read_final, read_settings, trial_numbers
+from autocompress.studies.folder import read_artifact, read_evaluation, read_final, read_settings, trial_numbers
 from autocompress.studies.front import ParetoFront
 from autocompress.studies.results import Evaluation
 from autocompress.studies.settings import Settings
@@ -114,6 +115,18 @@ class Study:
     def reference(self) -> Evaluation | None:
         """The complete fp32 baseline that ratios and differences refer to, or None."""
         return next((b for b in self.baselines if b.label == "fp32" and b.state == "complete"), None)
+
+    def altered(self) -> list[str]:
+        """What is wrong with the files of the front: those that are gone, and each that is not the one evaluated."""
+        here = [p for p in self.front if p.artifact is not None and Folder(self.path).has(p.artifact)]
+        gone = [str(p.trial) for p in self.front if p not in here]
+        problems = [f"{self.path}: the files of these trials of the front are gone: {', '.join(gone)}"] if gone else []
+        for point in here:
+            try:
+                read_artifact(self.path, point)
+            except StudyError as error:
+                problems.append(str(error))
+        return problems
 
     def evaluation(self, trial: int) -> Evaluation:
         """The evaluation of one trial.

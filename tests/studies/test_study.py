@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,12 +9,14 @@ import pytest
 from helpers.studies import SETTINGS, TRIALS
 
 from autocompress.errors import StudyError
+from autocompress.files import Folder
 from autocompress.studies.constraints import at_most, met_by
 from autocompress.studies.folder import (
     read_artifact,
     read_evaluation,
     read_settings,
     trial_folder,
+    trial_name,
     write_evaluation,
     write_final,
 )
@@ -57,6 +60,19 @@ def test_relative_limits_refer_to_figures_of_the_same_kind() -> None:
     assert after.limit == pytest.approx(3 * before.limit)
     assert [met_by(e, [before]) for e in predicted] == [met_by(e, [after]) for e in slower]
     assert resolved(half, predicted[1:]) == ()
+
+
+def test_files_of_the_front_that_are_gone_or_others_are_told(folder: Path) -> None:
+    for trial in (2, 3):
+        name, right = f"{trial_name(trial)}/model.onnx", hashlib.sha256(b"right").hexdigest()
+        Folder(folder).write(name, b"right")
+        write_evaluation(folder, TRIALS[trial].model_copy(update={"artifact": name, "sha256": right}))
+    study = Study.open(folder)
+    assert [p.trial for p in study.front] == [3, 2] and study.altered() == []
+    Folder(folder).write(f"{trial_name(3)}/model.onnx", b"wrong")
+    Folder(folder).remove(f"{trial_name(2)}/model.onnx")
+    gone, changed = study.altered()
+    assert gone.endswith("are gone: 2") and "trials/000003/model.onnx: not the file that was evaluated" in changed
 
 
 def test_frame_and_dictionary_agree(folder: Path) -> None:

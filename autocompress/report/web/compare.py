@@ -137,6 +137,7 @@ class Comparison:
         for n, study in zip(self.names, self.studies, strict=True):
             if not study.constraints_met:
                 said.append(f"No point of {n} keeps its constraints.")
+            said += study.altered()
         return said
 
     @cached_property

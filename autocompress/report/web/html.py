@@ -37,7 +37,7 @@ def render(study: Study, others: Retargeted | None = None) -> str:
         study: what to show, with its ablation where there is one.
         others: the study on other devices, for a cross table.
     """
-    problems = list(study.problems)
+    problems = [*study.problems, *study.altered()]
     ablation = _readable(read_ablation, study, problems)
     confusions = _readable(read_confusions, study, problems)
     percent = is_percentage(study)

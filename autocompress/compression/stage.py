@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -22,6 +22,7 @@ from autocompress.validation import explain, suggestion
 
 if TYPE_CHECKING:
     from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.gains import Bench, Knob
     from autocompress.devices.profile import DeviceProfile
 
 
@@ -123,6 +124,15 @@ class Stage(BaseModel):
     def limits(cls, device: DeviceProfile) -> Mapping[str, Limit]:
         """The fields of which a device can execute some values only."""
         return {}
+
+    @classmethod
+    def gains(cls, bench: Bench) -> Iterator[Knob]:
+        """What the technique on its own brings for a network on a device: the lines of `autocompress check`."""
+        yield from ()
+
+    def repair(self) -> Stage | None:
+        """With as little of this stage as every change of the structure needs; None where it is no help to that."""
+        return None
 
     def title(self) -> str:
         """What this step is called in an ablation."""

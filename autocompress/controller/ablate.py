@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.compression.stage import Phase, Stage
-from autocompress.compression.techniques.distill import Distill
-from autocompress.compression.techniques.early_exit import EarlyExit
-from autocompress.compression.techniques.prune import Prune
-from autocompress.compression.techniques.ptq import Ptq
+from autocompress.compression.techniques import _usual as usual
 from autocompress.errors import CandidateError, StudyError
 from autocompress.files import Folder
 from autocompress.recipes.recipe import Recipe
@@ -28,16 +25,8 @@ if TYPE_CHECKING:
     from autocompress.evaluation.evaluator import Evaluator
     from autocompress.tasks.task import Task
 
-_EXITS = ("early_exit", "exit_threshold")
-_RATIOS = (0.25, 0.5, 0.75)
 _EXIT_LOSS = 0.01
 """A hand-made pipeline sets its thresholds so that the exits cost at most one point (validation)."""
-_WORDS = {
-    "prune": "pruning",
-    "distill": "distillation",
-    "ptq": "quantisation",
-    "qat": "quantisation-aware training",
-}
 
 
 def chain_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
@@ -46,24 +35,19 @@ def chain_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
     Pruning without training means with BatchNorm re-estimated. Exits come last: the step before is the same network
     trained without them.
     """
-    training = next((s for s in recipe.stages if isinstance(s, Distill)), Distill())
-    repair = training.model_copy(update={"epochs": 0})
+    repair = next((r for stage in recipe.stages if (r := stage.repair())), usual.repair())
+    exits = [stage for stage in recipe.stages if stage.thresholds_by]
+    last = {stage.technique for stage in exits}
+    last |= {stage.technique for stage in recipe.stages if stage.requires & last}
     steps, kept = [("unchanged", Recipe())], list[Stage]()
     for stage in recipe.stages:
-        if stage.technique in _EXITS:
+        if stage.technique in last:
             continue
         kept.append(stage)
         stages = [*kept, repair] if stage.phase is Phase.STRUCTURE else kept
-        steps.append((_word(stage), Recipe(stages=tuple(stages))))
-    if len(kept) < len(recipe.stages):
-        steps.append(("early exits", recipe))
+        steps.append((stage.title(), Recipe(stages=tuple(stages))))
+    steps += [(exits[0].title(), recipe)] if exits else []
     return [s for i, s in enumerate(steps) if not i or s[1].digest() != steps[i - 1][1].digest()]
-
-
-def _word(stage: Stage) -> str:
-    if isinstance(stage, Distill) and not stage.weight:
-        return "fine-tuning"
-    return _WORDS.get(stage.technique, stage.technique)
 
 
 def pipelines_for(evaluator: Evaluator, space: dict[str, Any]) -> list[tuple[str, Recipe]]:
@@ -78,30 +62,8 @@ def pipelines_for(evaluator: Evaluator, space: dict[str, Any]) -> list[tuple[str
 
     outline = evaluator.anatomy.outline
     parsed = SearchSpace.parse(space)
-    usual = parsed.sample(Fixed(parsed.setting(outline, lambda: 0.5, optional=False)), outline)
-    found = usual.get("distill")
-    training = found if isinstance(found, Distill) else Distill()
-    prune = usual.get("prune")
-    round_to = prune.round_to if isinstance(prune, Prune) else 8
-    kinds = {"no training": training.model_copy(update={"epochs": 0})}
-    if evaluator.task.trainable:
-        kinds = {"fine-tuning": training.model_copy(update={"weight": 0.0}), "distillation": training}
-    int8 = (Ptq(),) if outline.layers else ()
-    made = [
-        (
-            f"prune {ratio:.0%} + {name}{' + int8' if int8 else ''}",
-            (Prune(ratio=ratio, round_to=round_to), stage, *int8),
-        )
-        for ratio in (_RATIOS if outline.groups else ())
-        for name, stage in kinds.items()
-    ]
-    if outline.places and outline.groups and evaluator.task.trainable:
-        made.append(
-            (
-                f"exit + prune 50% + distillation{' + int8' if int8 else ''}",
-                (EarlyExit(), Prune(ratio=0.5, round_to=round_to), training, *int8),
-            )
-        )
+    found = parsed.sample(Fixed(parsed.setting(outline, lambda: 0.5, optional=False)), outline)
+    made = usual.pipelines(found.stages, outline, trainable=evaluator.task.trainable)
     return [(name, Recipe(stages=stages)) for name, stages in made]
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from autocompress.compression.gains import Knob
 from autocompress.controller.duration import trial_time
 from autocompress.controller.plan import Plan
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, CandidateError, ConstraintError, TaskError
 from autocompress.evaluation.evaluator import Evaluator
-from autocompress.evaluation.gains import Knob, Payoff
+from autocompress.evaluation.gains import Payoff
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 from autocompress.studies.constraints import Constraint

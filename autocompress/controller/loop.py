@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from optuna.trial import Trial
 
+from autocompress.compression.stage import Phase
 from autocompress.controller.duration import trial_time
 from autocompress.controller.earlier import Earlier
 from autocompress.controller.executors.base import Executor, Job, Reply
@@ -33,7 +34,6 @@ from autocompress.studies.results import REPEATED, Evaluation
 _MAX_UNEVALUATED = 300
 """So many proposals in a row that were rejected or known already mean that there is nothing left to try; in a small
 space it takes fewer."""
-_QUANTISE = "ptq"
 _FORMATS = 2
 """Other number formats that are tried of a network once it is trained."""
 _ATTEMPTS = 3
@@ -268,11 +268,10 @@ class Loop:
         return None
 
     def _in_other_format(self, done: Evaluation, sampler: KnownCostSampler) -> Trial | None:
-        if not done.recipe.get(_QUANTISE) or self.store.n_derived(done.trial) >= _FORMATS:
+        free = tuple(f"{s.technique}." for s in done.recipe.stages if s.phase is Phase.NUMERICS and not s.effort)
+        if not free or self.store.n_derived(done.trial) >= _FORMATS or not self.evaluator.is_trained(done.recipe):
             return None
-        if not self.evaluator.is_trained(done.recipe):
-            return None
-        return self.store.ask_derived(done.trial, sampler, lambda knob: knob.startswith(f"{_QUANTISE}."))
+        return self.store.ask_derived(done.trial, sampler, lambda knob: knob.startswith(free))
 
     def _take(self, reply: Reply, executor: Executor) -> None:
         """Keep what an executor gives back, or have a candidate tried again whose worker died."""

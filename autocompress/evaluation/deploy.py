@@ -23,8 +23,9 @@ from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluation.inventory import FileLayer, inventory, layer_names
-from autocompress.graphs import export, nested_if, qat, qdq
+from autocompress.graphs import export, nested_if, qdq
 from autocompress.graphs.observe import ActivationRange, observe
+from autocompress.graphs.qat import build_twin
 from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.base import Runtime, executor, pieces
@@ -112,8 +113,8 @@ class Deployer:
             return Deployment(graph, candidate.output_names, layers, parity)
         if not final:
             return Deployment(self._placeholder(proto, candidate), candidate.output_names, layers)
-        if stage.technique == "qat":
-            return self._trained(candidate, folded, stage)
+        if stage.training:
+            return self._trained(candidate, folded, stage, *stage.training)
         spec, ranges, told = self._plan(proto, candidate)
         graph = export.strip(qdq.write_qdq(proto, spec, ranges))
         parity, notes = self._agreement(graph, folded), (*self._left_in_float(graph, proto, candidate), *told)
@@ -253,17 +254,19 @@ class Deployer:
         ranges = {tensor: ActivationRange(1.0, 0) for tensor in (a.tensor for a in spec.activations)}
         return export.strip(qdq.write_qdq(proto, spec, ranges))
 
-    def _trained(self, candidate: Candidate, folded: nn.Module, stage: Any) -> Deployment:
+    def _trained(
+        self, candidate: Candidate, folded: nn.Module, stage: Quantize, schedule: Schedule, distillation: Distillation
+    ) -> Deployment:
         """Quantisation-aware training on the twin of the exported graph."""
         exported = export.export(folded, self._probe(), candidate.output_names)
         if not exported.dynamic_batch and len(self._first_batch()) > 1:
             raise CandidateError(
                 "quantisation-aware training trains the exported graph, and that of this network takes one sample at a "
-                "time; use ptq, or training data in batches of one"
+                "time; quantise without training, or use training data in batches of one"
             )
         spec, ranges, told = self._plan(exported.proto, candidate)
-        twin = qat.build_twin(exported.program, exported.proto, spec, ranges)
-        rate = stage.learning_rate
+        twin = build_twin(exported.program, exported.proto, spec, ranges)
+        rate = schedule.learning_rate
         groups = [
             {"params": list(twin.weight_parameters()), "lr": rate},
             {"params": list(twin.scale_parameters()), "lr": rate / 100, "weight_decay": 0.0},
@@ -271,8 +274,8 @@ class Deployer:
         fit(
             twin.module,
             self.workshop,
-            Schedule(stage.epochs, rate, weight_decay=1e-4, clip=1.0),
-            Distillation(stage.temperature, stage.weight, exit_weight=stage.exit_weight),
+            schedule,
+            distillation,
             parameters=groups,
             title="quantisation-aware training",
         )
@@ -285,7 +288,7 @@ class Deployer:
                 f"at least {_MIN_AGREEMENT:.0%} are needed"
             )
         notes = (*self._left_in_float(graph, exported.proto, candidate), *told)
-        notes += (f"qat: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
+        notes += (f"{stage.technique}: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
         return Deployment(graph, candidate.output_names, _layer_of_nodes(exported.proto, candidate), agreement, notes)
 
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:

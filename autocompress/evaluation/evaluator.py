@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from autocompress.compression.anatomy import Anatomy, dissect
 from autocompress.compression.candidate import Candidate, Workshop
-from autocompress.compression.stage import Phase, Stage
+from autocompress.compression.stage import Phase, Stage, technique
+from autocompress.compression.techniques import _usual as usual
 from autocompress.compression.techniques._quantize import Quantize
-from autocompress.compression.techniques.exit_threshold import ExitThreshold
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError, TaskError, failing_as
@@ -200,7 +200,7 @@ class Evaluator:
     def evaluate(self, recipe: Recipe) -> list[Outcome]:
         """Build, train and deploy a recipe; run the file on the validation split.
 
-        With early exits and no stage `exit_threshold` the thresholds are swept and every useful setting is an
+        With early exits and no stage that sets their thresholds these are swept and every useful setting is an
         outcome of its own; the first one is the most accurate.
 
         Raises:
@@ -253,11 +253,7 @@ class Evaluator:
 
     def baselines(self) -> dict[str, Recipe]:
         """What every study is compared with."""
-        formats = {"fp32": {}, "fp16": {"weight_bits": 16, "activation_bits": 32}, "int8": {"weight_bits": 8}}
-        return {
-            name: Recipe.parse({"stages": [{"technique": "ptq", **bits}] if bits else []})
-            for name, bits in formats.items()
-        }
+        return {name: Recipe(stages=stages) for name, stages in usual.baselines().items()}
 
     def _train(self, candidate: Candidate, recipe: Recipe) -> Candidate:
         stages = [s for s in recipe.stages if s.phase is Phase.TRAINING]
@@ -303,7 +299,7 @@ class Evaluator:
         if candidate.thresholds:
             return [_Setting(recipe, candidate.thresholds)]
         found, optimism = self._sweep(deployment, cost)
-        return [_Setting(recipe.replace(ExitThreshold(thresholds=each)), each, optimism) for each in found]
+        return [_Setting(recipe.replace(_threshold_stage(recipe, each)), each, optimism) for each in found]
 
     def _sweep(self, deployment: Deployment, cost: Cost) -> tuple[list[tuple[float, ...]], float]:
         """Thresholds worth having, from the stored logits of all exits, most accurate first; and `sweep_optimism`."""
@@ -481,6 +477,14 @@ def sweep_optimism(confidence: Array, scores: Array, path_ms: Sequence[float]) -
 def _left_at(confidence: Array, scores: Array, thresholds: tuple[float, ...]) -> float:
     fires = np.column_stack([confidence > np.array(thresholds), np.ones(len(scores), bool)])
     return float(scores[np.arange(len(scores)), fires.argmax(1)].mean())
+
+
+def _threshold_stage(recipe: Recipe, thresholds: tuple[float, ...]) -> Stage:
+    """The stage that sets the thresholds of a recipe's exits."""
+    for stage in recipe.stages:
+        if stage.thresholds_by:
+            return technique(stage.thresholds_by).model_validate({"thresholds": thresholds})
+    raise CandidateError("no stage of the recipe says what sets the thresholds of its exits (`Stage.thresholds_by`)")
 
 
 def _label(recipe: Recipe, layers: Sequence[LayerSummary]) -> str:

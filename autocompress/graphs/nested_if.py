@@ -79,7 +79,7 @@ def to_nested_if(model: onnx.ModelProto, outputs: Sequence[str], thresholds: Seq
         helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [1, builder.n_classes]),
         helper.make_tensor_value_info(EXIT_INDEX, TensorProto.INT64, []),
     ]
-    graph = helper.make_graph(nodes, "early_exit", inputs, results, initializers + builder.shared)
+    graph = helper.make_graph(nodes, "nested_ifs", inputs, results, initializers + builder.shared)
     return helper.make_model(
         graph, opset_imports=model.opset_import, ir_version=model.ir_version, producer_name="autocompress"
     )

@@ -4,9 +4,10 @@ import pytest
 from helpers.small import device, small_task
 
 from autocompress.compression.anatomy import Anatomy, dissect
+from autocompress.compression.gains import Knob
 from autocompress.devices.profile import DeviceProfile
 from autocompress.evaluation.evaluator import Evaluator
-from autocompress.evaluation.gains import Knob, Payoff
+from autocompress.evaluation.gains import Payoff
 from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.task import Task
 

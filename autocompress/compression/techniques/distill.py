@@ -58,6 +58,10 @@ class Distill(Stage):
         done = f"{self.epochs} epochs" if self.epochs else "BatchNorm re-estimated"
         return candidate.evolve(f"distill: {done}", model=model)
 
+    def repair(self) -> Distill:
+        """Only BatchNorm statistics are re-estimated."""
+        return self.model_copy(update={"epochs": 0})
+
     def title(self) -> str:
         """Without a teacher it is fine-tuning."""
         return self.label if self.weight else "fine-tuning"

@@ -7,10 +7,12 @@ after training (see exit_threshold).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from autocompress.compression.gains import Knob, verdict
 from autocompress.compression.stage import Number, Phase, Stage
 from autocompress.compression.techniques._lazy import lazy
 from autocompress.errors import CandidateError
@@ -18,10 +20,15 @@ from autocompress.errors import CandidateError
 if TYPE_CHECKING:
     from autocompress.compression import anatomy
     from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.gains import Bench
     from autocompress.compression.structure import Outline
     from autocompress.devices.profile import DeviceProfile
 else:
     anatomy = lazy("autocompress.compression.anatomy")
+
+
+_TRIED = (0.25, 0.5, 0.75)
+"""Shares of the network's MACs near which exits are tried for their gain."""
 
 
 class EarlyExit(Stage):
@@ -50,6 +57,27 @@ class EarlyExit(Stage):
         if not network.places:
             return "the network has no place for an exit, or its task is not a classification"
         return not_executed(device)
+
+    @classmethod
+    def gains(cls, bench: Bench) -> Iterator[Knob]:
+        """Exits that all samples take, and the network for those that take none."""
+        places = bench.anatomy.places
+        if not places:
+            return
+        if not bench.device.support.early_exits:
+            note = f"not possible: {bench.device.runtime} does not execute If operators"
+            yield Knob("early exits", note=note)
+            return
+        near = [min(places, key=lambda p, w=wanted: abs(p.fraction - w)) for wanted in _TRIED]  # type: ignore[misc]
+        names = tuple(dict.fromkeys(place.name for place in sorted(near, key=lambda p: p.fraction)))
+        try:
+            *leaving, whole = bench.speedups(cls(places=names))
+        except CandidateError as error:
+            yield Knob("early exits", note=f"cannot be attached: {error}")
+            return
+        through = f"{verdict(whole, 'faster', 'slower')} for samples that take none of the {len(names)}"
+        for i, (name, speedup) in enumerate(zip(names, leaving, strict=True)):
+            yield Knob(f"an exit after {name} that all samples take", speedup, note="" if i else through)
 
     def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
         """Attach the heads; the network itself is not changed.

@@ -5,22 +5,26 @@ The search dimension is the group of channels that must go together (all layers 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from autocompress.compression.gains import PAYS, Knob
 from autocompress.compression.stage import Number, Phase, Stage, TableField
 from autocompress.compression.tables import Table, lookup, table_changes, unknown_keys
 from autocompress.compression.techniques._lazy import lazy
+from autocompress.compression.techniques.ptq import Ptq
 from autocompress.errors import CandidateError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from autocompress.compression import channels, probe
     from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.gains import Bench
     from autocompress.compression.structure import Outline
     from autocompress.devices.profile import DeviceProfile
 else:
@@ -63,6 +67,27 @@ class Prune(Stage):
     def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
         """Where nothing can be removed."""
         return "" if network.groups else "the network has no channels that can be removed"
+
+    @classmethod
+    def gains(cls, bench: Bench) -> Iterator[Knob]:
+        """All groups by half, those of each stage of the network by half, and what one channel more than a step brings.
+
+        Widths go in steps of the device, of 8 channels at least.
+        """
+        device, groups = bench.device, bench.anatomy.groups
+        if not groups:
+            return
+        step = max(8, device.channel_block)
+        half = cls(ratio=0.5, round_to=step)
+        yield bench.knob("pruning every group by half", half)
+        if {8, 32} <= device.weight_bits and "int8" in device.dtypes:
+            yield bench.knob("pruning by half and int8", half, Ptq())
+        shares = bench.time_shares()
+        stages = list(dict.fromkeys(groups.values()))
+        for stage in stages if len(stages) > 1 else ():
+            note = f"its layers take {shares.get(stage, 0.0):.0%} of the time"
+            yield bench.knob(f"pruning {stage} by half", cls(ratio={stage: 0.5}, round_to=step), note=note)
+        yield from _steps(bench)
 
     def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
         """Prune a copy of the model.
@@ -119,6 +144,24 @@ class Prune(Stage):
             return f"prune {self.ratio:.0%}"
         values = self.ratio.values()
         return f"prune {min(values, default=0):.0%}-{max(values, default=0):.0%}"
+
+
+def _steps(bench: Bench) -> Iterator[Knob]:
+    """What one more channel than a whole step brings."""
+    block = bench.device.channel_block
+    wide = {name: n for name, n in bench.anatomy.widths.items() if n >= 2 * block}
+    if block == 1 or not wide:
+        return
+    keep = {name: channels.channels_to_keep(n, 0.5, block) for name, n in wide.items()}
+    with suppress(CandidateError):
+        aligned, beyond = (
+            bench.speedups(Prune(ratio={name: 1 - (keep[name] - more) / n for name, n in wide.items()}, round_to=1))[-1]
+            for more in (0, 1)
+        )
+        gain = beyond / aligned
+        verdict = "makes it slower" if gain < 1 / PAYS else "gains nothing" if gain < PAYS else "gains"
+        note = f"in steps of {block}; removing 1 channel more than a step {verdict} ({gain:.2f}x)"
+        yield Knob("widths", note=note)
 
 
 def prune_channels(

@@ -14,6 +14,7 @@ import autocompress.compression.stage
 import autocompress.compression.techniques
 import autocompress.recipes.recipe
 from autocompress import Budget, search
+from autocompress.compression.training import Schedule
 from autocompress.errors import CandidateError
 from autocompress.evaluation.elastic import Elastic
 from autocompress.evaluation.evaluator import Evaluator
@@ -71,10 +72,25 @@ def test_costs_of_unknown_stages_are_not_guessed() -> None:
     evaluator = Evaluator(small_task("resnet", n=64), device())
     with pytest.raises(CandidateError, match="what drop_block does to the costs is not known before"):
         Screen(evaluator, space({"version": 1, "stages": [{**DROP, "block": {"choice": ["none", "blocks.0"]}}]}))
-    with pytest.raises(CandidateError, match="whether networks after drop_block can share weights is not known"):
-        Elastic.train(evaluator.workshop, [recipe(DROP, {"technique": "prune", "ratio": 0.5})])
     dropped = evaluator.forecast(recipe(DROP))
     assert dropped.worst_case_ms < evaluator.forecast(recipe()).worst_case_ms
+
+
+def test_shared_weights_carry_what_consists_of_them(tmp_path: Path) -> None:
+    workshop = Evaluator(small_task("resnet", n=64), device()).workshop
+    pruned = {"technique": "prune", "ratio": 0.5, "round_to": 2}
+    replaced = recipe({**DROP, "by": "two"})
+    with pytest.raises(CandidateError, match=r"blocks.0.0.weight is not a parameter of the original network"):
+        Elastic.train(workshop, [replaced])
+    elastic = Elastic.train(workshop, [recipe(DROP, pruned), recipe(pruned)], schedule=Schedule(1, 0.05))
+    smaller, other = (
+        elastic.start(Evaluator(workshop.task, device()).structure(r)) for r in (recipe(DROP, pruned), replaced)
+    )
+    whole = dict(elastic.shared.backbone.named_parameters())
+    kept = [i for i in range(8) if i not in smaller.removed["stem.0"]]
+    assert torch.equal(smaller.model.stem[0].weight, whole["stem.0.weight"][kept])
+    assert not [name for name, _ in smaller.model.named_parameters() if name.startswith("blocks.0")]
+    assert "starts from the original's weights" in other.notes[-1]
 
 
 def test_a_search_with_the_default_sampler_runs(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ class Candidate:
     thresholds: tuple[float, ...] = ()
     removed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Channels removed from each group, by their indices in the original."""
+    whole: nn.Module | None = None
+    """The network that `removed` was removed from; None where nothing was."""
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What stages did that the model does not show, but training or the file depends on, as plain data."""
@@ -57,6 +59,11 @@ class Candidate:
     def own_name(self, path: str) -> str:
         """The reverse: what the user's network calls a module of the candidate's model."""
         return path.removeprefix(_BACKBONE) if self.exits else path
+
+    def gone(self, anatomy: Anatomy) -> list[str]:
+        """The layers of the user's network that stages have taken away."""
+        modules = dict(self.backbone.named_modules())
+        return [name for name in anatomy.layers if name not in modules]
 
     def stage_of(self, path: str, anatomy: Anatomy) -> str:
         """The stage of a layer of the candidate's model; "exits" for the heads of early exits."""

@@ -114,12 +114,12 @@ class ElasticAccuracy:
     """What the shared weights promise for settings: a feature for samplers that model the accuracy, no result.
 
     The promise is read off for some random widths, at the cost of one pass over the validation data each, and
-    interpolated between them (thin plate splines over the pruning ratios).
+    interpolated between them (thin plate splines over the pruning ratios and other strengths).
 
     Args:
         plan: its evaluator has shared weights.
         seed: of the widths.
-        n: how many widths; at least one more than there are pruning ratios to choose.
+        n: how many of them; at least one more than there are strengths to choose.
     """
 
     def __init__(self, plan: Plan, seed: int, n: int = _READINGS) -> None:
@@ -158,4 +158,13 @@ class ElasticAccuracy:
         return promise
 
     def _widths(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        return np.column_stack([np.asarray(columns[name], float) for name in self._ratios])
+        return np.column_stack([_numbers(columns[name], domain) for name, domain in self._ratios.items()])
+
+
+def _numbers(column: NDArray[Any], domain: Domain) -> NDArray[np.float64]:
+    """Values of a knob as they are, or their places in its choice where they are no numbers."""
+    values = np.asarray(column)
+    if values.dtype.kind in "biuf":
+        return values.astype(float)
+    place = {value: float(i) for i, value in enumerate(domain.corners())}
+    return np.array([place[value] for value in values.tolist()])

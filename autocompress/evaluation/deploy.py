@@ -223,9 +223,8 @@ class Deployer:
         weights: dict[str, int] = {}
         activations: dict[str, int] = {}
         names, anatomy = [layer.name for layer in quantizable_layers(proto)], self.workshop.anatomy
-        modules = dict(candidate.backbone.named_modules())
-        gone = [name for name in anatomy.layers if name not in modules]
-        stage.check_layers([*map(candidate.own_name, names)], [*dict.fromkeys(anatomy.layers.values())], gone)
+        own, stages = [*map(candidate.own_name, names)], [*dict.fromkeys(anatomy.layers.values())]
+        stage.check_layers(own, stages, candidate.gone(anatomy))
         for name in names:
             weights[name], activations[name] = stage.bits(candidate.own_name(name), candidate.stage_of(name, anatomy))
         return QuantSpec(weights, activations, reduce_range=self.device.int8_arithmetic == "saturating")

@@ -1,7 +1,8 @@
-"""One set of weights for all pruned versions of a network: trained once, it gives each of them a good start.
+"""One set of weights for all smaller versions of a network: trained once, it gives each of them a good start.
 
-A sub-network is the pruned network itself, run with slices of the shared weights; its gradients flow into them. So
-it equals the pruned network exactly, whatever its layers are, and costs no more than that in training.
+A sub-network is the smaller network itself, run with slices of the shared weights; its gradients flow into them. So
+it equals the smaller network exactly, whatever its layers are, and costs no more than that in training. Which technique
+made it smaller does not matter: its untrained weights must be those of the original, or slices of them.
 
 References: Yu and Huang, Universally slimmable networks, arXiv 1903.05134 (the largest, the smallest and random
 sub-networks in every step); Cai et al., Once-for-all, arXiv 1908.09791 (their distillation from the whole network).
@@ -51,7 +52,11 @@ _POOL_STEPS = 32
 """Steps after which they are replaced by others."""
 
 Slices = Mapping[str, tuple[Tensor | None, ...]]
-"""For each parameter of a pruned network and each of its axes, the indices in the original, or None for all."""
+"""For each parameter of a sub-network and each of its axes, the indices in the original, or None for all."""
+
+
+class NotCarried(CandidateError):
+    """The shared weights do not hold those of a candidate."""
 
 
 class SharedNetwork(nn.Module):
@@ -73,14 +78,14 @@ class SharedNetwork(nn.Module):
                     self.heads[key] = copy.deepcopy(head)
 
     def whole(self, candidate: Candidate) -> nn.Module:
-        """The network that a candidate was pruned from, made of the shared weights."""
+        """The original network with the exits of a candidate, made of the shared weights."""
         if not isinstance(candidate.model, MultiExit):
             return self.backbone
         keys = [
             _head_key(place, head) for place, head in zip(candidate.model.places, candidate.model.heads, strict=True)
         ]
         if missing := [key for key in keys if key not in self.heads]:
-            raise CandidateError(f"elastic: no exit head {missing[0]!r} was trained; trained: {', '.join(self.heads)}")
+            raise NotCarried(f"elastic: no exit head {missing[0]!r} was trained; trained: {', '.join(self.heads)}")
         return MultiExit(self.backbone, dict(zip(candidate.model.places, map(self._head, keys), strict=True)))
 
     def _head(self, key: str) -> ExitHead:
@@ -90,15 +95,15 @@ class SharedNetwork(nn.Module):
 
 
 class SubNetwork:
-    """A pruned network that runs with slices of the shared weights.
+    """A smaller network that runs with slices of the shared weights.
 
     Args:
         candidate: carried out up to and with its STRUCTURE stages, untrained. Its model is used as the frame.
-        shared: where the weights are.
-        workshop: of both.
+        shared: holds the weights.
+        workshop: that of the candidate.
 
     Raises:
-        CandidateError: what pruning left is not a slice of the original network.
+        NotCarried: its weights are not slices of the original's.
     """
 
     def __init__(self, candidate: Candidate, shared: SharedNetwork, workshop: Workshop) -> None:
@@ -108,7 +113,7 @@ class SubNetwork:
         self._slices = slices_of(candidate, whole, workshop)
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters of the pruned network, as functions of the shared ones."""
+        """The parameters of the smaller network, as functions of the shared ones."""
         return {name: _cut(self._parameters[name], axes) for name, axes in self._slices.items()}
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
@@ -118,37 +123,41 @@ class SubNetwork:
 
 
 def slices_of(candidate: Candidate, whole: nn.Module, workshop: Workshop) -> Slices:
-    """Find out which part of each parameter pruning has left.
+    """Find out which part of each parameter of the original is left in a candidate.
 
-    A copy of the whole network whose parameters hold their own flat indices is pruned in the same way; what it then
-    holds is where the values come from.
+    A copy of the network that channels were removed from holds flat indices instead of its weights and loses the same
+    channels; what it then holds is where the values come from.
+
+    Args:
+        candidate: untrained.
+        whole: the original network with the candidate's exits.
+        workshop: that of the candidate.
 
     Raises:
-        CandidateError: it is not a slice along the axes of the original.
+        NotCarried: a parameter is not one of the original, or not a slice along its axes.
     """
-    tagged = copy.deepcopy(whole)
+    before = candidate.model if candidate.whole is None else candidate.whole
+    shapes = {name: tuple(p.shape) for name, p in whole.named_parameters()}
+    for name, parameter in before.named_parameters():
+        if shapes.get(name) != tuple(parameter.shape):
+            raise NotCarried(f"elastic: {name} is not a parameter of the original network")
+    tagged = copy.deepcopy(before)
     if candidate.removed:
-        example = workshop.task.example_input[:1]
         order = [candidate.path_of(name) for name in workshop.anatomy.layers]
-        pruner = ChannelPruner(tagged, example, order)
+        pruner = ChannelPruner(tagged, workshop.task.example_input[:1], order)
         _tag(tagged)
         for group in pruner.groups:
             pruner.remove(group, _units(group, candidate.removed.get(group.name, ())))
     else:
         _tag(tagged)
-    shapes = {name: p.shape for name, p in whole.named_parameters()}
-    expected = {name: p.shape for name, p in candidate.model.named_parameters()}
-    left = dict(tagged.named_parameters())
-    if {name: p.shape for name, p in left.items()} != expected:
-        raise CandidateError(
-            "elastic: the parameters of the pruned network are not those of the original, made smaller"
-        )
-    slices = {name: _axes(name, left[name].detach().long(), shape) for name, shape in shapes.items()}
-    values = dict(candidate.model.named_parameters())
+    left, values = dict(tagged.named_parameters()), dict(candidate.model.named_parameters())
+    if {name: p.shape for name, p in left.items()} != {name: p.shape for name, p in values.items()}:
+        raise NotCarried("elastic: the parameters of the network are not those of the original, made smaller")
+    slices = {name: _axes(name, tags.detach().long(), shapes[name]) for name, tags in left.items()}
     for name, original in workshop.task.model.named_parameters():
         path = candidate.path_of(name)
-        if not torch.equal(_cut(original, slices[path]), values[path]):
-            raise CandidateError(f"elastic: the values of {path} are not a slice of the original's")
+        if path in slices and not torch.equal(_cut(original, slices[path]), values[path]):
+            raise NotCarried(f"elastic: the values of {path} are not a slice of the original's")
     return slices
 
 
@@ -195,8 +204,8 @@ class Elastic:
 
         Raises:
             InputError: there is no recipe, or no training data.
-            CandidateError: the loss became infinite or NaN, a sub-network is not a slice of the network, or a stage
-                other than pruning and early exits changes its structure.
+            NotCarried: sub-networks of some combination of stages do not consist of slices of the network.
+            CandidateError: the loss became infinite or NaN.
         """
         if not recipes:
             raise InputError("elastic: needs one or more recipes to take sub-networks from")
@@ -204,13 +213,13 @@ class Elastic:
         if not task.trainable:
             raise InputError("elastic: the task brings no training data; use the stand-alone evaluator")
         structures = [recipe.upto(Phase.STRUCTURE) for recipe in recipes]
-        _refuse_unknown(structures)
         settings = [repr(schedule), repr(distillation), _RANDOM, _POOL, _POOL_STEPS]
         key = fingerprint([workshop.origin, [r.digest() for r in structures], settings])
         shared = SharedNetwork(task.model)
-        for recipe in {r.digest(): r for r in map(_unpruned, structures)}.values():
+        for recipe in {r.digest(): r for r in map(_exits_only, structures)}.values():
             with suppress(CandidateError):
                 shared.add_heads(_carry_out(recipe, workshop))
+        _check_carried(structures, shared, workshop)
         to_layout(shared, task.channels_last and task.example_input.dim() == 4).requires_grad_(True)
         sandwich = _Sandwich(shared, structures, workshop)
         path = folder / f"elastic-{key}" if folder else None
@@ -241,14 +250,23 @@ class Elastic:
         """State for the model of an untrained candidate: shared weights, and its own BatchNorm statistics.
 
         Raises:
-            CandidateError: its network is not a slice of the original, or has exits that were not trained.
+            NotCarried: its weights are not slices of the original's, or it has exits that were not trained.
         """
         part = SubNetwork(candidate, self.shared, self.workshop)
         state: dict[str, Tensor] = {**candidate.model.state_dict(), **part.weights()}
         return {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def start(self, candidate: Candidate) -> Candidate:
-        """The candidate with the shared weights; its BatchNorm statistics are re-estimated."""
+        """The candidate with the shared weights; its BatchNorm statistics are re-estimated.
+
+        One that they do not hold starts from the original's weights, as it does without an elastic training.
+        """
+        try:
+            return self._started(candidate)
+        except NotCarried as error:
+            return candidate.evolve(f"{error}: starts from the original's weights")
+
+    def _started(self, candidate: Candidate) -> Candidate:
         model = candidate.copy_model()
         model.load_state_dict(self.weights(candidate))
         reestimate_batchnorm(model, self.workshop)
@@ -258,8 +276,11 @@ class Elastic:
         """The metric on the validation split with shared weights: a proxy of what training will give, no result.
 
         It is that of the torch model in float32, at the network's own output, before any quantisation.
+
+        Raises:
+            NotCarried: the shared weights are not those of the candidate.
         """
-        return torch_score(self.start(candidate).backbone, self.workshop)
+        return torch_score(self._started(candidate).backbone, self.workshop)
 
 
 class _Sandwich(nn.Module):
@@ -342,7 +363,7 @@ def _tag(model: nn.Module) -> None:
 def _axes(name: str, left: Tensor, shape: Sequence[int]) -> tuple[Tensor | None, ...]:
     """Split the flat indices of what is left of a parameter into one set of indices for each axis."""
     if left.numel() == 0 or left.dim() != len(shape):
-        raise CandidateError(f"elastic: pruning has changed the shape of {name} from {tuple(shape)}")
+        raise NotCarried(f"elastic: the shape of {name} is no more {tuple(shape)}")
     where = torch.unravel_index(left, tuple(shape))
     axes: list[Tensor | None] = []
     again = torch.zeros((1,) * left.dim(), dtype=torch.long)
@@ -352,7 +373,7 @@ def _axes(name: str, left: Tensor, shape: Sequence[int]) -> tuple[Tensor | None,
         kept = line.flatten()
         axes.append(None if torch.equal(kept, torch.arange(size)) else kept)
     if not torch.equal(again, left):
-        raise CandidateError(f"elastic: what pruning has left of {name} is not a slice of it")
+        raise NotCarried(f"elastic: what is left of {name} is not a slice of it")
     return tuple(axes)
 
 
@@ -377,14 +398,22 @@ def _head_key(place: str, head: nn.Module) -> str:
     return f"{place} {hidden}".replace(".", "/")
 
 
-def _refuse_unknown(structures: Sequence[Recipe]) -> None:
-    for stage in (stage for recipe in structures for stage in recipe.stages):
-        if stage.technique not in ("prune", "early_exit"):
-            raise CandidateError(f"elastic: whether networks after {stage.technique} can share weights is not known")
+def _check_carried(structures: Sequence[Recipe], shared: SharedNetwork, workshop: Workshop) -> None:
+    """Find out before any training whether networks of each combination of stages can share the weights.
+
+    Raises:
+        NotCarried: those of one cannot.
+    """
+    for recipe in {tuple(stage.technique for stage in r.stages): r for r in reversed(structures)}.values():
+        candidate = None
+        with suppress(CandidateError):  # a recipe that cannot be applied to this network
+            candidate = _carry_out(recipe, workshop)
+        if candidate is not None:
+            SubNetwork(candidate, shared, workshop)
 
 
-def _unpruned(recipe: Recipe) -> Recipe:
-    return Recipe(stages=tuple(stage for stage in recipe.stages if stage.technique != "prune"))
+def _exits_only(recipe: Recipe) -> Recipe:
+    return Recipe(stages=tuple(stage for stage in recipe.stages if stage.thresholds_by))
 
 
 def _carry_out(recipe: Recipe, workshop: Workshop) -> Candidate:

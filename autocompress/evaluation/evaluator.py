@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +58,9 @@ class Forecast:
     cost: Cost
     size_bytes: int
     capacity: float
-    """Mean logarithm of the share of channels that each group keeps; 0 is the unpruned network."""
+    """Mean logarithm of the share of channels that each group keeps, plus that of the share of layers that are left.
+
+    0 is the original network."""
     notes: tuple[str, ...]
 
     @property
@@ -190,11 +193,7 @@ class Evaluator:
         size = len(self.deployer.finish(deployment, thresholds, recipe, self.provenance()).file)
         numerics = [s for s in recipe.stages if s.phase > Phase.TRAINING]
         key = _hash(self._trained_key(recipe), [s.model_dump(mode="json") for s in numerics])
-        shares = [
-            1 - len(candidate.removed.get(candidate.path_of(name), ())) / width
-            for name, width in self.anatomy.widths.items()
-        ]
-        capacity = float(np.mean(np.log(shares))) if shares else 0.0
+        capacity = _capacity(candidate, self.anatomy)
         return Forecast(recipe, key, self.deployer.cost(deployment), size, capacity, candidate.notes)
 
     def evaluate(self, recipe: Recipe) -> list[Outcome]:
@@ -477,6 +476,15 @@ def sweep_optimism(confidence: Array, scores: Array, path_ms: Sequence[float]) -
 def _left_at(confidence: Array, scores: Array, thresholds: tuple[float, ...]) -> float:
     fires = np.column_stack([confidence > np.array(thresholds), np.ones(len(scores), bool)])
     return float(scores[np.arange(len(scores)), fires.argmax(1)].mean())
+
+
+def _capacity(candidate: Candidate, anatomy: Anatomy) -> float:
+    """See `Forecast.capacity`."""
+    lost = {name: len(candidate.removed.get(candidate.path_of(name), ())) for name in anatomy.widths}
+    channels = [math.log(1 - lost[name] / width) for name, width in anatomy.widths.items()]
+    n_left = len(anatomy.layers) - len(candidate.gone(anatomy))
+    layers = math.log(max(1, n_left) / max(1, len(anatomy.layers)))
+    return (float(np.mean(channels)) if channels else 0.0) + layers
 
 
 def _threshold_stage(recipe: Recipe, thresholds: tuple[float, ...]) -> Stage:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from autocompress.compression.effects import Variant
 from autocompress.compression.gains import Knob, verdict
-from autocompress.compression.stage import Number, Phase, Stage
+from autocompress.compression.stage import Number, Phase
 from autocompress.compression.techniques._lazy import lazy
 from autocompress.errors import CandidateError
 
@@ -31,7 +32,7 @@ _TRIED = (0.25, 0.5, 0.75)
 """Shares of the network's MACs near which exits are tried for their gain."""
 
 
-class EarlyExit(Stage):
+class EarlyExit(Variant):
     """Attach exit heads at some places of the network."""
 
     technique: Literal["early_exit"] = "early_exit"
@@ -98,6 +99,11 @@ class EarlyExit(Stage):
             }
         note = f"early_exit: heads at {', '.join(heads)}"
         return candidate.evolve(note, model=MultiExit(candidate.copy_model(), heads).eval())
+
+    def variant(self, network: anatomy.Anatomy) -> object:
+        """Where the heads are, and of which kind."""
+        places = [place.name for place in self.places_in(network)]
+        return [places, self.head, self.hidden if self.head == "conv" else 0]
 
     def places_in(self, network: anatomy.Anatomy) -> list[anatomy.Place]:
         """Where the exits go in a network, in order of execution.

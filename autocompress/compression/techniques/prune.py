@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from autocompress.compression.effects import RemovesChannels
 from autocompress.compression.gains import PAYS, Knob
-from autocompress.compression.stage import Number, Phase, Stage, TableField
+from autocompress.compression.stage import Number, Phase, TableField
 from autocompress.compression.tables import Table, lookup, table_changes, unknown_keys
 from autocompress.compression.techniques._lazy import lazy
 from autocompress.compression.techniques.ptq import Ptq
@@ -34,7 +35,7 @@ else:
 Importance = Literal["l1", "l2", "lamp", "fpgm", "taylor", "bn_scale", "random"]
 
 
-class Prune(Stage):
+class Prune(RemovesChannels):
     """Remove a share of the channels of each group."""
 
     technique: Literal["prune"] = "prune"
@@ -48,6 +49,7 @@ class Prune(Stage):
 
     phase: ClassVar[Phase] = Phase.STRUCTURE
     label: ClassVar[str] = "pruning"
+    width_fields: ClassVar[tuple[str, ...]] = ("round_to",)
     tables: ClassVar[Mapping[str, TableField]] = {"ratio": TableField("groups", neutral=0.0, strongest="high")}
     references: ClassVar[tuple[str, ...]] = (
         "Fang et al., DepGraph, CVPR 2023, arXiv 2301.12900",
@@ -67,6 +69,12 @@ class Prune(Stage):
     def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
         """Where nothing can be removed."""
         return "" if network.groups else "the network has no channels that can be removed"
+
+    @classmethod
+    def units_kept(cls, group: channels.ChannelGroup, **settings: Any) -> int:
+        """The rounded rest of a group; heads are not rounded."""
+        step = 1 if group.n_heads else int(settings["round_to"])
+        return channels.channels_to_keep(group.n_units, settings["ratio"], step, group.n_parts)
 
     @classmethod
     def gains(cls, bench: Bench) -> Iterator[Knob]:
@@ -128,7 +136,7 @@ class Prune(Stage):
         note = f"prune: {total} channels of {len(removed)} groups removed" if total else "prune: nothing removed"
         if total:
             note += f" ({anatomy.prunable})"
-        return candidate.evolve(note, model=model, removed=removed)
+        return candidate.evolve(note, model=model, removed=removed, whole=candidate.model)
 
     def _change(self, name: str, before: Any, after: Any) -> list[str]:
         if name != "ratio":
@@ -250,8 +258,7 @@ def _doomed(
 
 
 def _kept(group: channels.ChannelGroup, ratios: dict[str, float], round_to: int) -> int:
-    step = 1 if group.n_heads else round_to
-    return channels.channels_to_keep(group.n_units, ratios.get(group.name, 0.0), step, group.n_parts)
+    return Prune.units_kept(group, ratio=ratios.get(group.name, 0.0), round_to=round_to)
 
 
 def _gradients(model: nn.Module, workshop: Workshop) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.compression.techniques.ptq import Ptq
+from autocompress.compression.techniques import _usual as usual
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.screening.knobs import FORMATS, Ints
 from autocompress.evaluation.screening.shapes import Positions, Shape, Shapes, Versions, count
@@ -66,7 +66,7 @@ class Files:
     def _learn(self, code: int) -> None:
         """What each layer stores in this format, and the rest of such a file, from one deployed file."""
         bits: Any = dict(zip(("weight_bits", "activation_bits"), FORMATS[code], strict=True))
-        stage = Ptq(**bits) if code else None
+        stage = usual.quantised(**bits) if code else None
         narrow, evaluator = self._versions.narrow, self._evaluator
         deployment = self._versions.deploy(narrow, stage)
         recipe = Recipe(stages=(stage,)) if stage else Recipe()

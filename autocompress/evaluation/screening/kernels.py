@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from autocompress.compression.techniques.ptq import Ptq
+from autocompress.compression.techniques import _usual as usual
 from autocompress.evaluation.screening.knobs import Ints
 from autocompress.evaluation.screening.shapes import Versions
 from autocompress.graphs.quantizable import QuantizableLayer
@@ -135,7 +135,7 @@ class Kernels:
     def _read(self, int8: tuple[bool, ...]) -> None:
         """Deploy the narrow twin with these layers in int8, and note what runs and what is in memory where."""
         bits: dict[str, Any] = {name: 8 if on else 32 for name, on in zip(self._names, int8, strict=True)}
-        deployment = self._versions.deploy(self._versions.narrow, Ptq(weight_bits=bits) if bits else None)
+        deployment = self._versions.deploy(self._versions.narrow, usual.quantised(weight_bits=bits) if bits else None)
         for path, (kernels, buffers) in enumerate(zip(self.kernels, self.buffers, strict=True)):
             forms = self._versions.kernels(deployment, deployment.outputs[: path + 1]).ops
             running = {form.name: self._index(replace(form, alive=())) for form in forms}

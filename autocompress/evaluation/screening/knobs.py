@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.compression.channels import ChannelGroup, ChannelPruner, channels_to_keep
-from autocompress.compression.stage import Phase, Stage, technique
+from autocompress.compression.channels import ChannelGroup, ChannelPruner
+from autocompress.compression.effects import RemovesChannels, Variant
+from autocompress.compression.stage import Phase, Stage
 from autocompress.compression.tables import lookup
-from autocompress.compression.techniques.early_exit import EarlyExit
-from autocompress.compression.techniques.prune import Prune
-from autocompress.compression.techniques.ptq import Ptq
-from autocompress.compression.techniques.qat import Qat
+from autocompress.compression.techniques._quantize import Quantize
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.space import SearchSpace
@@ -30,7 +28,6 @@ FORMATS = ((32, 32), (16, 32), (8, 32), (4, 32), (8, 8), (4, 8))
 COMPUTES_INT8 = np.array([activations == 8 for _, activations in FORMATS])
 """Whether a layer of each code computes in int8."""
 
-_QUANTISERS = (Ptq, Qat)
 _WITHOUT_COST = (Phase.TRAINING, Phase.RUNTIME)
 """Phases whose stages change neither shapes nor number formats."""
 
@@ -43,9 +40,10 @@ class Rows:
     """(N, groups): channels (heads) kept."""
     codes: Ints
     """(N, parts): index into `FORMATS`; see `Knobs.parts`."""
-    exits: list[str]
+    variants: list[str]
     """N keys into `stages`."""
     stages: dict[str, Stage | None]
+    """What makes each variant of the network, if it is not the original."""
 
 
 class Knobs:
@@ -75,7 +73,7 @@ class Knobs:
         n = max((len(column) for column in columns.values()), default=1)
         widths = np.tile(self.full, (n, 1))
         codes = np.zeros((n, len(self.parts)), np.int64)
-        exits, stages = [""] * n, dict[str, Stage | None]()
+        variants, stages = [""] * n, dict[str, Stage | None]()
         for slot in self.space.slots:
             for alternative in slot.alternatives:
                 on = np.ones(n, bool)
@@ -84,20 +82,20 @@ class Knobs:
                     on = np.array([slot.chosen(str(v)) is alternative for v in values])[where]
                 if not on.any():
                     continue
-                kind = technique(alternative.technique)
-                if kind is Prune:
-                    widths[on] = self._widths(alternative, columns, n)[on]
-                elif kind in _QUANTISERS:
+                kind = alternative.cls
+                if issubclass(kind, RemovesChannels):
+                    widths[on] = self._widths(alternative, kind, columns, n)[on]
+                elif issubclass(kind, Quantize):
                     codes[on] = self._codes(alternative, columns, n)[on]
-                elif kind is EarlyExit:
-                    self._exits(alternative, columns, on, exits, stages)
-                else:
-                    assert kind.phase in _WITHOUT_COST
-        if "" in exits:
+                elif issubclass(kind, Variant):
+                    self._variants(alternative, columns, on, variants, stages)
+                elif kind.phase not in _WITHOUT_COST:
+                    raise _unknown(alternative.technique)
+        if "" in variants:
             stages[""] = None
-        return Rows(widths, codes, exits, stages)
+        return Rows(widths, codes, variants, stages)
 
-    def _table(self, space: StageSpace, name: str, columns: Mapping[str, NDArray[Any]], default: Any) -> Any:
+    def _table(self, space: StageSpace, name: str, columns: Mapping[str, NDArray[Any]]) -> Any:
         """A field's table, or its one value, with columns in place of the values that are drawn."""
         key = f"{space.technique}.{name}"
         if name in space.domains:
@@ -107,42 +105,44 @@ class Knobs:
             return {part: columns[f"{key}[{part}]"] for part in space.parts(name, scoped, self.outline)}
         if name in space.tables:
             return {**space.fixed.get(name, {}), **{p: columns[f"{key}[{p}]"] for p in space.tables[name]}}
-        return space.fixed.get(name, default)
+        return space.fixed.get(name, space.cls.model_fields[name].default)
 
-    def _widths(self, space: StageSpace, columns: Mapping[str, NDArray[Any]], n: int) -> Ints:
-        ratio = self._table(space, "ratio", columns, Prune().ratio)
-        round_to = np.broadcast_to(self._table(space, "round_to", columns, Prune().round_to), n)
+    def _widths(
+        self, space: StageSpace, kind: type[RemovesChannels], columns: Mapping[str, NDArray[Any]], n: int
+    ) -> Ints:
+        (name,) = (name for name, table in kind.tables.items() if table.over == "groups")
+        names = (name, *kind.width_fields)
+        table, *others = (self._table(space, field, columns) for field in names)
         widths = np.empty((n, len(self.groups)), np.int64)
         for k, group in enumerate(self.groups):
-            ratios = np.broadcast_to(lookup(ratio, group.name, self.anatomy.groups[group.name], 0.0), n)
-            pairs, where = np.unique(ratios + 1j * round_to, return_inverse=True)  # many times faster than by axis
-            kept = [
-                channels_to_keep(group.n_units, pair.real, 1 if group.n_heads else int(pair.imag), group.n_parts)
-                for pair in pairs.tolist()
-            ]
+            own = lookup(table, group.name, self.anatomy.groups[group.name], kind.tables[name].default)
+            values, where = _distinct([own, *others])
+            kept = [kind.units_kept(group, **dict(zip(names, each, strict=True))) for each in values]
             widths[:, k] = np.array(kept)[where]
         return widths
 
     def _codes(self, space: StageSpace, columns: Mapping[str, NDArray[Any]], n: int) -> Ints:
-        weights = self._table(space, "weight_bits", columns, 8)
-        activations = self._table(space, "activation_bits", columns, 8)
+        weights = self._table(space, "weight_bits", columns)
+        activations = self._table(space, "activation_bits", columns)
 
         def code(name: str, stage: str) -> Ints:
             own = np.broadcast_to(lookup(weights, name, stage, 8), n).astype(np.int64)
             data = np.where(own > 8, 32, np.broadcast_to(lookup(activations, name, stage, 8), n))
-            result = np.zeros(n, np.int64)
+            result = np.full(n, -1, np.int64)
             for k, (w, a) in enumerate(FORMATS):
                 result[(own == w) & (data == a)] = k
+            if (result < 0).any():
+                raise CandidateError(f"screening: {space.technique} has number formats that were never costed")
             return result
 
         return np.stack([code(name, stage) for name, stage in self.parts], 1)
 
-    def _exits(
+    def _variants(
         self,
         space: StageSpace,
         columns: Mapping[str, NDArray[Any]],
         on: NDArray[np.bool_],
-        exits: list[str],
+        variants: list[str],
         stages: dict[str, Stage | None],
     ) -> None:
         names = [name for name, _ in space.knobs(self.outline)]
@@ -151,17 +151,38 @@ class Knobs:
             values = tuple(columns[name][i].item() for name in names)
             if values not in known:
                 stage = space.build(dict(zip(names, values, strict=True)), self.outline)
-                assert isinstance(stage, EarlyExit)
-                places = [place.name for place in stage.places_in(self.anatomy)]
-                key = json.dumps([places, stage.head, stage.hidden if stage.head == "conv" else 0])
-                known[values] = key
-                stages.setdefault(key, stage)
-            exits[i] = known[values]
+                assert isinstance(stage, Variant)
+                known[values] = json.dumps([stage.technique, stage.variant(self.anatomy)])
+                stages.setdefault(known[values], stage)
+            variants[i] = known[values]
+
+
+def _distinct(columns: Sequence[Any]) -> tuple[list[tuple[Any, ...]], Any]:
+    """The different rows of some columns, (N,) or one value for all rows, and which of them each row is."""
+    parts = [np.unique(column, return_inverse=True) for column in columns]
+    code: Ints = np.zeros((), np.int64)
+    for column, (own, place) in zip(columns, parts, strict=True):
+        code = code * len(own) + place.reshape(np.shape(column))
+    used, where = np.unique(code, return_inverse=True)
+    indices = np.unravel_index(used, [len(own) for own, _ in parts])
+    return list(zip(*(own[i].tolist() for (own, _), i in zip(parts, indices, strict=True)), strict=True)), where
 
 
 def _refuse_unknown(space: SearchSpace) -> None:
-    """Refuse stages whose costs cannot be read off their settings."""
-    for name in (alternative.technique for slot in space.slots for alternative in slot.alternatives):
-        kind = technique(name)
-        if kind not in (Prune, EarlyExit, *_QUANTISERS) and kind.phase not in _WITHOUT_COST:
-            raise CandidateError(f"screening: what {name} does to the costs is not known before the network is built")
+    """Refuse stages whose costs cannot be read off their settings, or not beside one another."""
+    narrowing = varied = False
+    for slot in space.slots:
+        for alternative in slot.alternatives:
+            kind = alternative.cls
+            known = kind.bits is Quantize.bits if issubclass(kind, Quantize) else kind.phase in _WITHOUT_COST
+            if not known and not issubclass(kind, (RemovesChannels, Variant)):
+                raise _unknown(alternative.technique)
+        kinds = [alternative.cls for alternative in slot.alternatives]
+        now_narrowing, now_varied = (any(issubclass(k, kind) for k in kinds) for kind in (RemovesChannels, Variant))
+        if (narrowing and (now_narrowing or now_varied)) or (varied and now_varied):
+            raise CandidateError(f"screening: what {slot.name} does after the stages before it is not known")
+        narrowing, varied = narrowing or now_narrowing, varied or now_varied
+
+
+def _unknown(name: str) -> CandidateError:
+    return CandidateError(f"screening: what {name} does to the costs is not known before the network is built")

@@ -93,9 +93,10 @@ class Screen:
         return self._knobs.rows({name: np.asarray(values) for name, values in settings.items()})
 
     def _parts(self, rows: Rows) -> Iterator[tuple[_Network, Any]]:
-        """Each network that occurs, with the rows that have its exits."""
-        for key in dict.fromkeys(rows.exits):
-            chosen = np.flatnonzero([key == other for other in rows.exits]) if len(set(rows.exits)) > 1 else slice(None)
+        """Each network that occurs, with its rows."""
+        several = len(set(rows.variants)) > 1
+        for key in dict.fromkeys(rows.variants):
+            chosen = np.flatnonzero([key == other for other in rows.variants]) if several else slice(None)
             yield self._network(key, rows.stages[key]), chosen
 
     def _capacity(self, rows: Rows) -> Floats:
@@ -109,11 +110,11 @@ class Screen:
 
 
 class _Network:
-    """One network with certain exits: its costs as functions of widths and bits.
+    """One variant of the network, such as one with certain exits: its costs as functions of widths and bits.
 
     Args:
         evaluator: of the network.
-        stage: puts the exits on, if there are any.
+        stage: makes the variant, if it is not the original.
         knobs: groups and layers, in the order of the rows.
         rng: draws some of the graphs that are read.
     """

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.compression.candidate import Candidate
-from autocompress.compression.techniques.prune import Prune
-from autocompress.compression.techniques.ptq import Ptq
+from autocompress.compression.techniques import _usual as usual
+from autocompress.compression.techniques._quantize import Quantize
 from autocompress.errors import CandidateError
 from autocompress.evaluation.deploy import Deployment
 from autocompress.evaluation.evaluator import Evaluator
@@ -102,9 +102,9 @@ class Versions:
 
     def pruned(self, ratios: Mapping[str, float], round_to: int = 8) -> Candidate:
         """The network with shares of its groups' channels removed."""
-        return Prune(ratio=dict(ratios), importance="l1", round_to=round_to).apply(self.base, self._evaluator.workshop)
+        return usual.narrowed(ratios, round_to).apply(self.base, self._evaluator.workshop)
 
-    def deploy(self, candidate: Candidate, stage: Ptq | None) -> Deployment:
+    def deploy(self, candidate: Candidate, stage: Quantize | None) -> Deployment:
         """Its graph after a quantisation, without training or observation."""
         return self._evaluator.deployer.build(candidate.evolve(quantization=stage), final=False)
 
@@ -229,7 +229,7 @@ def count(dims: Dims) -> Any:
 def _all_shapes(versions: Versions, candidate: Candidate) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors of the float graph and of the graph with all layers in int8."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for stage in (None, Ptq()):
+    for stage in (None, usual.quantised()):
         shapes |= versions.kernels(versions.deploy(candidate, stage)).shapes
     return shapes
 

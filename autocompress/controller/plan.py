@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from autocompress import __version__
-from autocompress.compression.techniques.ptq import Ptq
+from autocompress.compression.techniques._quantize import Quantize
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError, ConstraintError, InputError
 from autocompress.evaluation.evaluator import Evaluator, Forecast
@@ -158,10 +158,9 @@ class Plan:
 
     def _formats(self, recipe: Recipe) -> object:
         """What a recipe does, where it changes number formats only."""
-        if [type(stage) for stage in recipe.stages] != [Ptq]:
+        stage = recipe.stages[0] if len(recipe.stages) == 1 else None
+        if not isinstance(stage, Quantize) or stage.effort:
             return recipe
-        (stage,) = recipe.stages
-        assert isinstance(stage, Ptq)
         bits = {name: stage.bits(name, part) for name, part in self.evaluator.anatomy.layers.items()}
         return bits, stage.model_copy(update={"weight_bits": 8, "activation_bits": 8})
 

@@ -11,7 +11,8 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Final, Literal
 
-from autocompress.compression.techniques.ptq import Ptq
+from autocompress.compression.stage import Stage
+from autocompress.compression.techniques._usual import quantised
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.sensitivity import LayerDamage, weight_sensitivity
 from autocompress.recipes.recipe import Recipe
@@ -65,26 +66,26 @@ class UntouchedNetwork:
         if fp32 is None or int8 is None or not {4, 8} <= device.weight_bits or 8 not in device.support.activation_bits:
             return
         worth = _LOSS * abs(fp32)
-        yield _recipe(Ptq(weight_bits=4))
+        yield _recipe(quantised(weight_bits=4))
         observer: _Observer = "minmax"
         best = int8
         if fp32 - int8 > worth:
             for name in _OBSERVERS:
-                yield (recipe := _recipe(Ptq(observer=name)))
+                yield (recipe := _recipe(quantised(observer=name)))
                 if (accuracy := _accuracy(judged[recipe.digest()])) is not None and accuracy > best:
                     observer, best = name, accuracy
-            yield _recipe(Ptq(weight_bits=4, observer=observer))
+            yield _recipe(quantised(weight_bits=4, observer=observer))
         yield from self._mixed(judged, observer, best, worth)
         slow = _latency(self._baselines["int8"]) >= _latency(self._baselines["fp32"])
         if 32 in device.support.activation_bits and (fp32 - best > worth or slow):
-            yield _recipe(Ptq(activation_bits=32))
-            yield _recipe(Ptq(weight_bits=4, activation_bits=32))
+            yield _recipe(quantised(activation_bits=32))
+            yield _recipe(quantised(weight_bits=4, activation_bits=32))
 
     def _mixed(
         self, judged: Mapping[str, Evaluation | None], observer: _Observer, int8: float, worth: float
     ) -> Iterator[Recipe]:
         """Files between 8 and 4 bits, each where the two files next to it differ most in accuracy and size."""
-        int4 = _accuracy(judged[_recipe(Ptq(weight_bits=4, observer=observer)).digest()])
+        int4 = _accuracy(judged[_recipe(quantised(weight_bits=4, observer=observer)).digest()])
         if int4 is None or int8 - int4 <= worth:
             return
         known: dict[int, float] = {0: int8, len(self._ranked): int4}
@@ -113,7 +114,7 @@ class UntouchedNetwork:
 
     def _with_first(self, n: int, observer: _Observer) -> Recipe:
         bits = {layer.name: 4 for layer in self._ranked[:n]}
-        return _recipe(Ptq.model_validate({"weight_bits": {"default": 8, **bits}, "observer": observer}))
+        return _recipe(quantised(weight_bits={"default": 8, **bits}, observer=observer))
 
     @cached_property
     def _ranked(self) -> tuple[LayerDamage, ...]:
@@ -122,7 +123,7 @@ class UntouchedNetwork:
         return tuple(layer for layer in weight_sensitivity(self._evaluator) if layer.name in named)
 
 
-def _recipe(stage: Ptq) -> Recipe:
+def _recipe(stage: Stage) -> Recipe:
     return Recipe(stages=(stage,))
 
 

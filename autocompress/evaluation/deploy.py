@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from autocompress.graphs import export, nested_if, qdq
 from autocompress.graphs.observe import ActivationRange, observe
 from autocompress.graphs.qat import build_twin
 from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
+from autocompress.graphs.repair import repair
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.base import Runtime, executor, pieces
 from autocompress.runtimes.workload import Op, Workload
@@ -116,7 +117,8 @@ class Deployer:
         if stage.training:
             return self._trained(candidate, folded, stage, *stage.training)
         spec, ranges, told = self._plan(proto, candidate)
-        graph = export.strip(qdq.write_qdq(proto, spec, ranges))
+        repaired, weights = repair(proto, spec, ranges, self._calibration(stage), **asdict(stage.repairs))
+        graph = export.strip(qdq.write_qdq(repaired, spec, ranges, weights))
         parity, notes = self._agreement(graph, folded), (*self._left_in_float(graph, proto, candidate), *told)
         return Deployment(graph, candidate.output_names, layers, parity, notes)
 
@@ -246,6 +248,10 @@ class Deployer:
         batches = self.workshop.task.calibration_batches(stage.observer_samples, self.workshop.seed)
         notes: list[str] = []
         return spec, observe(proto, spec, batches, stage.observer, notes), notes
+
+    def _calibration(self, stage: Quantize) -> list[dict[str, NDArray[Any]]]:
+        batches = self.workshop.task.calibration_batches(stage.observer_samples, self.workshop.seed)
+        return [{export.INPUT: batch} for batch in batches]
 
     def _placeholder(self, proto: onnx.ModelProto, candidate: Candidate) -> onnx.ModelProto:
         """Quantised as the final graph will be, with ranges that nobody observed."""

@@ -72,6 +72,11 @@ class WeightQuant:
     bits: int
     """4 or 8."""
 
+    def floats(self) -> NDArray[np.float32]:
+        """The weight that it stands for."""
+        weight: NDArray[np.float32] = self.values * _along(self.scale, self.axis, self.values.ndim)
+        return weight
+
 
 def quantize_weights(model: onnx.ModelProto, plan: QuantPlan) -> dict[str, WeightQuant]:
     """Quantise the planned 4- and 8-bit weights, symmetric and per output channel.

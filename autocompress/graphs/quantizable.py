@@ -130,7 +130,7 @@ class Graph:
             for name in set(node.input):
                 self.consumers.setdefault(name, []).append(node)
         # Tensors that a sub-graph reads cannot be redirected, so they never count as private.
-        self.captured = {name for node in self.nodes for name in _captured(node)}
+        self.captured = {name for node in self.nodes for name in captured(node)}
         self._makes_output: dict[str, bool] = {}
 
     def private(self, tensor: str) -> bool:
@@ -196,14 +196,15 @@ class Graph:
         return None
 
 
-def _captured(node: onnx.NodeProto) -> Iterator[str]:
+def captured(node: onnx.NodeProto) -> Iterator[str]:
+    """Tensors that the sub-graphs of a node read; names of their own are among them."""
     for attribute in node.attribute:
         graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
         for graph in graphs:
             yield from (output.name for output in graph.output)
             for inner in graph.node:
                 yield from inner.input
-                yield from _captured(inner)
+                yield from captured(inner)
 
 
 def scopes(node: onnx.NodeProto) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from autocompress.compression.structure import Outline
     from autocompress.compression.training import Distillation, Schedule
     from autocompress.devices.profile import DeviceProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Repairs:
+    """What is done about the errors of a quantisation that is not trained; see `autocompress.graphs.repair`."""
+
+    rounding: Literal["nearest", "least_squares"] = "nearest"
+    bias_correction: bool = False
+
 
 WeightBits = Literal[4, 8, 16, 32]
 ActivationBits = Literal[8, 32]
@@ -64,6 +74,11 @@ class Quantize(Stage):
     def training(self) -> tuple[Schedule, Distillation] | None:
         """How the quantised network is trained, with the rounding in the loop; None where it is not."""
         return None
+
+    @property
+    def repairs(self) -> Repairs:
+        """What is done about the errors of rounding, where nothing is trained."""
+        return Repairs()
 
     def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
         """Note what is to be done with the exported graph.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from autocompress.compression.gains import Knob
-from autocompress.compression.techniques._quantize import Quantize
+from autocompress.compression.techniques._quantize import Quantize, Repairs
 
 if TYPE_CHECKING:
     from autocompress.compression.gains import Bench
@@ -17,10 +17,24 @@ class Ptq(Quantize):
     """Quantise the exported graph: per-channel weights of 4, 8 or 16 bits, activations of 8 bits."""
 
     technique: Literal["ptq"] = "ptq"
+    rounding: Literal["nearest", "least_squares"] = "nearest"
+    """Of 4-bit weights: "least_squares" fits their codes to what each layer computes on `observer_samples`."""
+    bias_correction: bool = False
+    """Whether biases take up what rounding moves the mean of each channel by, on `observer_samples`."""
 
     label: ClassVar[str] = "quantisation"
     conflicts: ClassVar[frozenset[str]] = frozenset({"qat"})
-    references: ClassVar[tuple[str, ...]] = ("Nagel et al., A White Paper on Quantization, arXiv 2106.08295",)
+    references: ClassVar[tuple[str, ...]] = (
+        "Nagel et al., A White Paper on Quantization, arXiv 2106.08295",
+        "Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019",
+        "Frantar et al., GPTQ, arXiv 2210.17323",
+        "Behdin et al., QuantEase, arXiv 2309.01885",
+    )
+
+    @property
+    def repairs(self) -> Repairs:
+        """As the fields say."""
+        return Repairs(self.rounding, self.bias_correction)
 
     @classmethod
     def gains(cls, bench: Bench) -> Iterator[Knob]:

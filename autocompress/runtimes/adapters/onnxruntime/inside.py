@@ -28,6 +28,11 @@ def with_inner_tensors(graph: onnx.ModelProto, tensors: Sequence[str]) -> Model:
     return Guarded(Session(copy.SerializeToString(), 0, _WITHOUT_LAYOUTS), "ONNX Runtime")
 
 
+def as_written(graph: onnx.ModelProto) -> Model:
+    """Load a graph in which no kernels are fused: every rounding is carried out where it is written."""
+    return Guarded(Session(graph.SerializeToString(), 1, "ORT_DISABLE_ALL"), "ONNX Runtime")
+
+
 def optimized_op_counts(model: onnx.ModelProto) -> Counter[str]:
     """Count the operators of `model` after ONNX Runtime's own optimisation, sub-graphs included.
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -81,6 +81,17 @@ class Limit:
     """Says so in words."""
 
 
+class Findings(Protocol):
+    """What is found out about a network once, for settings that are left open."""
+
+    @property
+    def optimizer(self) -> Literal["sgd", "adamw"]:
+        """The optimizer that fits it."""
+
+    def peak_rate(self, optimizer: Literal["sgd", "adamw"]) -> float:
+        """The peak rate at which its fine-tuning gains most."""
+
+
 class Stage(BaseModel):
     """One step of a recipe. A subclass per technique; its `technique` field is the file name of its module.
 
@@ -145,6 +156,10 @@ class Stage(BaseModel):
             CandidateError: the technique cannot be applied to this candidate.
         """
         raise TypeError(f"{type(self).__name__} does not say how it is applied")
+
+    def settled(self, findings: Findings) -> Self:
+        """The same stage with every setting that was left open (`auto`) as it is for this network."""
+        return self
 
     def summary(self) -> str:
         """A few words for tables and hover texts."""

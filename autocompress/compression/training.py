@@ -40,6 +40,8 @@ class Schedule:
     weight_decay: float = 5e-4
     clip: float = 5.0
     """Largest norm of the gradient; quantisation-aware training collapses without it."""
+    max_steps: int | None = None
+    """Ends sooner, the cycle too."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def fit(
     parameters: Sequence[Mapping[str, Any]] | None = None,
     title: str = "training",
     checkpoint: Path | None = None,
+    after_step: Callable[[nn.Module], None] = lambda model: None,
 ) -> float:
     """Train `model` in place, on the device where it is, and return the mean loss of the last epoch.
 
@@ -108,16 +111,16 @@ def fit(
         title: what the progress is called.
         checkpoint: written after every epoch; training goes on from it where it exists. Its name must tell apart
             everything that leads to the weights.
+        after_step: gets the model after every step.
 
     Raises:
         CandidateError: the loss became infinite or NaN.
         TaskError: there is no training data, or its labels do not fit the model.
     """
     task = workshop.task
-    if not task.trainable:
-        raise TaskError("training needs training data: give the task train=...")
+    check_trainable(workshop)
     optimizer = _optimizer(model, schedule, parameters)
-    total = max(1, schedule.epochs * _length(workshop))
+    total = steps_of(schedule, workshop)
     cycle = _one_cycle(optimizer, total)
     objective = _Objective(model, workshop, distillation)
     at = _restore(checkpoint, schedule.epochs, model, optimizer, cycle) if checkpoint else _Position()
@@ -127,6 +130,8 @@ def fit(
         _set_mode(model, training=True)
         losses: list[float] = []
         for inputs, targets in _several(task.train_batches()):
+            if schedule.max_steps is not None and at.step >= total:
+                break
             loss = objective(inputs, targets)
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -138,6 +143,7 @@ def fit(
             if at.step < total:  # a loader may give more batches than it said
                 cycle.step()
             at.step += 1
+            after_step(model)
             losses.append(value)
             seconds = (time.monotonic() - started) / (at.step - first_step) * (total - at.step)
             workshop.progress(f"{title}: step {at.step}/{total}, loss {value:.3f}, {seconds:.0f} s left")
@@ -146,6 +152,22 @@ def fit(
             _keep(checkpoint, at, schedule.epochs, model, optimizer, cycle)
     _set_mode(model, training=False)
     return at.loss
+
+
+def check_trainable(workshop: Workshop) -> None:
+    """Refuse a task that cannot be trained.
+
+    Raises:
+        TaskError: there is no training data.
+    """
+    if not workshop.task.trainable:
+        raise TaskError("training needs training data: give the task train=...")
+
+
+def steps_of(schedule: Schedule, workshop: Workshop) -> int:
+    """How many steps a training takes, at least one."""
+    steps = max(1, schedule.epochs * _length(workshop))
+    return steps if schedule.max_steps is None else min(steps, schedule.max_steps)
 
 
 @dataclass
@@ -250,11 +272,15 @@ def reestimate_batchnorm(model: nn.Module, workshop: Workshop, n_batches: int = 
 
 
 def train_candidate(
-    candidate: Candidate, workshop: Workshop, schedule: Schedule, distillation: Distillation
+    candidate: Candidate,
+    workshop: Workshop,
+    schedule: Schedule,
+    distillation: Distillation,
+    after_step: Callable[[nn.Module], None] = lambda model: None,
 ) -> nn.Module:
     """Return a trained copy of the candidate's model, made on the task's `train_device`.
 
-    With no epochs only BatchNorm is re-estimated.
+    With no epochs only BatchNorm is re-estimated. `after_step` is that of `fit`.
     """
     model = to_layout(candidate.copy_model(), _channels_last(workshop))
     for parameter in model.parameters():
@@ -262,7 +288,7 @@ def train_candidate(
     if schedule.epochs == 0:
         reestimate_batchnorm(model, workshop)
     else:
-        fit(model.to(workshop.task.train_device), workshop, schedule, distillation)
+        fit(model.to(workshop.task.train_device), workshop, schedule, distillation, after_step=after_step)
     return to_layout(model.cpu(), False).eval()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from autocompress.controller.plan import Plan
 from autocompress.controller.proposals import Proposals
 from autocompress.errors import InputError
+from autocompress.evaluation.findings import RATE
 from autocompress.evaluation.sensitivity import SENSITIVITY
 from autocompress.files import MODEL_BYTES, Folder
 from autocompress.recipes.domains import Value
@@ -35,14 +36,14 @@ class Earlier:
             raise InputError(f"{path}: a study cannot start from itself; to resume it, give it as --out alone")
         return cls(Study.open(path))
 
-    def copy_weights(self, cache: Path) -> None:
-        """Copy what was trained, and how sensitive the layers are.
+    def copy_findings(self, cache: Path) -> None:
+        """Copy what was trained and what was found out about the network.
 
-        Both are named by all that led to them, so that none is mistaken.
+        All of it is named by all that led to them, so that none is mistaken.
         """
         theirs, mine = Folder(self.study.path).inner("cache"), Folder(cache)
         for name in theirs.names():
-            wanted = name.endswith(".pt") or name.startswith(SENSITIVITY)
+            wanted = name.endswith(".pt") or name.startswith((SENSITIVITY, RATE))
             if wanted and not mine.has(name) and (data := theirs.read(name, MODEL_BYTES)) is not None:
                 mine.write(name, data)
 

@@ -117,8 +117,11 @@ class Loop:
             if evaluation.state != "rejected" and (key := self.store.key(evaluation.trial)):
                 self.known.setdefault(key, evaluation)
         self.accounted = time.monotonic()
+        if self.earlier and self.evaluator.cache:
+            self.earlier.copy_findings(self.evaluator.cache)
         self._try_untouched(UntouchedNetwork(self.evaluator, baselines))
         if self._used() < 1:
+            self._settle()
             with closing(self.start()) as executor:
                 self._choose(baseline, is_new=all(e.derived_from is not None for e in done))
                 self._search(executor)
@@ -149,6 +152,14 @@ class Loop:
         except CandidateError as error:
             self.reporter.note(f"number formats of the untouched network: {error}")
 
+    def _settle(self) -> None:
+        """Find out what the space leaves open for each network, here and before candidates need it."""
+        self.evaluator.findings.told = self.reporter.note
+        with suppress(CandidateError):  # candidates will fail with the same reason
+            for stage in self.plan.space.corner_stages(self.evaluator.anatomy.outline):
+                stage.settled(self.evaluator.findings)
+        self._account()
+
     def _choose(self, baseline: Evaluation, is_new: bool) -> None:
         """Queue the warm starts and choose the sampler."""
         self.reporter.status("reading the costs of all recipes")
@@ -170,8 +181,6 @@ class Loop:
         """The useful settings of the earlier study, with their weights."""
         if self.earlier is None:
             return []
-        if self.evaluator.cache:
-            self.earlier.copy_weights(self.evaluator.cache)
         found = self.earlier.settings(self.plan, proposals)
         self.reporter.note(f"recipes taken over from {self.earlier.study.path}: {len(found)}")
         return found

@@ -17,8 +17,9 @@ from torch import nn
 from autocompress import __version__
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.fingerprint import architecture
+from autocompress.compression.gain import fit_for_gain
 from autocompress.compression.techniques._quantize import Quantize
-from autocompress.compression.training import Distillation, Schedule, fit
+from autocompress.compression.training import Distillation, Schedule
 from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError
@@ -276,7 +277,7 @@ class Deployer:
             {"params": list(twin.weight_parameters()), "lr": rate},
             {"params": list(twin.scale_parameters()), "lr": rate / 100, "weight_decay": 0.0},
         ]
-        fit(
+        trained = fit_for_gain(
             twin.module,
             self.workshop,
             schedule,
@@ -294,6 +295,7 @@ class Deployer:
             )
         notes = (*self._left_in_float(graph, exported.proto, candidate), *told)
         notes += (f"{stage.technique}: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
+        notes += (f"{stage.technique}: no better than before: undone",) if trained.kept == "start" else ()
         return Deployment(graph, candidate.output_names, _layer_of_nodes(exported.proto, candidate), agreement, notes)
 
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:

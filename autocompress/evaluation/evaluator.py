@@ -28,6 +28,7 @@ from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.evaluation.deploy import Artifact, Cost, Deployer, Deployment
 from autocompress.evaluation.elastic import Elastic
+from autocompress.evaluation.findings import NetworkFindings
 from autocompress.evaluation.inventory import FileLayer, inventory
 from autocompress.evaluation.thresholds import sweep, top_probability
 from autocompress.graphs.export import INPUT
@@ -146,6 +147,8 @@ class Evaluator:
             self.workshop = Workshop(task, anatomy or dissect(task), seed, progress)
         self.deployer = Deployer(self.workshop, device)
         self.cache = cache
+        self.findings = NetworkFindings(self.workshop, cache)
+        """What settings that are left open become for this network."""
         self.elastic: Elastic | None = None
         """Shared weights that training starts from instead of the original's, where there are any."""
         self._structures: OrderedDict[str, Candidate] = OrderedDict()
@@ -160,6 +163,14 @@ class Evaluator:
     def anatomy(self) -> Anatomy:
         """The parts of the task's network."""
         return self.workshop.anatomy
+
+    def settled(self, recipe: Recipe) -> Recipe:
+        """The recipe with every setting that was left open as it is for this network.
+
+        Raises:
+            CandidateError: the network cannot be trained, which would have found it out.
+        """
+        return Recipe(stages=tuple(stage.settled(self.findings) for stage in recipe.stages))
 
     def structure(self, recipe: Recipe) -> Candidate:
         """Carry out the STRUCTURE stages.
@@ -209,6 +220,7 @@ class Evaluator:
         with clock("structure"):
             candidate = self.structure(recipe)
         with clock("training"):
+            recipe = self.settled(recipe)
             candidate = self._train(candidate, recipe)
         with clock("numerics"):
             candidate = self._numerics(candidate, recipe)

@@ -182,6 +182,12 @@ class SearchSpace:
                     values[key] = value
         return values
 
+    def corner_stages(self, outline: Outline) -> Iterator[Stage]:
+        """Stages of the space in which every value of every choice, and both ends of every range, occurs once."""
+        for slot in self.slots:
+            for alternative in slot.alternatives:
+                yield from (alternative.build(values, outline) for values in _corners(alternative, outline))
+
     def restrict(self, device: DeviceProfile, outline: Outline, *, trainable: bool = True) -> SearchSpace:
         """Drop what this device, this network or this task cannot use, and say so in `notes`."""
         notes: list[str] = []

@@ -162,6 +162,7 @@ def test_whatever_the_users_code_raises_comes_with_its_line(
     assert "memory" in reply.failure or "(test_failures.py, line " in reply.failure
 
 
+@pytest.mark.usefixtures("nothing_of_the_untouched")
 def test_a_search_goes_on_after_every_kind_of_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = [
         "autocompress.evaluation.deploy:observe",

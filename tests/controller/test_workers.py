@@ -199,7 +199,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -217,7 +217,9 @@ def test_kill_9_of_workers_and_of_the_driver(tmp_path: Path) -> None:
     for victim in ("worker", "driver", "nobody"):
         with subprocess.Popen([sys.executable, str(script), str(folder)], env=environment) as driver:
             before = n_finished()
-            wait_until(lambda n=before, d=driver: n_finished() > max(n, 3) or d.poll() is not None)
+            wait_until(
+                lambda n=before, d=driver: (n_finished() > max(n, 3) and children(d.pid)) or d.poll() is not None
+            )
             workers = children(driver.pid)
             if victim == "worker":
                 assert workers

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from autocompress.compression.stage import Number, Phase, Stage
+from autocompress.compression.stage import Findings, Number, Phase, Stage
+from autocompress.errors import CandidateError
 
 if TYPE_CHECKING:
     from autocompress.compression.candidate import Candidate, Workshop
+
+
+_SHARES = {"auto": 1.0, "auto*3": 3.0, "auto/3": 1 / 3}
 
 
 class Distill(Stage):
@@ -20,9 +24,11 @@ class Distill(Stage):
 
     technique: Literal["distill"] = "distill"
     epochs: Annotated[int, Field(ge=0, le=1000)] = 3
-    learning_rate: Annotated[Number, Field(gt=0, le=10)] = 0.05
-    """Peak of the one-cycle schedule."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Annotated[Number, Field(gt=0, le=10)] | Literal["auto", "auto*3", "auto/3"] = 0.05
+    """Peak of the one-cycle schedule. "auto" is found once for each network, by short trainings of a version that lost
+    a good third of its channels; one that lost more wants a higher rate, one that lost less a lower one."""
+    optimizer: Literal["auto", "sgd", "adamw"] = "sgd"
+    """"auto": sgd for networks with BatchNorm, adamw for all others."""
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = 5e-4
     temperature: Annotated[Number, Field(gt=0, le=100)] = 4.0
     """Softens the teacher's answers."""
@@ -44,19 +50,31 @@ class Distill(Stage):
         "Park et al., arXiv 1904.05068",
     )
 
+    def settled(self, findings: Findings) -> Distill:
+        """Put the network's own optimizer and peak rate in the place of `auto`."""
+        optimizer = findings.optimizer if self.optimizer == "auto" else self.optimizer
+        rate = self.learning_rate
+        if isinstance(rate, str):
+            rate = findings.peak_rate(optimizer) * _SHARES[rate] if self.epochs else 0.05
+        return Distill.model_validate(self.model_dump() | {"optimizer": optimizer, "learning_rate": rate})
+
     def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
-        """Train a copy of the model.
+        """Train a copy of the model; the weights of before stay where training gains nothing.
 
         Raises:
-            CandidateError: the loss became infinite or NaN.
+            CandidateError: the loss became infinite or NaN, or a setting is still `auto`.
         """
-        from autocompress.compression.training import Distillation, Schedule, train_candidate
+        from autocompress.compression.gain import train_for_gain
+        from autocompress.compression.training import Distillation, Schedule
 
+        if self.optimizer == "auto" or isinstance(self.learning_rate, str):
+            raise CandidateError("distill: what is auto has to be settled first: see Stage.settled")
         schedule = Schedule(self.epochs, self.learning_rate, self.optimizer, self.weight_decay)
         terms = Distillation(self.temperature, self.weight, self.feature_weight, self.relation_weight, self.exit_weight)
-        model = train_candidate(candidate, workshop, schedule, terms)
+        trained = train_for_gain(candidate, workshop, schedule, terms)
         done = f"{self.epochs} epochs" if self.epochs else "BatchNorm re-estimated"
-        return candidate.evolve(f"distill: {done}", model=model)
+        kept = {"start": ", no better than before: undone", "average": ", weights averaged", "end": ""}[trained.kept]
+        return candidate.evolve(f"distill: {done}{kept}", model=trained.model)
 
     def repair(self) -> Distill:
         """Only BatchNorm statistics are re-estimated."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from autocompress._process import prepare_training
+from autocompress.compression.gain import Ladder, Optimizer
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, InputError, TaskError, told
 from autocompress.evaluation.elastic import Elastic, KeptElastic
@@ -120,6 +121,7 @@ class Blueprint:
     data_sha256: str
     elastic: KeptElastic | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
+    ladders: Mapping[Optimizer, Ladder] = field(default_factory=dict)
 
     @classmethod
     def of(cls, evaluator: Evaluator, source: Source, threads: int) -> Blueprint:
@@ -128,7 +130,15 @@ class Blueprint:
         hashes = task.model_sha256, task.data_sha256
         elastic = evaluator.elastic.keep() if evaluator.elastic else None
         return cls(
-            source, evaluator.device, evaluator.workshop.seed, evaluator.cache, threads, *hashes, elastic, task.identity
+            source,
+            evaluator.device,
+            evaluator.workshop.seed,
+            evaluator.cache,
+            threads,
+            *hashes,
+            elastic,
+            task.identity,
+            dict(evaluator.findings.ladders),
         )
 
     def pack(self) -> bytes:
@@ -156,6 +166,7 @@ class Blueprint:
                 "each time it is loaded, and its files must be the same on all machines"
             )
         evaluator = Evaluator(task, self.device, seed=self.seed, cache=self.cache, progress=progress)
+        evaluator.findings.ladders.update(self.ladders)
         if self.elastic:
             evaluator.elastic = Elastic.of(evaluator.workshop, self.elastic)
         return evaluator

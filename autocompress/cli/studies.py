@@ -129,17 +129,21 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Set studies, samplers or devices against each other: hypervolumes, fronts, a table."""
-    from autocompress.report.web.compare import load, write_html
+    from autocompress.report.comparison import load
 
     comparison = load(studies)
     if html is not None:
+        from autocompress.report.web.compare import write_html
+
         write_html(comparison, html)
         typer.echo(f"wrote {html}", err=as_json)
     if as_json:
         typer.echo(json.dumps(comparison.to_dict(), indent=1))
     elif html is None:
-        print_rich(comparison.table())
-        for sentence in comparison.sentences():
+        from autocompress.report.text.comparison import sentences, table
+
+        print_rich(table(comparison))
+        for sentence in sentences(comparison):
             typer.echo(sentence)
 
 
@@ -229,7 +233,7 @@ def retarget(
         result.frame().to_csv(csv, index=False)
         typer.echo(f"wrote {csv}", err=as_json)
     if html is None and csv is None and not as_json:
-        from autocompress.report.web.retarget import cross_table, front_table, sentences
+        from autocompress.report.text.retarget import cross_table, front_table, sentences
 
         for projection in result.projections:
             print_rich(front_table(result, projection))

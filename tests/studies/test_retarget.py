@@ -11,7 +11,8 @@ from helpers.small import EXITS, device, small_task, space
 from autocompress.controller import Budget, search
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError, StudyError
-from autocompress.report.web import retarget as report
+from autocompress.report.text.retarget import cross_rows, sentences
+from autocompress.report.web.retarget import render
 from autocompress.studies.constraints import at_most, max_accuracy_drop
 from autocompress.studies.results import Evaluation
 from autocompress.studies.retarget import Retargeted, retarget
@@ -165,12 +166,12 @@ def test_frame_and_dictionary(study: Study) -> None:
 
 def test_tables_and_page(study: Study) -> None:
     result = two(study)
-    rows = report.cross_rows(result)
+    rows = cross_rows(result)
     assert [row[0].split(" (")[0] for row in rows] == ["raspberry-pi-4", "tight", "other"]
     assert rows[0][2] == "does not run"
-    text = "\n".join(report.sentences(result))
+    text = "\n".join(sentences(result))
     assert "all latencies are predicted" in text and "excluded: does not fit" in text and "saturating" in text
-    page = report.render(result)
+    page = render(result)
     assert "http" not in page.split("<script", 1)[0] and "tight" in page and "No trial runs here" in page
 
 

@@ -12,11 +12,11 @@ from autocompress.report._volume import hypervolume_reference
 from autocompress.report._words import is_percentage, reasons
 from autocompress.report.importance import importances
 from autocompress.report.text.chains import chain_lines, chain_sentence, pipeline_lines
+from autocompress.report.text.retarget import cross_rows, sentences
 from autocompress.report.text.table import front_rows, headline
 from autocompress.report.ties import TIE, ties
 from autocompress.report.web._page import embedded, own_file, packed_plotly, render_page
 from autocompress.report.web._payload import payload, provenance, space_text, study_command
-from autocompress.report.web.retarget import cross_rows, sentences
 from autocompress.studies.ablation import read_ablation, recommended
 from autocompress.studies.confusion import read_confusions
 from autocompress.studies.retarget import Retargeted

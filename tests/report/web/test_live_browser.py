@@ -13,7 +13,8 @@ import pytest
 from helpers.browser import CHROMIUM, chromium, sizes_in
 from helpers.synthetic import candidate, make_study
 
-from autocompress.report.web.compare import load, write_html
+from autocompress.report.comparison import load
+from autocompress.report.web.compare import write_html
 from autocompress.report.web.watch import Watch
 from autocompress.studies.folder import write_evaluation, write_final
 from autocompress.studies.study import Study

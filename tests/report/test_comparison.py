@@ -10,7 +10,9 @@ from rich.console import Console
 
 from autocompress.errors import StudyError
 from autocompress.report._volume import Volumes
-from autocompress.report.web.compare import Comparison, load
+from autocompress.report.comparison import Comparison, load
+from autocompress.report.text.comparison import sentences, table
+from autocompress.report.web.compare import front_figure, render
 from autocompress.studies.front import ParetoFront
 from autocompress.studies.study import Study
 
@@ -68,7 +70,7 @@ def test_studies_on_one_device(three: tuple[Study, ...]) -> None:
     assert data["reference"]["latency_ms"] == fp32.predicted_latency_ms
     assert data["reference"]["size_bytes"] == fp32.size_bytes
     assert data["groups"][0]["n"] == 2
-    text = " ".join(comparison.sentences())
+    text = " ".join(sentences(comparison))
     assert "largest hypervolume" in text and "nsga2 on host: median hypervolume" in text
 
 
@@ -79,7 +81,7 @@ def test_other_devices_are_compared_relative_to_their_own_fp32(three: tuple[Stud
     assert not data["latencies_comparable"] and data["reference"]["latency_relative_to_own_fp32"] == 1.0
     assert any("not comparable: different devices (host, raspberry-pi-4)" in said for said in data["cautions"])
     assert all(row["joint_points"] is None for row in data["studies"])
-    assert "relative to the study's own fp32" in comparison.front_figure().layout.xaxis.title.text
+    assert "relative to the study's own fp32" in front_figure(comparison).layout.xaxis.title.text
 
 
 def test_a_device_of_half_the_speed_is_as_good_relative_to_its_fp32(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_the_page_is_one_file_and_hostile_text_stays_text(tmp_path: Path) -> Non
     for name in ("a", "b"):
         make_study(tmp_path / name, 8, seed=len(name), sampler=bad, metric=bad)
         studies.append(Study.open(tmp_path / name))
-    text = Comparison(tuple(studies)).html()
+    text = render(Comparison(tuple(studies)))
     assert "<img" not in text.replace("&lt;img", "") and text.count("<script") == 3
     assert "default-src 'none'" in text
     assert len(text) < 3_000_000
@@ -142,7 +144,7 @@ def test_the_page_is_one_file_and_hostile_text_stays_text(tmp_path: Path) -> Non
 def test_the_table_has_every_study(three: tuple[Study, ...]) -> None:
     comparison = Comparison(three)
     console = Console(width=160, file=StringIO())
-    console.print(comparison.table())
+    console.print(table(comparison))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for words in ("hypervolume", "at equal candidates", "fastest within 1 point", *comparison.names):
         assert words in text

@@ -59,7 +59,7 @@ class Case:
 
     def outputs(self, candidate: Candidate) -> tuple[Tensor, ...]:
         """Run a candidate on the task's example input: one tensor per exit."""
-        return outputs_of(candidate.model, self.workshop.task.example_input)
+        return outputs_of(candidate.model, self.workshop.task.inputs)
 
     @property
     def recipe(self) -> Recipe:

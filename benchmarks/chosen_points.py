@@ -24,11 +24,11 @@ from autocompress import Study
 from autocompress.controller.plan import now
 from autocompress.evaluation.evaluator import Predictor, sweep_optimism
 from autocompress.evaluation.thresholds import sweep
-from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import path_feeds
 from autocompress.runtimes.base import reference
 from autocompress.studies.choice import Pool, Rule, paired_interval
 from autocompress.studies.results import Evaluation
+from autocompress.tasks.interface import n_samples, take
 from autocompress.tasks.loading import load_task
 from autocompress.tasks.task import Task
 
@@ -86,11 +86,11 @@ def networks(study: Study, task: Task) -> tuple[list[Network], int]:
         model = reference().load(study.path / str(points[0].artifact))
         n_exits = max(0, len(points[0].exits) - 1)
         if not n_exits:
-            logits = [np.concatenate([Predictor(model)(x) for x, _ in batches])]
+            logits = [np.concatenate([Predictor(model)(x)[model.outputs[0]] for x, _ in batches])]
         else:
-            samples = [np.ascontiguousarray(x[i : i + 1], np.float32) for x, _ in batches for i in range(len(x))]
+            samples = [take(x, slice(i, i + 1)) for x, _ in batches for i in range(n_samples(x))]
             logits = [
-                np.concatenate([model(path_feeds({INPUT: x}, n_exits)[way])[model.outputs[0]] for x in samples])
+                np.concatenate([model(path_feeds(x, n_exits)[way])[model.outputs[0]] for x in samples])
                 for way in range(n_exits + 1)
             ]
         scores = np.stack([task.metric.per_sample(one, truth) for one in logits], 1)

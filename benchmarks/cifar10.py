@@ -57,7 +57,7 @@ def judge(study: Study, points: list[Evaluation], task: Task, threads: int = 1) 
         spans.append(slice(len(jobs), len(jobs) + len(ways)))
         jobs += ways
         predict = Predictor(ways[-1][0])
-        correct = np.concatenate([predict(x).argmax(-1) == y for x, y in task.split("test")])
+        correct = np.concatenate([predict(x)["logits"].argmax(-1) == y for x, y in task.split("test")])
         rates = np.bincount(predict.exits, minlength=len(ways)) / len(correct) if predict.exits else np.ones(1)
         low, high = stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")
         rows.append({"trial": point.trial, "label": point.label, "accuracy": float(correct.mean()), "low": low,

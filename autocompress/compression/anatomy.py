@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -18,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 from autocompress.compression.labels import OUTPUT
 from autocompress.compression.probe import Prunable, probe_groups
 from autocompress.compression.structure import Outline
+from autocompress.tasks.interface import Inputs, Tensors, joined, take, tensors, values
 from autocompress.tasks.networks import evaluating, in_known_operators
 from autocompress.tasks.task import Task
 
@@ -115,11 +115,12 @@ def _shared_modules(one: str, other: str) -> int:
 
 def dissect(task: Task) -> Anatomy:
     """Trace the task's model once and probe every channel group of it."""
-    visits = trace(task.model, task.example_input[:1])
+    example = take(task.inputs, slice(1))
+    visits = trace(task.model, example)
     modules = dict(task.model.named_modules())
     names = [n for n in visits if isinstance(modules[n], WEIGHTED)]
     stages = _stages({n: visits[n] for n in names})
-    found = probe_groups(task.model, task.example_input[:1], tuple(names), _samples(task))
+    found = probe_groups(task.model, example, tuple(names), _samples(task))
     exits = task.kind == "classification" and task.evaluate is None and len(task.output_shape) == 2
     places = _places(task.model, visits) if exits else ()
     return Anatomy(
@@ -131,18 +132,18 @@ def dissect(task: Task) -> Anatomy:
         prunable_share=found.n_params / max(1, sum(p.numel() for p in task.model.parameters())),
         untouched=_untouched(task.model, found),
         places=places,
-        macs=count_macs(task.model, task.example_input),
+        macs=count_macs(task.model, example),
         n_params=sum(p.numel() for p in task.model.parameters()),
     )
 
 
-def _samples(task: Task) -> Tensor:
+def _samples(task: Task) -> Tensors:
     """Two real inputs where the task has any."""
     try:
-        batches = task.calibration_batches(2, 0)
-        return torch.from_numpy(np.concatenate(batches)[:2])
+        samples: Tensors = tensors(take(joined(task.calibration_batches(2, 0)), slice(2)))
     except Exception:  # what the user's loader raises is told by Task.validate
-        return task.example_input[:2]
+        samples = take(task.inputs, slice(2))
+    return samples
 
 
 def _untouched(model: nn.Module, found: Prunable) -> dict[str, int]:
@@ -155,7 +156,7 @@ def _untouched(model: nn.Module, found: Prunable) -> dict[str, int]:
     return result
 
 
-def trace(model: nn.Module, example: Tensor) -> dict[str, Visit]:
+def trace(model: nn.Module, example: Inputs) -> dict[str, Visit]:
     """Run the model on one sample; every module that returned a tensor, in order of completion.
 
     Shapes have no batch dimension. MACs are those of the sample, also where its windows or tokens make up a batch.
@@ -177,21 +178,21 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, Visit]:
     ]
     try:
         with torch.no_grad(), evaluating(model), _frozen(model), in_known_operators(), counter:
-            model(example)
+            model(*values(example))
     finally:
         for hook in hooks:
             hook.remove()
     return visits
 
 
-def count_macs(model: nn.Module, example: Tensor) -> int:
+def count_macs(model: nn.Module, example: Inputs) -> int:
     """Multiply-accumulates of one sample: those of `Workload.macs`, counted without an export.
 
     Convolutions, products of matrices, attention and recurrent layers, as modules or as functions.
     """
     counter = _mac_counter()
     with torch.no_grad(), evaluating(model), _frozen(model), in_known_operators(), counter:
-        model(example[:1])
+        model(*(tensor[:1] for tensor in values(example)))
     flops: int = counter.get_total_flops()
     return flops // 2
 

@@ -15,7 +15,6 @@ from autocompress.compression.exit_heads import MultiExit
 from autocompress.compression.fingerprint import fingerprint
 from autocompress.tasks.task import Task
 
-MAIN_OUTPUT = "logits"
 _BACKBONE = "backbone."
 """Where `MultiExit` keeps the user's network; it may have a module of that name itself."""
 
@@ -70,11 +69,6 @@ class Candidate:
         if self.exits and not path.startswith(_BACKBONE):
             return "exits"
         return anatomy.stage_of(self.own_name(path))
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs of the exported graph."""
-        return (*(f"exit{i}" for i in range(len(self.exits))), MAIN_OUTPUT)
 
     def copy_model(self) -> nn.Module:
         """An independent copy of the model."""

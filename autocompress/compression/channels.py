@@ -28,6 +28,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from autocompress.compression.labels import Axis, Ints, trace_channels
+from autocompress.tasks.interface import Inputs
 
 _HEAD_COUNTS = ("num_heads", "n_heads", "num_attention_heads", "heads", "n_head", "nhead", "h")
 _INNER_WIDTHS = ("all_head_size", "all_head_dim", "inner_dim", "attn_dim")
@@ -92,14 +93,14 @@ class ChannelPruner:
 
     Args:
         model: pruned in place.
-        example: an input, shape (N, ...).
+        example: inputs, each (N, ...).
         order: names of the layers in order of execution, to name groups by.
 
     Raises:
         Exception: whatever the model raises when it is run.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, order: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, example: Inputs, order: Sequence[str]) -> None:
         self.model = model
         self._rank = {name: i for i, name in enumerate(order)}
         self._owners = _owners(model)

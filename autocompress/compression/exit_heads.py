@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -39,8 +39,17 @@ class ExitHead(nn.Module):
         return logits
 
 
+class ExitOutputs(NamedTuple):
+    """What a network with early exits returns; a plain tuple is the outputs of a network that has several."""
+
+    exits: tuple[Tensor, ...]
+    """Logits (N, n_classes) of each, in order of execution."""
+    output: Tensor
+    """Of the network itself."""
+
+
 class MultiExit(nn.Module):
-    """A network with exit heads at some of its modules: returns the logits of every exit, the last one its own.
+    """A network with exit heads at some of its modules.
 
     The features are caught by hooks that live only during a call, so that copies of the module stay independent.
     """
@@ -51,17 +60,17 @@ class MultiExit(nn.Module):
         self.places = tuple(heads)
         self.heads = nn.ModuleList(heads.values())
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return (N, n_classes) for each exit in order of execution, then the network's own output."""
+    def forward(self, *inputs: Tensor) -> ExitOutputs:
+        """Return (N, n_classes) for each exit in order of execution, and the network's own output."""
         features: dict[str, Tensor] = {}
         hooks = [self._catch(place, features) for place in self.places]
         try:
-            output = self.backbone(x)
+            output = self.backbone(*inputs)
         finally:
             for hook in hooks:
                 hook.remove()
         exits = (head(features[place]) for head, place in zip(self.heads, self.places, strict=True))
-        return (*exits, output)
+        return ExitOutputs(tuple(exits), output)
 
     def _catch(self, place: str, features: dict[str, Tensor]) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.exit_heads import MultiExit
 from autocompress.compression.training import Distillation, Schedule, check_trainable, fit, steps_of, train_candidate
 from autocompress.errors import CandidateError
+from autocompress.tasks.interface import Arrays, arrays, tensors
 from autocompress.tasks.networks import outputs_of
 
 Optimizer = Literal["sgd", "adamw"]
@@ -104,13 +106,15 @@ def _best(model: nn.Module, states: dict[str, Any], workshop: Workshop) -> Train
 
 def score(model: nn.Module, workshop: Workshop) -> float:
     """The metric of a torch model on the validation split, the mean over its exits; minus infinity without one."""
-    n = len(model.places) + 1 if isinstance(model, MultiExit) else 1
+    n, names = len(model.places) + 1 if isinstance(model, MultiExit) else 1, workshop.task.outputs.names
 
-    def predict(output: int) -> Callable[[Any], Any]:
-        return lambda inputs: outputs_of(model, torch.from_numpy(inputs))[output].numpy()
+    def predict(i: int, inputs: Arrays) -> Arrays:
+        outputs = arrays(outputs_of(model, tensors(inputs)))
+        first = len(outputs) - (n - i) * len(names)
+        return dict(zip(names, outputs[first : first + len(names)], strict=True))
 
     try:
-        return sum(workshop.task.score(predict(i - n), "validation").value for i in range(n)) / n
+        return sum(workshop.task.score(partial(predict, i), "validation").value for i in range(n)) / n
     except CandidateError:  # outputs that are no numbers
         return -math.inf
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from autocompress.tasks.interface import Inputs, values
 from autocompress.tasks.networks import evaluating, in_known_operators, tensors_in
 
 Ints = NDArray[np.int64]
@@ -56,12 +57,12 @@ class Channels:
     """Axes along which a layer has the channels of its output."""
 
 
-def trace_channels(model: nn.Module, example: Tensor) -> Channels:
+def trace_channels(model: nn.Module, example: Inputs) -> Channels:
     """Run the model in evaluation mode on labels.
 
     Args:
         model: not changed.
-        example: an input, shape (N, ...).
+        example: inputs, each (N, ...).
 
     Raises:
         Exception: whatever the model raises when it is run.
@@ -71,7 +72,7 @@ def trace_channels(model: nn.Module, example: Tensor) -> Channels:
     hooks += [m.register_forward_hook(mode.leave, with_kwargs=True) for m in mode.attentions]
     try:
         with torch.no_grad(), evaluating(model), in_known_operators(), mode:
-            output = model(example)
+            output = model(*values(example))
     finally:
         for hook in hooks:
             hook.remove()
@@ -104,7 +105,7 @@ class _Nodes:
 class _Labelling(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the labels of every tensor through the operations on it."""
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    def __init__(self, model: nn.Module, example: Inputs) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.nodes = _Nodes()
         self.names: dict[int, str] = {}
@@ -121,7 +122,8 @@ class _Labelling(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._inside = 0
         self._labels = WeakTensorKeyDictionary()
         self._matrices = WeakTensorKeyDictionary()
-        self._set(example, torch.full((1,) * example.dim(), FIXED, dtype=torch.float64).expand(example.shape))
+        for tensor in values(example):
+            self._set(tensor, torch.full((1,) * tensor.dim(), FIXED, dtype=torch.float64).expand(tensor.shape))
 
     # -- the state
 

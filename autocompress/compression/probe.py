@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from autocompress.compression.absent import absent
 from autocompress.compression.channels import ChannelGroup, ChannelPruner
 from autocompress.errors import CandidateError, first_line
+from autocompress.tasks.interface import Inputs, replaced, values
 from autocompress.tasks.networks import outputs_of
 
 WHOLE = "(whole network)"
@@ -52,18 +53,18 @@ class Prunable:
     """Elements of parameters that belong to a channel that can be removed."""
 
 
-def probe_groups(model: nn.Module, example: Tensor, order: Sequence[str], samples: Tensor | None = None) -> Prunable:
+def probe_groups(model: nn.Module, example: Inputs, order: Sequence[str], samples: Inputs | None = None) -> Prunable:
     """Find the channel groups of a model and try each of them.
 
     Args:
         model: not changed.
-        example: an input, shape (1, ...).
+        example: inputs, each (1, ...).
         order: names of the layers in order of execution, to name groups by.
-        samples: inputs to compare outputs on, shape (N, ...), best real ones; the example without them.
+        samples: inputs to compare outputs on, each (N, ...), best real ones; the example without them.
     """
     samples = example if samples is None else samples
-    if samples.numel() > _LARGE:
-        samples = samples[:1]
+    if sum(tensor.numel() for tensor in values(samples)) > _LARGE:
+        samples = replaced(samples, lambda tensor: tensor[:1])
     try:
         probe = _Probe(model, example, order, samples)
     except Exception as error:  # of the user's own code, which is run in other ways than it usually is
@@ -93,14 +94,14 @@ def _reached(shape: Sequence[int], name: str, groups: Sequence[ChannelGroup]) ->
 
 @contextmanager
 def compared(
-    pruner: ChannelPruner, plan: Sequence[tuple[ChannelGroup, Sequence[int]]], samples: Tensor
+    pruner: ChannelPruner, plan: Sequence[tuple[ChannelGroup, Sequence[int]]], samples: Inputs
 ) -> Iterator[None]:
     """Compare what is removed inside with the same units set to zero before.
 
     Args:
         pruner: of the network.
         plan: the units that every group is going to lose.
-        samples: inputs, shape (N, ...).
+        samples: inputs, each (N, ...).
 
     Raises:
         CandidateError: the pruned network is another one.
@@ -120,14 +121,14 @@ def compared(
 class _Probe:
     """A copy of a model that loses channels, and gets them back."""
 
-    def __init__(self, model: nn.Module, example: Tensor, order: Sequence[str], samples: Tensor) -> None:
+    def __init__(self, model: nn.Module, example: Inputs, order: Sequence[str], samples: Inputs) -> None:
         self.deadline = time.process_time() + _CPU_S
         self.model = _copied(model, samples)
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
-        self.samples = samples.to(dtype)
+        self.samples = _cast(samples, dtype)
         self.tolerance = _TOLERANCE[dtype]
         self.expected = outputs_of(self.model, self.samples)
-        self.pruner = ChannelPruner(self.model, example.to(dtype), order)
+        self.pruner = ChannelPruner(self.model, _cast(example, dtype), order)
 
     def failures(self, groups: Sequence[ChannelGroup], which: int) -> dict[str, str]:
         """Names of the groups that fail, with the reason."""
@@ -181,7 +182,7 @@ def _units(n: int, which: int, *, odd: bool) -> list[int]:
     return ([0], [n - 1], middle, [n - 1 if odd else 0])[which]
 
 
-def _copied(model: nn.Module, samples: Tensor) -> nn.Module:
+def _copied(model: nn.Module, samples: Inputs) -> nn.Module:
     """A copy in float64 where that runs; branches that are scaled to almost nothing are not in it."""
     plain = copy.deepcopy(model).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
@@ -192,9 +193,13 @@ def _copied(model: nn.Module, samples: Tensor) -> nn.Module:
     if sum(p.numel() for p in plain.parameters()) <= _FLOAT64_PARAMS:
         with suppress(Exception):  # networks that make float32 tensors of their own
             double = copy.deepcopy(plain).double()
-            outputs_of(double, samples.double())
+            outputs_of(double, _cast(samples, torch.float64))
             return double
     return plain
+
+
+def _cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    return replaced(inputs, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def _difference(got: Tensor, wanted: Tensor, whole: Tensor) -> float:

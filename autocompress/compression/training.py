@@ -23,7 +23,8 @@ from autocompress.compression.exit_heads import MultiExit
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.errors import CandidateError, TaskError
 from autocompress.tasks.batches import length
-from autocompress.tasks.networks import outputs_of, seed_everything
+from autocompress.tasks.interface import Tensors, each, leaves, n_samples
+from autocompress.tasks.networks import outputs_of, seed_everything, tensors_in
 from autocompress.tasks.task import Loss
 
 _CACHE_BYTES = 512 * 2**20
@@ -69,27 +70,31 @@ class Distillation:
 
 
 class TeacherLogits:
-    """The teacher's answers, kept by the content of the batch: candidates trained with one seed share them."""
+    """The teacher's outputs, kept by the content of the batch: candidates trained with one seed share them."""
 
     def __init__(self, teacher: nn.Module, channels_last: bool = False, device: torch.device = _CPU) -> None:
         self.teacher = to_layout(copy.deepcopy(teacher), channels_last).to(device)
         self._channels_last = channels_last
         self._device = device
-        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[Tensor, ...]] = OrderedDict()
         self._bytes = 0
 
-    def __call__(self, inputs: Tensor, autocast: AbstractContextManager[Any]) -> Tensor:
-        """Logits (N, ...) in float32 on the teacher's device, of inputs on the CPU."""
-        key = hashlib.blake2b(inputs.contiguous().numpy().data, digest_size=16).digest()
+    def __call__(self, inputs: Tensors, autocast: AbstractContextManager[Any]) -> tuple[Tensor, ...]:
+        """Outputs, each (N, ...) in float32 on the teacher's device, of inputs on the CPU."""
+        content = hashlib.blake2b(digest_size=16)
+        for tensor in inputs.values():
+            content.update(tensor.contiguous().numpy().data)
+        key = content.digest()
         if key in self._kept:
             return self._kept[key]
         with autocast:
-            logits = outputs_of(self.teacher, _like(inputs, self._channels_last).to(self._device))[-1].float()
-        self._kept[key] = logits
-        self._bytes += logits.numel() * 4
+            found = outputs_of(self.teacher, _to(_like(inputs, self._channels_last), self._device))
+        outputs = tuple(output.float() for output in found)
+        self._kept[key] = outputs
+        self._bytes += _n_bytes(outputs)
         while self._bytes > _CACHE_BYTES:
-            self._bytes -= self._kept.popitem(last=False)[1].numel() * 4
-        return logits
+            self._bytes -= _n_bytes(self._kept.popitem(last=False)[1])
+        return outputs
 
 
 def fit(
@@ -106,7 +111,7 @@ def fit(
     """Train `model` in place, on the device where it is, and return the mean loss of the last epoch.
 
     Args:
-        model: returns logits, or a tuple of logits with early exits.
+        model: takes the task's inputs by position; returns what the task's network returns, once for each exit.
         parameters: parameter groups for the optimizer, where not all of the model with one rate.
         title: what the progress is called.
         checkpoint: written after every epoch; training goes on from it where it exists. Its name must tell apart
@@ -261,7 +266,7 @@ def reestimate_batchnorm(model: nn.Module, workshop: Workshop, n_batches: int = 
     seed_everything(workshop.seed)
     try:
         for i, (inputs, _) in enumerate(_several(workshop.task.train_batches())):
-            model(inputs)
+            model(*inputs.values())
             if i + 1 == n_batches:
                 break
     finally:
@@ -282,7 +287,7 @@ def train_candidate(
 
     With no epochs only BatchNorm is re-estimated. `after_step` is that of `fit`.
     """
-    model = to_layout(candidate.copy_model(), _channels_last(workshop))
+    model = to_layout(candidate.copy_model(), channels_last(workshop))
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     if schedule.epochs == 0:
@@ -299,23 +304,33 @@ def to_layout(model: nn.Module, channels_last: bool) -> nn.Module:
     return result
 
 
-def _like(inputs: Tensor, channels_last: bool) -> Tensor:
-    if channels_last and inputs.dim() == 4:
-        return inputs.contiguous(memory_format=torch.channels_last)
-    return inputs
+def _like(inputs: Tensors, channels_last: bool) -> Tensors:
+    return {
+        name: x.contiguous(memory_format=torch.channels_last) if channels_last and x.dim() == 4 else x
+        for name, x in inputs.items()
+    }
+
+
+def _to(inputs: Tensors, device: torch.device) -> Tensors:
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def _n_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _teacher_of(workshop: Workshop, device: torch.device) -> TeacherLogits:
     """The teacher, made once for all candidates, so that they share its answers."""
     key = f"teacher_logits.{device}"
     if key not in workshop.memo:
-        workshop.memo[key] = TeacherLogits(workshop.teacher, _channels_last(workshop), device)
+        workshop.memo[key] = TeacherLogits(workshop.teacher, channels_last(workshop), device)
     kept: TeacherLogits = workshop.memo[key]
     return kept
 
 
-def _channels_last(workshop: Workshop) -> bool:
-    return workshop.task.channels_last and workshop.task.example_input.dim() == 4
+def channels_last(workshop: Workshop) -> bool:
+    """Whether training uses the memory format that is faster for images."""
+    return workshop.task.channels_last and any(tensor.dim() == 4 for tensor in workshop.task.inputs.values())
 
 
 class _Objective:
@@ -333,20 +348,20 @@ class _Objective:
             raise CandidateError("feature_weight: network and teacher have no place in common to compare; set it to 0")
         self.channel_axes = {p.name: -1 if p.layout == "nlc" else 1 for p in workshop.anatomy.places}
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensors, targets: Any) -> Tensor:
         d = self.distillation
-        targets = targets.to(self.device)
+        targets = each(targets, lambda tensor: tensor.to(self.device))
         if d.feature_weight:
-            return self._with_features(inputs.to(self.device), targets)
-        logits = self.teacher(inputs, self._autocast()) if d.needs_teacher else None
-        return self._of_outputs(self._run(inputs.to(self.device)), targets, logits)
+            return self._with_features(_to(inputs, self.device), targets)
+        teacher = self.teacher(inputs, self._autocast()) if d.needs_teacher else None
+        return self._of_outputs(self._run(_to(inputs, self.device)), targets, teacher)
 
-    def _with_features(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _with_features(self, inputs: Tensors, targets: Any) -> Tensor:
         backbone = self.model.backbone if isinstance(self.model, MultiExit) else self.model
         with _features(self.teacher.teacher, self.places) as theirs:
-            logits = outputs_of(self.teacher.teacher, inputs)[-1].float()
+            teacher = tuple(output.float() for output in outputs_of(self.teacher.teacher, inputs))
         with _features(backbone, self.places) as mine:
-            loss = self._of_outputs(self._run(inputs), targets, logits)
+            loss = self._of_outputs(self._run(inputs), targets, teacher)
         terms = [
             functional.mse_loss(_attention(mine[p], axis), _attention(theirs[p], axis))
             for p in self.places
@@ -359,22 +374,24 @@ class _Objective:
             return nullcontext()
         return torch.autocast(self.device.type, self.task.autocast)
 
-    def _run(self, inputs: Tensor) -> tuple[Tensor, ...]:
+    def _run(self, inputs: Tensors) -> tuple[Tensor, ...]:
         with self._autocast():
-            outputs = self.model(_like(inputs, self.task.channels_last).clone())  # it may write into them
-        outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-        return tuple(o.float() for o in outputs)
+            given = _like(inputs, self.task.channels_last)
+            outputs = self.model(*(tensor.clone() for tensor in given.values()))  # it may write into them
+        return tuple(output.float() for output in tensors_in(outputs))
 
-    def _of_outputs(self, outputs: tuple[Tensor, ...], targets: Tensor, teacher: Tensor | None) -> Tensor:
+    def _of_outputs(self, outputs: tuple[Tensor, ...], targets: Any, teacher: tuple[Tensor, ...] | None) -> Tensor:
         d = self.distillation
         total = torch.zeros(())
-        for i, output in enumerate(outputs):
-            loss = (1 - d.weight) * self.loss(output, targets) if d.weight < 1 else torch.zeros(())
-            if teacher is not None and d.weight:
-                loss = loss + d.weight * self._response(output, teacher)
-            if teacher is not None and d.relation_weight:
-                loss = loss + d.relation_weight * _relation(output, teacher)
-            total = total + (1.0 if i == len(outputs) - 1 else d.exit_weight) * loss
+        answers = self.task.answers(outputs)
+        for i, answer in enumerate(answers):
+            loss = (1 - d.weight) * self.loss(answer, targets) if d.weight < 1 else torch.zeros(())
+            for mine, theirs in zip(leaves(answer), teacher or (), strict=teacher is not None):
+                if d.weight:
+                    loss = loss + d.weight * self._response(mine, theirs)
+                if d.relation_weight:
+                    loss = loss + d.relation_weight * _relation(mine, theirs)
+            total = total + (1.0 if i == len(answers) - 1 else d.exit_weight) * loss
         return total
 
     def _response(self, output: Tensor, teacher: Tensor) -> Tensor:
@@ -446,12 +463,12 @@ def _length(workshop: Workshop) -> int:
     return int(workshop.memo["n_batches"])
 
 
-def _several(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _several(batches: Iterable[tuple[dict[str, Tensor], Any]]) -> Iterator[tuple[dict[str, Tensor], Any]]:
     """Leave out a lone last sample, on which BatchNorm cannot be trained."""
     largest = 0
     for inputs, targets in batches:
-        largest = max(largest, len(inputs))
-        if len(inputs) > 1 or largest == 1:
+        largest = max(largest, n := n_samples(inputs))
+        if n > 1 or largest == 1:
             yield inputs, targets
 
 

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autocompress.controller.doubts import contradictions, is_repeated
 from autocompress.controller.plan import now, versions
 from autocompress.errors import AutocompressError, CandidateError, StudyError, failing_as
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.timing import ways_through
-from autocompress.graphs.export import INPUT
 from autocompress.runtimes import timing
 from autocompress.runtimes.base import Model
 from autocompress.studies.confusion import Confusion, write_confusions
@@ -25,6 +23,7 @@ from autocompress.studies.reporter import Reporter
 from autocompress.studies.results import Evaluation
 from autocompress.studies.sample_scores import write_sample_scores
 from autocompress.studies.study import Study, front_of, resolved
+from autocompress.tasks.interface import Arrays, take
 from autocompress.tasks.metric import ACCURACY, Score
 
 _SLACK = 1.25
@@ -89,10 +88,16 @@ def _test(folder: Path, evaluation: Evaluation, evaluator: Evaluator) -> tuple[S
     """
     file = read_artifact(folder, evaluation)
     task, answers = evaluator.task, list[Any]()
-    score, samples = evaluator.judge(file, "test", lambda outputs: answers.append(outputs.argmax(-1)))
+    counted = task.metric is ACCURACY and task.evaluate_test is None
+
+    def watch(outputs: Arrays) -> None:
+        if counted:
+            answers.append(next(iter(outputs.values())).argmax(-1))
+
+    score, samples = evaluator.judge(file, "test", watch)
     if samples is not None:
         write_sample_scores(folder, str(evaluation.artifact), "test", samples)
-    if task.metric is not ACCURACY or task.evaluate_test is not None:
+    if not counted:
         return score, None
     truth = np.concatenate([targets for _, targets in task.split("test")])
     return score, Confusion.count(np.concatenate(answers), truth, task.n_outputs, "test")
@@ -193,12 +198,13 @@ def measure(
 def _paths(folder: Path, evaluation: Evaluation, evaluator: Evaluator) -> list[tuple[Model, dict[str, Any]]]:
     """Every way through a file, with the inputs that force a sample to take it."""
     file = read_artifact(folder, evaluation)
-    return ways_through(evaluator.runtime, file, evaluator.device.threads, {INPUT: _sample(evaluator)})
+    return ways_through(evaluator.runtime, file, evaluator.device.threads, _sample(evaluator))
 
 
-def _sample(evaluator: Evaluator) -> NDArray[Any]:
+def _sample(evaluator: Evaluator) -> Arrays:
     """One real input: noise is no word of a vocabulary."""
-    return evaluator.task.calibration_batches(1, evaluator.workshop.seed)[0][:1]
+    sample: Arrays = take(evaluator.task.calibration_batches(1, evaluator.workshop.seed)[0], slice(1))
+    return sample
 
 
 def _with_timing(evaluation: Evaluation, path_ms: Sequence[float], trusted: bool) -> Evaluation:

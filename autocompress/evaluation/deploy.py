@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -32,6 +31,7 @@ from autocompress.graphs.repair import repair
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.base import Runtime, executor, pieces
 from autocompress.runtimes.workload import Op, Workload
+from autocompress.tasks.interface import Arrays, Tensors, arrays, joined, n_samples, take, tensors
 from autocompress.tasks.networks import outputs_of
 
 _NAMED = 4
@@ -46,11 +46,18 @@ class Deployment:
 
     proto: onnx.ModelProto
     outputs: tuple[str, ...]
+    """Those of the early exits, in order of execution, then the network's own."""
+    n_exits: int = 0
     layers: Mapping[str, str] = field(default_factory=dict)
     """What the user's network calls the layer of each node with weights."""
     parity: float | None = None
     """Share of samples on which file and torch model predict the same (see `Deployer.build`)."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[tuple[str, ...], ...]:
+        """The outputs computed on each path: up to each exit, and all of them."""
+        return (*(self.outputs[: i + 1] for i in range(self.n_exits)), self.outputs)
 
 
 @dataclass(frozen=True)
@@ -107,21 +114,21 @@ class Deployer:
             CandidateError: the candidate cannot be exported, or file and torch disagree.
         """
         folded, proto = self._float(candidate)
-        layers = _layer_of_nodes(proto, candidate)
+        layers, names = _layer_of_nodes(proto, candidate), self._outputs(candidate)
         stage = candidate.quantization
         if stage is None:
             graph = export.strip(proto)
             parity = self._agreement(graph, folded) if final else None
-            return Deployment(graph, candidate.output_names, layers, parity)
+            return Deployment(graph, names, len(candidate.exits), layers, parity)
         if not final:
-            return Deployment(self._placeholder(proto, candidate), candidate.output_names, layers)
+            return Deployment(self._placeholder(proto, candidate), names, len(candidate.exits), layers)
         if stage.training:
             return self._trained(candidate, folded, stage, *stage.training)
         spec, ranges, told = self._plan(proto, candidate)
         repaired, weights = repair(proto, spec, ranges, self._calibration(stage), **asdict(stage.repairs))
         graph = export.strip(qdq.write_qdq(repaired, spec, ranges, weights))
         parity, notes = self._agreement(graph, folded), (*self._left_in_float(graph, proto, candidate), *told)
-        return Deployment(graph, candidate.output_names, layers, parity, notes)
+        return Deployment(graph, names, len(candidate.exits), layers, parity, notes)
 
     def float_graph(self, candidate: Candidate) -> onnx.ModelProto:
         """The exported graph before quantisation; its nodes still know the layers that they come from.
@@ -164,7 +171,7 @@ class Deployer:
         """
         proto = onnx.ModelProto()
         proto.CopyFrom(deployment.proto)
-        if len(deployment.outputs) > 1:
+        if deployment.n_exits:
             proto = nested_if.to_nested_if(proto, deployment.outputs, thresholds)
         proto.producer_name, proto.producer_version = "autocompress", __version__
         entries = {
@@ -189,7 +196,7 @@ class Deployer:
             samples = self._probe()
             pairs = export.batchnorm_pairs(candidate.model, samples)
             folded = export.fold_batchnorm(candidate.model, pairs)
-            exported = export.export(folded, samples, candidate.output_names)
+            exported = export.export(folded, samples, self._outputs(candidate))
             self._templates[key] = (exported.proto, pairs)
             while len(self._templates) > _KEPT_TEMPLATES:
                 self._templates.popitem(last=False)
@@ -203,7 +210,7 @@ class Deployer:
         proto = export.rebind(template, folded)
         if export.disagreement(proto, folded, samples) <= export.TOLERANCE:
             return proto
-        proto = export.export(folded, samples, candidate.output_names).proto
+        proto = export.export(folded, samples, self._outputs(candidate)).proto
         error = export.disagreement(proto, folded, samples)
         if error > export.TOLERANCE:
             raise CandidateError(
@@ -212,12 +219,17 @@ class Deployer:
             )
         return proto
 
-    def _probe(self) -> torch.Tensor:
-        """Two samples to export with and to compare torch and file on; twice the same one where there is one only."""
-        samples = np.concatenate(self.workshop.task.calibration_batches(2, self.workshop.seed))
-        return torch.from_numpy(np.resize(samples, (2, *samples.shape[1:])))
+    def _outputs(self, candidate: Candidate) -> tuple[str, ...]:
+        """Names of the outputs of the exported graph."""
+        return (*(f"exit{i}" for i in range(len(candidate.exits))), *self.workshop.task.outputs.names)
 
-    def _first_batch(self) -> NDArray[Any]:
+    def _probe(self) -> Tensors:
+        """Two samples to export with and to compare torch and file on; twice the same one where there is one only."""
+        samples = joined(self.workshop.task.calibration_batches(2, self.workshop.seed))
+        probe: Tensors = tensors(take(samples, [0, n_samples(samples) - 1]))
+        return probe
+
+    def _first_batch(self) -> Arrays:
         """Two samples of the training data, or one where it comes in batches of one."""
         return self.workshop.task.calibration_batches(2, self.workshop.seed)[0]
 
@@ -246,13 +258,11 @@ class Deployer:
     ) -> tuple[QuantPlan, dict[str, ActivationRange], list[str]]:
         stage: Any = candidate.quantization
         spec = plan(proto, self._spec(proto, candidate))
-        batches = self.workshop.task.calibration_batches(stage.observer_samples, self.workshop.seed)
         notes: list[str] = []
-        return spec, observe(proto, spec, batches, stage.observer, notes), notes
+        return spec, observe(proto, spec, self._calibration(stage), stage.observer, notes), notes
 
-    def _calibration(self, stage: Quantize) -> list[dict[str, NDArray[Any]]]:
-        batches = self.workshop.task.calibration_batches(stage.observer_samples, self.workshop.seed)
-        return [{export.INPUT: batch} for batch in batches]
+    def _calibration(self, stage: Quantize) -> list[Arrays]:
+        return self.workshop.task.calibration_batches(stage.observer_samples, self.workshop.seed)
 
     def _placeholder(self, proto: onnx.ModelProto, candidate: Candidate) -> onnx.ModelProto:
         """Quantised as the final graph will be, with ranges that nobody observed."""
@@ -264,8 +274,8 @@ class Deployer:
         self, candidate: Candidate, folded: nn.Module, stage: Quantize, schedule: Schedule, distillation: Distillation
     ) -> Deployment:
         """Quantisation-aware training on the twin of the exported graph."""
-        exported = export.export(folded, self._probe(), candidate.output_names)
-        if not exported.dynamic_batch and len(self._first_batch()) > 1:
+        exported = export.export(folded, self._probe(), self._outputs(candidate))
+        if not exported.dynamic_batch and n_samples(self._first_batch()) > 1:
             raise CandidateError(
                 "quantisation-aware training trains the exported graph, and that of this network takes one sample at a "
                 "time; quantise without training, or use training data in batches of one"
@@ -296,7 +306,8 @@ class Deployer:
         notes = (*self._left_in_float(graph, exported.proto, candidate), *told)
         notes += (f"{stage.technique}: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
         notes += (f"{stage.technique}: no better than before: undone",) if trained.kept == "start" else ()
-        return Deployment(graph, candidate.output_names, _layer_of_nodes(exported.proto, candidate), agreement, notes)
+        layers = _layer_of_nodes(exported.proto, candidate)
+        return Deployment(graph, self._outputs(candidate), len(candidate.exits), layers, agreement, notes)
 
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:
         """Share of samples with the same prediction (classification), else 1 minus the relative error.
@@ -312,25 +323,27 @@ class Deployer:
         same, count = 0.0, 0
         for batch in batches:
             for piece in pieces(file, batch):
-                theirs = file({export.INPUT: piece})[file.outputs[-1]]
-                ours = outputs_of(model, torch.from_numpy(piece))[-1].numpy()
-                if self.workshop.task.kind == "classification":
-                    axis = 1 if ours.ndim > 2 else -1
-                    same += len(piece) * float((theirs.argmax(axis) == ours.argmax(axis)).mean())
-                else:
-                    error = np.abs(theirs - ours).max() / max(1e-6, float(np.abs(ours).max()))
-                    same += len(piece) * max(0.0, 1.0 - float(error))
-                count += len(piece)
+                n, n_outputs = n_samples(piece), len(self.workshop.task.outputs.names)
+                theirs = [*file(piece).values()][-n_outputs:]
+                ours = arrays(outputs_of(model, tensors(piece)))[-n_outputs:]
+                same += n * min(self._alike(a, b) for a, b in zip(ours, theirs, strict=True))
+                count += n
         return same / max(1, count)
+
+    def _alike(self, ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+        if self.workshop.task.kind == "classification":
+            axis = 1 if ours.ndim > 2 else -1
+            return float((theirs.argmax(axis) == ours.argmax(axis)).mean())
+        error = np.abs(theirs.astype(np.float64) - ours).max() / max(1e-6, float(np.abs(ours).max()))
+        return max(0.0, 1.0 - float(error))
 
 
 def paths(deployment: Deployment, runtime: Runtime) -> tuple[Workload, ...]:
     """What is executed when a sample leaves at each exit; the last is the whole network."""
-    names = deployment.outputs
     workloads = []
-    for i in range(len(names)):
-        workload = runtime.kernels(deployment.proto, names[: i + 1]).workload()
-        tests = tuple(Op("if", "float32", f"if_{k}") for k in range(min(i + 1, len(names) - 1)))
+    for i, outputs in enumerate(deployment.paths):
+        workload = runtime.kernels(deployment.proto, outputs).workload()
+        tests = tuple(Op("if", "float32", f"if_{k}") for k in range(min(i + 1, deployment.n_exits)))
         workloads.append(replace(workload, ops=workload.ops + tests))
     return tuple(workloads)
 

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from autocompress.compression.stage import Phase
 from autocompress.compression.training import (
     Distillation,
     Schedule,
+    channels_last,
     fit,
     reestimate_batchnorm,
     seconds_per_epoch,
@@ -38,8 +38,9 @@ from autocompress.compression.training import (
 from autocompress.errors import CandidateError, InputError, StudyError
 from autocompress.files import Folder, json_object
 from autocompress.recipes.recipe import Recipe
+from autocompress.tasks.interface import Arrays, arrays, take, tensors
 from autocompress.tasks.metric import Score
-from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.networks import outputs_of, tensors_in
 
 SCHEDULE = Schedule(epochs=8, learning_rate=0.05, clip=1.0)
 DISTILLATION = Distillation(temperature=4.0, weight=0.7, exit_weight=1.0)
@@ -116,10 +117,9 @@ class SubNetwork:
         """The parameters of the smaller network, as functions of the shared ones."""
         return {name: _cut(self._parameters[name], axes) for name, axes in self._slices.items()}
 
-    def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Run it: (N, ...) to the outputs of all exits, the network's own last."""
-        output = torch.func.functional_call(self.frame, self.weights(), (inputs,))
-        return output if isinstance(output, tuple) else (output,)
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run it: inputs by position, each (N, ...), to the outputs of all exits, the network's own last."""
+        return tuple(tensors_in(torch.func.functional_call(self.frame, self.weights(), inputs)))
 
 
 def slices_of(candidate: Candidate, whole: nn.Module, workshop: Workshop) -> Slices:
@@ -144,7 +144,7 @@ def slices_of(candidate: Candidate, whole: nn.Module, workshop: Workshop) -> Sli
     tagged = copy.deepcopy(before)
     if candidate.removed:
         order = [candidate.path_of(name) for name in workshop.anatomy.layers]
-        pruner = ChannelPruner(tagged, workshop.task.example_input[:1], order)
+        pruner = ChannelPruner(tagged, take(workshop.task.inputs, slice(1)), order)
         _tag(tagged)
         for group in pruner.groups:
             pruner.remove(group, _units(group, candidate.removed.get(group.name, ())))
@@ -220,7 +220,7 @@ class Elastic:
             with suppress(CandidateError):
                 shared.add_heads(_carry_out(recipe, workshop))
         _check_carried(structures, shared, workshop)
-        to_layout(shared, task.channels_last and task.example_input.dim() == 4).requires_grad_(True)
+        to_layout(shared, channels_last(workshop)).requires_grad_(True)
         sandwich = _Sandwich(shared, structures, workshop)
         path = folder / f"elastic-{key}" if folder else None
         epochs = _settle(sandwich, distillation, schedule.epochs, max_seconds, path)
@@ -298,14 +298,14 @@ class _Sandwich(nn.Module):
         self._pool: list[SubNetwork] = []
         self._pool_number = -1
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         step = int(self.steps)
         self.steps.add_(1)
         rng = np.random.default_rng([self.workshop.seed, step])
         pool = self._pool_for(step // _POOL_STEPS)
         parts = [self._smallest, *(pool[i] for i in rng.integers(len(pool), size=_RANDOM))]
-        outputs = [output for part in parts for output in part(inputs)]
-        return (*outputs, self.shared.backbone(inputs))
+        outputs = [output for part in parts for output in part(*inputs)]
+        return (*outputs, *tensors_in(self.shared.backbone(*inputs)))
 
     def _pool_for(self, number: int) -> list[SubNetwork]:
         if number != self._pool_number:
@@ -426,7 +426,8 @@ def _carry_out(recipe: Recipe, workshop: Workshop) -> Candidate:
 def torch_score(model: nn.Module, workshop: Workshop) -> Score:
     """The metric of a torch model on the validation split."""
 
-    def predict(inputs: Any) -> Any:
-        return outputs_of(model, torch.from_numpy(inputs))[-1].numpy()
+    def predict(inputs: Arrays) -> Arrays:
+        outputs = arrays(outputs_of(model, tensors(inputs)))
+        return dict(zip(workshop.task.outputs.names, outputs, strict=True))
 
     return workshop.task.score(predict, "validation")

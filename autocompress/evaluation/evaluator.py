@@ -31,12 +31,12 @@ from autocompress.evaluation.elastic import Elastic
 from autocompress.evaluation.findings import NetworkFindings
 from autocompress.evaluation.inventory import FileLayer, inventory
 from autocompress.evaluation.thresholds import sweep, top_probability
-from autocompress.graphs.export import INPUT
 from autocompress.graphs.nested_if import EXIT_INDEX
 from autocompress.recipes.recipe import Recipe
-from autocompress.runtimes.base import Model, Runtime, pieces, takes_batches
+from autocompress.runtimes.base import Model, Runtime, pieces
 from autocompress.runtimes.workload import Workload
 from autocompress.studies.results import Evaluation, ExitSummary, LayerSummary
+from autocompress.tasks.interface import Arrays, joined, n_samples, take
 from autocompress.tasks.metric import Score, Split
 from autocompress.tasks.networks import seed_everything
 from autocompress.tasks.task import Task
@@ -243,7 +243,7 @@ class Evaluator:
         return self.judge(file, split)[0]
 
     def judge(
-        self, file: bytes | Path, split: Split, watch: Callable[[Array], None] = lambda outputs: None
+        self, file: bytes | Path, split: Split, watch: Callable[[Arrays], None] = lambda outputs: None
     ) -> tuple[Score, Array | None]:
         """The metric of a file and the score of each sample, as `Task.judge` gives them.
 
@@ -254,7 +254,7 @@ class Evaluator:
         """
         predict = Predictor(self.runtime.load(file, threads=_all_threads()))
 
-        def watched(inputs: Array) -> Array:
+        def watched(inputs: Arrays) -> Arrays:
             outputs = predict(inputs)
             watch(outputs)
             return outputs
@@ -314,10 +314,10 @@ class Evaluator:
 
     def _sweep(self, deployment: Deployment, cost: Cost) -> tuple[list[tuple[float, ...]], float]:
         """Thresholds worth having, from the stored logits of all exits, most accurate first; and `sweep_optimism`."""
-        model = self.runtime.load(self.runtime.convert(deployment.proto), threads=_all_threads())
+        predict = Predictor(self.runtime.load(self.runtime.convert(deployment.proto), threads=_all_threads()))
         outputs, correct = [], []
         for inputs, targets in self.task.split("validation"):
-            logits = _run_all(model, inputs)
+            logits = [*predict(inputs).values()]
             outputs.append([top_probability(one) for one in logits[:-1]])
             correct.append([self.task.metric.scores(one, targets) for one in logits])
         confidence = np.concatenate([np.stack(o, 1) for o in outputs])
@@ -439,28 +439,22 @@ class Predictor:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._has_exits = EXIT_INDEX in model.outputs
-        self._single = self._has_exits or not takes_batches(model)
         self.exits: list[int] = []
         self.logits: list[Array] = []
 
-    def __call__(self, inputs: Array) -> Array:
-        """Inputs (N, ...) to outputs (N, ...)."""
-        inputs = np.ascontiguousarray(inputs, np.float32)
-        if not self._single:
-            return self._first(self._model({INPUT: inputs}))
-        rows = []
-        for i in range(len(inputs)):
-            outputs = self._model({INPUT: inputs[i : i + 1]})
-            rows.append(self._first(outputs))
-            if self._has_exits:
-                self.exits.append(int(outputs[EXIT_INDEX]))
-        stacked = np.concatenate(rows)
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Inputs to outputs, both by name and each (N, ...)."""
         if self._has_exits:
-            self.logits.append(stacked)
-        return stacked
+            return self._one_by_one(inputs)
+        outputs: Arrays = joined([self._model(piece) for piece in pieces(self._model, inputs)])
+        return outputs
 
-    def _first(self, outputs: Mapping[str, Array]) -> Array:
-        return outputs[self._model.outputs[0]]
+    def _one_by_one(self, inputs: Arrays) -> Arrays:
+        found = [self._model(take(inputs, slice(i, i + 1))) for i in range(n_samples(inputs))]
+        name = self._model.outputs[0]
+        self.exits += [int(outputs[EXIT_INDEX]) for outputs in found]
+        self.logits.append(np.concatenate([outputs[name] for outputs in found]))
+        return {name: self.logits[-1]}
 
 
 def sweep_optimism(confidence: Array, scores: Array, path_ms: Sequence[float]) -> float:
@@ -512,12 +506,6 @@ def _label(recipe: Recipe, layers: Sequence[LayerSummary]) -> str:
     asked = any(isinstance(stage, Quantize) and stage.asked_weight_bits[0] < 32 for stage in recipe.stages)
     nothing = asked and not any(0 < layer.weight_bits < 32 for layer in layers)
     return recipe.summary() + (" (nothing quantised)" if nothing else "")
-
-
-def _run_all(model: Model, inputs: Array) -> list[Array]:
-    """All outputs, for all samples."""
-    parts = [model({INPUT: piece}) for piece in pieces(model, inputs)]
-    return [np.concatenate([part[name] for part in parts]) for name in model.outputs]
 
 
 def _all_threads() -> int:

@@ -21,10 +21,10 @@ from autocompress.compression.candidate import Candidate
 from autocompress.errors import StudyError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.files import Folder
-from autocompress.graphs.export import INPUT
 from autocompress.graphs.qdq import WeightQuant, quantize_weights
 from autocompress.graphs.quantizable import QuantSpec, plan, quantizable_layers
 from autocompress.runtimes.base import Model, pieces, reference
+from autocompress.tasks.interface import Arrays
 
 Array = NDArray[Any]
 
@@ -99,7 +99,7 @@ def _measure(evaluator: Evaluator) -> _Kept:
     return kept
 
 
-def _samples(evaluator: Evaluator, n_layers: int) -> list[Array]:
+def _samples(evaluator: Evaluator, n_layers: int) -> list[Arrays]:
     most = _MOST_MACS / max(1, evaluator.anatomy.macs * n_layers)
     n = int(min(_SAMPLES, max(_FEWEST, most)))
     return evaluator.task.calibration_batches(n, evaluator.workshop.seed)
@@ -123,18 +123,20 @@ def _values(weight: WeightQuant) -> Array:
     return values
 
 
-def _outputs(model: Model, batches: Sequence[Array], weights: Mapping[str, Array]) -> Array:
-    """The network's own outputs, (N, ...)."""
-    found = [model({INPUT: piece, **weights}) for batch in batches for piece in pieces(model, batch)]
-    return np.concatenate([outputs[model.outputs[-1]] for outputs in found]).astype(np.float64)
+def _outputs(model: Model, batches: Sequence[Arrays], weights: Mapping[str, Array]) -> list[Array]:
+    """The network's own outputs, each (N, ...)."""
+    found = [model({**piece, **weights}) for batch in batches for piece in pieces(model, batch)]
+    return [np.concatenate([outputs[name] for outputs in found]).astype(np.float64) for name in model.outputs]
 
 
-def _divergence(before: Array, after: Array, is_classification: bool) -> float:
+def _divergence(before: Sequence[Array], after: Sequence[Array], is_classification: bool) -> float:
+    """Mean over the outputs."""
     if not is_classification:
-        found = np.square(after - before).mean() / max(float(before.var()), 1e-12)
+        changes = [np.square(b - a).mean() / max(float(a.var()), 1e-12) for a, b in zip(before, after, strict=True)]
+        found = float(np.mean(changes))
     else:
-        p, q = _log_softmax(before), _log_softmax(after)
-        found = (np.exp(p) * (p - q)).sum(1).mean()
+        p, q = _log_softmax(before[-1]), _log_softmax(after[-1])
+        found = float((np.exp(p) * (p - q)).sum(1).mean())
     return float(np.nan_to_num(max(0.0, found), nan=1e9, posinf=1e9))
 
 

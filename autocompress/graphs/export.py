@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import math
@@ -27,9 +28,9 @@ from torch.nn.utils import fusion
 from autocompress.errors import CandidateError, first_line, user_line
 from autocompress.graphs.quantizable import quantizable_layers
 from autocompress.runtimes.base import reference
+from autocompress.tasks.interface import INPUT, Inputs, arrays, n_samples, replaced, values
 from autocompress.tasks.networks import evaluating, outputs_of
 
-INPUT = "input"
 OPSET = 21
 TOLERANCE = 1e-3  # largest relative error of the logits, file against torch, before any quantisation
 
@@ -45,12 +46,12 @@ class Exported:
     dynamic_batch: bool
 
 
-def export(model: nn.Module, samples: Tensor, output_names: Sequence[str]) -> Exported:
+def export(model: nn.Module, samples: Inputs, output_names: Sequence[str]) -> Exported:
     """Export with a free batch dimension, or a fixed batch of one where the network does not allow it.
 
     Args:
         model: in float32.
-        samples: real inputs, shape (N, ...), best two: a network that looks up embeddings takes no others.
+        samples: real inputs, each (N, ...), best two: a network that looks up embeddings takes no others.
         output_names: one for each output.
 
     The exporter merges equal tensors and drops zero biases, which a graph that is to be trained or rebound must
@@ -81,19 +82,19 @@ def _randomised(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _export(model: nn.Module, samples: Tensor, output_names: Sequence[str]) -> Exported:
+def _export(model: nn.Module, samples: Inputs, output_names: Sequence[str]) -> Exported:
     errors = []
     for dynamic in (True, False):
-        batch = _doubled(samples) if dynamic else samples[:1]
-        shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+        batch = _doubled(samples) if dynamic else replaced(samples, lambda tensor: tensor[:1])
+        shapes = _free_batch(model, len(values(batch))) if dynamic else None
         try:
             with _silence(), evaluating(model):
                 program = torch.onnx.export(
                     model,
-                    (batch,),
+                    values(batch),
                     dynamo=True,
                     opset_version=OPSET,
-                    input_names=[INPUT],
+                    input_names=[*_named(samples)],
                     output_names=list(output_names),
                     dynamic_shapes=shapes,
                     verbose=False,
@@ -109,6 +110,17 @@ def _export(model: nn.Module, samples: Tensor, output_names: Sequence[str]) -> E
     raise CandidateError(f"the model cannot be exported to ONNX: {_reason(errors[-1])}") from errors[-1]
 
 
+def _named(inputs: Inputs) -> dict[str, Tensor]:
+    return {INPUT: inputs} if isinstance(inputs, Tensor) else dict(inputs)
+
+
+def _free_batch(model: nn.Module, n_inputs: int) -> tuple[Any, ...]:
+    """A free first dimension of each input; those that `forward(*inputs)` takes together are one argument to torch."""
+    free = {0: torch.export.Dim("batch")}
+    first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    return ((free,) * n_inputs,) if first and first.kind is first.VAR_POSITIONAL else (free,) * n_inputs
+
+
 def _reason(error: BaseException) -> str:
     """What torch found, and where in the user's code: the innermost cause, below torch's advice to its developers."""
     place = user_line(error)
@@ -117,12 +129,12 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}{place}"
 
 
-def batchnorm_pairs(model: nn.Module, samples: Tensor) -> BatchNormPairs:
+def batchnorm_pairs(model: nn.Module, samples: Inputs) -> BatchNormPairs:
     """Names of (convolution or linear layer, BatchNorm) that can be merged without a change of what the model computes.
 
     All that feed each other and nothing else, if they hold together; else those that hold one after the other.
 
-    `samples` are real inputs, shape (N, ...), as for `export`.
+    `samples` are real inputs, each (N, ...), as for `export`.
     """
     pairs = _traced_pairs(model, samples)
     if not pairs:
@@ -137,14 +149,14 @@ def batchnorm_pairs(model: nn.Module, samples: Tensor) -> BatchNormPairs:
     return kept
 
 
-def _traced_pairs(model: nn.Module, samples: Tensor) -> BatchNormPairs:
+def _traced_pairs(model: nn.Module, samples: Inputs) -> BatchNormPairs:
     """Candidates, read off the graph that torch.export traces, so that functional code is followed too.
 
     The graph has one name for all calls of a module and no axes: not all of them can be folded.
     """
     try:
         with _silence(), evaluating(model):
-            program = torch.export.export(model, (_doubled(samples),), strict=False)
+            program = torch.export.export(model, values(_doubled(samples)), strict=False)
     except Exception:  # not exportable: `export` will say why; nothing is folded
         return ()
     owners = {
@@ -177,7 +189,7 @@ def _with_uneven_norms(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _holds(model: nn.Module, pairs: BatchNormPairs, samples: Tensor) -> bool:
+def _holds(model: nn.Module, pairs: BatchNormPairs, samples: Inputs) -> bool:
     """Whether the model computes the same with these pairs folded."""
     try:
         expected, got = outputs_of(model, samples), outputs_of(fold_batchnorm(model, pairs), samples)
@@ -253,30 +265,32 @@ def _flattens(dims: Sequence[int | None], target: onnx.TensorProto | None) -> bo
     return len(known) == len(dims) - 1 and math.prod(known) == int(numpy_helper.to_array(target)[1])
 
 
-def disagreement(proto: onnx.ModelProto, model: nn.Module, inputs: Tensor) -> float:
+def disagreement(proto: onnx.ModelProto, model: nn.Module, inputs: Inputs) -> float:
     """Largest difference of any output between file and torch, relative to the largest output.
 
     Only the first sample counts where the file takes one at a time. One sample alone says little of a file that takes
     more: what mixes up batch and tokens is right for it. Infinite where the file does not run or gives no numbers.
     """
     if not _takes_batches(proto):
-        inputs = inputs[:1]
+        inputs = replaced(inputs, lambda tensor: tensor[:1])
     expected = outputs_of(model, inputs)
     try:
-        got = reference().load(proto.SerializeToString())({INPUT: inputs.numpy()}).values()
+        got = reference().load(proto.SerializeToString())(arrays(_named(inputs))).values()
     except Exception:  # of protobuf, or the graph does not fit
         return float("inf")
     worst = 0.0
     for a, b in zip(expected, got, strict=True):
         if a.shape != b.shape:
             return float("inf")
-        scale = max(1.0, float(np.abs(a.numpy()).max()))
-        worst = max(worst, float(np.nan_to_num(np.abs(a.numpy() - b).max(), nan=np.inf)) / scale)
+        if a.numel():
+            expected_values = a.numpy().astype(np.float64)
+            scale = max(1.0, float(np.abs(expected_values).max()))
+            worst = max(worst, float(np.nan_to_num(np.abs(expected_values - b).max(), nan=np.inf)) / scale)
     return worst
 
 
 def _takes_batches(proto: onnx.ModelProto) -> bool:
-    return not proto.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value")
+    return not any(value.type.tensor_type.shape.dim[0].HasField("dim_value") for value in proto.graph.input)
 
 
 def strip(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -294,15 +308,21 @@ def strip(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def _doubled(samples: Tensor) -> Tensor:
+def _doubled(samples: Inputs) -> Inputs:
     """Two samples of the first: a batch of one is taken for a constant."""
-    return samples[:1].repeat(2, *(1 for _ in samples.shape[1:]))
+    return replaced(samples, lambda tensor: tensor[:1].repeat(2, *(1 for _ in tensor.shape[1:])))
 
 
-def _two(samples: Tensor) -> Tensor:
-    """Two samples to compare networks on; noise instead of samples that hold one number only, which tell nothing."""
-    if samples.min() < samples.max():
-        return samples[:2] if len(samples) > 1 else _doubled(samples)
+def _two(samples: Inputs) -> Inputs:
+    """Two samples to compare networks on; noise instead of floats that are one number only, which tell nothing."""
+    if n_samples(samples) < 2:
+        samples = _doubled(samples)
+    return replaced(samples, _told_apart)
+
+
+def _told_apart(samples: Tensor) -> Tensor:
+    if not samples.is_floating_point() or samples.min() < samples.max():
+        return samples[:2]
     return torch.rand((2, *samples.shape[1:]), generator=torch.Generator().manual_seed(0))
 
 

@@ -14,6 +14,7 @@ from autocompress.errors import CandidateError
 from autocompress.graphs.quantizable import QuantPlan
 from autocompress.runtimes.adapters.onnxruntime.inside import with_inner_tensors
 from autocompress.runtimes.base import pieces
+from autocompress.tasks.interface import Arrays, n_samples, take
 
 Observer = Literal["minmax", "percentile", "entropy", "mse"]
 
@@ -28,6 +29,7 @@ _PERCENTILE = 0.9999
 _SHRINKS: tuple[float, ...] = tuple(np.linspace(1.0, 0.2, 81).tolist())
 
 Floats = NDArray[np.float64]
+Batch = NDArray[Any] | Arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +57,16 @@ def activation_range(low: float, high: float) -> ActivationRange:
 def observe(
     model: onnx.ModelProto,
     plan: QuantPlan,
-    batches: Iterable[NDArray[Any]],
+    batches: Iterable[Batch],
     observer: Observer,
     notes: list[str] | None = None,
 ) -> dict[str, ActivationRange]:
     """Run calibration data through `model` and choose the range of every planned tensor.
 
     Args:
-        model: the fp32 graph the plan was made for, with one input.
+        model: the fp32 graph the plan was made for.
         plan: what to quantise.
-        batches: calibration inputs, each (N, ...) float32. All observers but "minmax" read them twice.
+        batches: calibration inputs by name, or the lone one, each (N, ...). All observers but "minmax" read them twice.
         observer: all leave out samples that reach beyond four times what 95 % of the samples reach, so that a broken
             sample costs the others no resolution. "minmax" covers the rest; "percentile" drops the outer 0.01 % of it;
             "entropy" minimises the KL divergence (S. Migacz, "8-bit Inference with TensorRT", GTC 2017); "mse"
@@ -80,7 +82,7 @@ def observe(
     """
     if not plan.activations:
         return {}
-    data: Sequence[NDArray[Any]] = batches if isinstance(batches, Sequence) else list(batches)
+    data: Sequence[Batch] = batches if isinstance(batches, Sequence) else list(batches)
     if not len(data):
         raise CandidateError("quantisation needs calibration data, but there is no batch")
     tap = _Tap(model, plan.sources)
@@ -146,38 +148,35 @@ class _Tap:
     def __init__(self, graph: onnx.ModelProto, tensors: Sequence[str]) -> None:
         self._model = with_inner_tensors(graph, tensors)
         self._input = next(iter(self._model.inputs))
-        self._names = [name for name in tensors if name != self._input]
-        self._taps_input = self._input in tensors
+        self._names = [name for name in tensors if name not in self._model.inputs]
+        self._tapped_inputs = [name for name in self._model.inputs if name in tensors]
 
-    def run(self, batch: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.float32], int]]:
+    def run(self, batch: Batch) -> Iterator[tuple[str, NDArray[np.float32], int]]:
         """Yield each tapped tensor of one batch and the number of samples in it, perhaps in several pieces.
 
         Empty tensors are left out.
         """
-        x = np.ascontiguousarray(batch, dtype=np.float32)
-        if self._taps_input and x.size:
-            yield self._input, x, len(x)
+        feed = batch if isinstance(batch, Mapping) else {self._input: np.ascontiguousarray(batch, dtype=np.float32)}
+        yield from ((name, feed[name], len(feed[name])) for name in self._tapped_inputs if feed[name].size)
         if self._names:
-            for piece in pieces(self._model, x):
-                values = self._model({self._input: piece})
-                yield from ((name, values[name], len(piece)) for name in self._names if values[name].size)
+            for piece in pieces(self._model, feed):
+                values = self._model(piece)
+                yield from ((name, values[name], n_samples(piece)) for name in self._names if values[name].size)
 
 
-def _extremes(tap: _Tap, batches: Sequence[NDArray[Any]]) -> dict[str, _Extremes]:
+def _extremes(tap: _Tap, batches: Sequence[Batch]) -> dict[str, _Extremes]:
     found: dict[str, _Extremes] = {}
     for batch in batches:
-        for start in range(0, len(batch), _TOGETHER):
-            piece = batch[start : start + _TOGETHER]
-            for name, value, n_samples in tap.run(piece):
+        for start in range(0, n_samples(batch), _TOGETHER):
+            piece = take(batch, slice(start, start + _TOGETHER))
+            for name, value, n in tap.run(piece):
                 if not np.isfinite(value).all():
                     raise CandidateError(f"activation {name!r} is not finite on the calibration data")
-                found.setdefault(name, _Extremes()).add(value, n_samples)
+                found.setdefault(name, _Extremes()).add(value, n)
     return found
 
 
-def _histograms(
-    tap: _Tap, batches: Sequence[NDArray[Any]], extremes: dict[str, tuple[float, float]]
-) -> dict[str, Floats]:
+def _histograms(tap: _Tap, batches: Sequence[Batch], extremes: dict[str, tuple[float, float]]) -> dict[str, Floats]:
     counts = {name: np.zeros(_BINS) for name in extremes}
     for batch in batches:
         for name, value, _ in tap.run(batch):

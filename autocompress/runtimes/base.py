@@ -202,11 +202,14 @@ def executor(name: str) -> Runtime:
     return reference() if name in ELSEWHERE else get(name)
 
 
-def pieces(model: Model, batch: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """A batch as the model takes it: whole, or sample by sample."""
-    return [batch] if takes_batches(model) else [batch[i : i + 1] for i in range(len(batch))]
+def pieces(model: Model, batch: Mapping[str, npt.NDArray[Any]]) -> list[Mapping[str, npt.NDArray[Any]]]:
+    """A batch, inputs by name, as the model takes it: whole, or sample by sample."""
+    if takes_batches(model):
+        return [batch]
+    n = len(next(iter(batch.values())))
+    return [{name: array[i : i + 1] for name, array in batch.items()} for i in range(n)]
 
 
 def takes_batches(model: Model) -> bool:
-    """Whether the first input takes any number of samples."""
-    return not isinstance(next(iter(model.inputs.values())).shape[0], int)
+    """Whether the inputs take any number of samples."""
+    return not any(isinstance(spec.shape[0], int) for spec in model.inputs.values() if spec.shape)

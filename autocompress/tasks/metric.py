@@ -53,15 +53,17 @@ class Metric:
     """A figure of merit: the mean of a score per sample. Higher must be better."""
 
     name: str
-    per_sample: Callable[[Array, Array], Array]
-    """Outputs (N, ...) and targets (N, ...) to scores (N,)."""
+    per_sample: Callable[[Any, Any], Array]
+    """Outputs and targets, arrays (N, ...) in the structures of network and data, to scores (N,)."""
     unit: MetricUnit | None = None
     """"share": from 0 to 1, told in percent and points; "number": told as it is. None: a share if the score of the
     unchanged network lies between 0 and 1."""
 
-    def scores(self, outputs: Array, targets: Array) -> Array:
+    def scores(self, outputs: Any, targets: Any) -> Array:
         """The score of each sample; what the function writes into its arguments reaches nobody else."""
-        return self.per_sample(outputs.copy(), targets.copy())
+        from autocompress.tasks.interface import each  # loads torch
+
+        return self.per_sample(each(outputs, np.copy), each(targets, np.copy))
 
     def score(self, scores: Array, split: Split) -> Score:
         """Mean with its 95 % interval: Wilson's for 0/1 scores, else the percentile bootstrap.

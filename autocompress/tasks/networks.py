@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import is_dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from autocompress.tasks.interface import Inputs, flat, values
 
 
 def seed_everything(seed: int) -> None:
@@ -63,23 +64,15 @@ class evaluating:
             module.training = mode
 
 
-def outputs_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
-    """Run a model without gradients in evaluation mode; always a tuple, one tensor per exit.
+def outputs_of(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
+    """Run a model without gradients in evaluation mode; always a tuple: exits, then the network's own outputs.
 
-    The model gets a copy: what it writes into its input reaches nobody else.
+    The model gets a copy: what it writes into its inputs reaches nobody else.
     """
     with torch.no_grad(), evaluating(model):
-        return tuple(tensors_in(model(inputs.clone())))
+        return tuple(tensors_in(model(*(tensor.clone() for tensor in values(inputs)))))
 
 
 def tensors_in(output: object) -> Iterator[Tensor]:
     """All tensors that a network returned, whatever lists, tuples, dicts and dataclasses they are in."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, (list, tuple)):
-        for item in output:
-            yield from tensors_in(item)
-    elif isinstance(output, Mapping):
-        yield from tensors_in(list(output.values()))
-    elif is_dataclass(output):
-        yield from tensors_in(list(vars(output).values()))
+    yield from flat(output).values()

@@ -1,5 +1,8 @@
 """The user's network as the rest of the code expects it: a plain module in float32 whose weights are parameters.
 
+It takes its inputs by position and returns a tensor or a flat tuple of tensors, whatever the user's own takes and
+returns (see `interface`).
+
 Done once, when a task is made, on a copy. What wraps the network (`torch.compile`, data parallelism), computes its
 weights in each call (weight and spectral normalisation, masks of `torch.nn.utils.prune`) or halves their precision
 hides them from pruning and quantisation, or claims bits that the file would not have.
@@ -12,7 +15,7 @@ import types
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autocompress.errors import TaskError, failing_as, first_line, user_line
+from autocompress.tasks.interface import INPUT, OutputStructure, Tensors, flat, parameter_names
 from autocompress.tasks.networks import evaluating
 
 _HALVES = frozenset({torch.float16, torch.bfloat16})
@@ -37,16 +41,18 @@ class Normalized:
 
     model: nn.Module
     notes: tuple[str, ...] = ()
+    outputs: OutputStructure | None = None
+    """How the given network arranges its outputs; None where it does not run."""
 
 
-def normalize(given: nn.Module, example: Tensor, who: str = "the model", *, trains: bool = True) -> Normalized:
+def normalize(given: nn.Module, example: Tensors, who: str = "the model", *, trains: bool = True) -> Normalized:
     """Unwrap, make computed weights parameters, and cast to float32; the given network is not changed.
 
     Parameters that are shared stay shared.
 
     Args:
         given: a trained network on the CPU.
-        example: an input, shape (N, ...), to see that the outputs stay the same.
+        example: inputs by name, each (N, ...), to see that the outputs stay the same.
         who: what messages call the network.
         trains: whether it is to be trained, frozen parameters like all others.
 
@@ -57,14 +63,75 @@ def normalize(given: nn.Module, example: Tensor, who: str = "the model", *, trai
     _refuse(given, who)
     with failing_as(TaskError, f"{who} cannot be copied: copying"):
         model = _unwrapped(_copied(given)).eval()
+    outputs = _make_flat(model, example)
     before = _run(model, example)
     notes = [*_wrappers(given), *_weights(model), *_layers(model)]
     in_float32 = _float32(model, example, who)
+    outputs = outputs or _make_flat(model, example)
     notes += [*in_float32, *(_states(given, model) if trains else ())]
-    if not notes:
-        return Normalized(given)
+    if not notes and (isinstance(given, _Flat) or not isinstance(model, _Flat)):
+        return Normalized(given, outputs=outputs)
     _compare(before, _run(model, example), who, _TOLERANCE_OF_HALF if in_float32 else _TOLERANCE)
-    return Normalized(model, tuple(f"{who} {note}" for note in notes))
+    return Normalized(model, tuple(f"{who} {note}" for note in notes), outputs)
+
+
+class _Flat:
+    """Mixed into the class of a network: tensors in by position, a tensor or a flat tuple of tensors out."""
+
+    called: ClassVar[str]
+    """How the user's own `forward` is called: "by position", "by keyword" or "with a mapping"."""
+    inputs: ClassVar[tuple[str, ...]]
+    structure: ClassVar[OutputStructure]
+
+    def forward(self, *given: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found = flat(_called(super().forward, self.called, dict(zip(self.inputs, given, strict=True))))  # type: ignore[misc]
+        names = self.structure.names if found.keys() >= set(self.structure.names) else tuple(found)
+        outputs = tuple(found[name] for name in names)  # in training mode some networks return more
+        return outputs[0] if len(self.structure.names) == 1 else outputs[: len(self.structure.names)]
+
+
+def _called(forward: Any, how: str, inputs: dict[str, Tensor]) -> Any:
+    if how == "by keyword":
+        return forward(**inputs)
+    return forward(inputs) if how == "with a mapping" else forward(*inputs.values())
+
+
+def _make_flat(model: nn.Module, example: Tensors) -> OutputStructure | None:
+    """Change the class of a network where it takes or returns something else than tensors by position."""
+    if isinstance(model, _Flat):  # made for another task
+        return model.structure
+    how, output = _way_to_call(model, example)
+    if isinstance(output, BaseException):  # `Task.validate` says what it raises
+        return None
+    structure = OutputStructure.of(output)
+    plain = structure.lone or (type(output) is tuple and all(isinstance(t, Tensor) for t in output))
+    if structure.names and (how != "by position" or not plain):
+        settings = {"called": how, "inputs": tuple(example), "structure": structure}
+        _mix(model, _Flat, settings)
+    return structure
+
+
+def _way_to_call(model: nn.Module, example: Tensors) -> tuple[str, Any]:
+    """The first way in which the network runs, with what it returned, or what the first one raised."""
+    names, n = tuple(example), len(example)
+    known = names == parameter_names(model)[:n] or all(name.startswith(INPUT) for name in names)
+    ways = ["by position", "with a mapping"] if known else ["by keyword", "with a mapping", "by position"]
+    tries = []
+    for how in ways:
+        copied = {name: tensor.clone() for name, tensor in example.items()}
+        try:
+            with torch.no_grad(), evaluating(model):
+                return how, _called(model, how, copied)
+        except (Exception, SystemExit) as error:  # the user's own code
+            tries.append(error)
+    return ways[0], tries[0]
+
+
+def _mix(model: nn.Module, kind: type, settings: dict[str, Any]) -> None:
+    """Put a class in front of that of a network, in place, under the same name."""
+    own = type(model)
+    body = {**settings, "__module__": own.__module__}
+    model.__class__ = types.new_class(own.__name__, (kind, own), exec_body=lambda space: space.update(body))
 
 
 def _refuse(model: nn.Module, who: str) -> None:
@@ -85,7 +152,7 @@ def _copied(model: nn.Module) -> nn.Module:
     """A deep copy. What a call has left in attributes, such as the weight of the old weight_norm, loses its history."""
     attributes = [value for module in model.modules() for value in vars(module).values()]
     history = {id(t): t.detach().clone() for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
-    return copy.deepcopy(_unwrapped_root(model), history)
+    return copy.deepcopy(unwrapped(model), history)
 
 
 def _inner(module: nn.Module) -> nn.Module | None:
@@ -96,7 +163,8 @@ def _inner(module: nn.Module) -> nn.Module | None:
     return module._modules["module"] if parallel else None
 
 
-def _unwrapped_root(module: nn.Module) -> nn.Module:
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside wrappers such as those of `torch.compile` and data parallelism."""
     while inner := _inner(module):
         module = inner
     return module
@@ -104,7 +172,7 @@ def _unwrapped_root(module: nn.Module) -> nn.Module:
 
 def _unwrapped(module: nn.Module) -> nn.Module:
     """The network without wrappers, around it and inside, in place."""
-    module = _unwrapped_root(module)
+    module = unwrapped(module)
     for name, child in module._modules.items():
         if child is not None:
             module._modules[name] = _unwrapped(child)
@@ -182,16 +250,13 @@ def _linear(layer: Any) -> nn.Linear:
     return made
 
 
-def _float32(model: nn.Module, example: Tensor, who: str) -> list[str]:
+def _float32(model: nn.Module, example: Tensors, who: str) -> list[str]:
     """Cast parameters and buffers, and where the code of the network casts by itself, what it casts to."""
     tensors = (*model.parameters(), *model.buffers())
     others = dict.fromkeys(t.dtype for t in tensors if t.is_floating_point() and t.dtype != torch.float32)
     model.float()
     if (others and _fails(model, example)) or _half_at(model, example) is not None:
-        kind = type(model)
-        model.__class__ = types.new_class(
-            kind.__name__, (_InFloat32, kind), exec_body=lambda body: body.update(__module__=kind.__module__)
-        )
+        _mix(model, _InFloat32, {})
         if (place := _half_at(model, example)) is not None:
             raise TaskError(f"{who} computes in half precision{place}; give a network that computes in float32")
         others |= dict.fromkeys(_HALVES) if not others else {}
@@ -231,11 +296,11 @@ class _FindsHalf(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def _half_at(model: nn.Module, example: Tensor) -> str | None:
+def _half_at(model: nn.Module, example: Tensors) -> str | None:
     """Where the network computes in half precision, as " (file, line N)" of the user's code; None if nowhere."""
     try:
         with torch.no_grad(), _FindsHalf():  # type: ignore[no-untyped-call]
-            model(example[:1])
+            model(*(tensor[:1] for tensor in example.values()))
     except _HalfFound as found:
         return user_line(found)
     except (Exception, SystemExit):  # the user's own code: `Task.validate` says what it raises
@@ -243,15 +308,15 @@ def _half_at(model: nn.Module, example: Tensor) -> str | None:
     return None
 
 
-def _fails(model: nn.Module, example: Tensor) -> bool:
+def _fails(model: nn.Module, example: Tensors) -> bool:
     return isinstance(_run(model, example), BaseException)
 
 
-def _run(model: nn.Module, example: Tensor) -> Any:
+def _run(model: nn.Module, example: Tensors) -> Any:
     """The outputs, or what was raised."""
     try:
         with torch.no_grad(), evaluating(model):
-            return model(example.clone())
+            return model(*(tensor.clone() for tensor in example.values()))
     except (Exception, SystemExit) as error:  # the user's own code: `Task.validate` says what it raises
         return error
 
@@ -281,5 +346,5 @@ def _states(given: nn.Module, model: nn.Module) -> Iterator[str]:
         yield f"has {frozen} of {len(parameters)} parameters frozen; they are trained like all others"
     if any(t.is_inference() for t in (*parameters, *given.buffers())):
         yield "was made in inference mode; it is a normal network now"
-    if _unwrapped_root(given).training:
+    if unwrapped(given).training:
         yield "was in training mode; it is used in evaluation mode"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from autocompress.errors import TaskError
-from autocompress.tasks.batches import Draw
+from autocompress.tasks.batches import Draw, n_values_of
+from autocompress.tasks.interface import leaves, n_samples, take
 
 _FAR = 100.0
 """A sample is an outlier whose largest value is so many times that of the median sample."""
@@ -22,7 +24,7 @@ class Survey:
     Args:
         split: its name, for messages.
         batches: with the place of every sample.
-        shape: of one input.
+        shapes: of one sample of each input.
         missing: whether NaN in these targets of these inputs is a missing label: the loss or the metric is finite.
 
     Raises:
@@ -34,8 +36,8 @@ class Survey:
         self,
         split: str,
         batches: Iterable[Draw],
-        shape: tuple[int, ...],
-        missing: Callable[[Tensor, Tensor], bool],
+        shapes: Mapping[str, tuple[int, ...]],
+        missing: Callable[[Any, Any], bool],
     ) -> None:
         self.split = split
         self.n_samples = self.n_values = 0
@@ -46,7 +48,7 @@ class Survey:
         self._largest: list[Tensor] = []
         self._places: list[int] = []
         for batch in batches:
-            self._check_types(batch, shape)
+            self._check_types(batch, shapes)
             self._look(batch, missing)
         self._finish()
 
@@ -60,39 +62,40 @@ class Survey:
         """The same of the targets alone, for inputs that are never twice the same."""
         return hashlib.sha256(f"{self.n_samples} {self._sum_of_targets}".encode()).hexdigest()
 
-    def _check_types(self, batch: Draw, shape: tuple[int, ...]) -> None:
-        got = tuple(batch.inputs.shape[1:])
-        if got != shape:
-            raise TaskError(
-                f"{self.split} data: samples must have the shape of example_input {shape}, got {got}"
-                + (f" (from sample {batch.places[0]} on)" if self.n_samples else "")
-            )
-        types = batch.inputs.dtype, batch.targets.dtype, batch.targets.dim()
+    def _check_types(self, batch: Draw, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        for name, shape in shapes.items():
+            got = tuple(batch.inputs[name].shape[1:])
+            if got != shape:
+                raise TaskError(
+                    f"{self.split} data: samples{_of(name, shapes)} must have the shape of example_input {shape}, got "
+                    f"{got}" + (f" (from sample {batch.places[0]} on)" if self.n_samples else "")
+                )
+        types = " and ".join(str(tensor.dtype) for tensor in batch.inputs.values()), _types(batch.targets)
         if self._types is None:
             self._types = types
         elif types != self._types:
-            first, now = (f"{a}, {b} with {c} dimensions" for a, b, c in (self._types, types))
+            first, now = (f"{a}, {b}" for a, b in (self._types, types))
             raise TaskError(
                 f"{self.split} data: all batches must have the same types; the first has inputs of {first} as targets, "
                 f"that of sample {batch.places[0]} has {now}; convert them alike"
             )
 
-    def _look(self, batch: Draw, missing: Callable[[Tensor, Tensor], bool]) -> None:
-        for values, bad in zip((batch.inputs, batch.targets), self._bad, strict=True):
-            if not values.is_floating_point() or bool(torch.isfinite(values).all()):
+    def _look(self, batch: Draw, missing: Callable[[Any, Any], bool]) -> None:
+        n = n_samples(batch.inputs)
+        for side, bad in zip((batch.inputs, batch.targets), self._bad, strict=True):
+            wrong = [_not_finite(tensor, n) for tensor in leaves(side) if tensor.is_floating_point()]
+            rows = np.flatnonzero(sum(wrong)) if wrong else np.zeros(0, np.int64)
+            if not len(rows) or (side is batch.targets and missing(*take((batch.inputs, batch.targets), rows))):
                 continue
-            finite = torch.isfinite(values).flatten(1).all(1) if values.dim() > 1 else torch.isfinite(values)
-            rows = torch.nonzero(~finite)[:, 0]
-            if values is batch.targets and missing(batch.inputs[rows], batch.targets[rows]):
-                continue
-            bad.add(int((~torch.isfinite(values)).sum()), batch.places[rows.numpy()])
-        self._largest.append(batch.inputs.flatten(1).abs().amax(1).double())
+            bad.add(int(sum(counts.sum() for counts in wrong)), batch.places[rows])
+        floats = [t for t in batch.inputs.values() if t.is_floating_point() or len(batch.inputs) == 1]
+        self._largest.append(_largest_values(floats, n))
         self._places += batch.places.tolist()
-        for row, target in zip(_rows(batch.inputs), _rows(batch.targets), strict=True):
+        for row, target in zip(_rows(batch.inputs, n), _rows(batch.targets, n), strict=True):
             self._sum += _number(row + target)
             self._sum_of_targets += _number(target)
-        self.n_samples += len(batch.inputs)
-        self.n_values += batch.inputs.numel()
+        self.n_samples += n
+        self.n_values += n_values_of(batch.inputs)
 
     def _finish(self) -> None:
         for name, bad in zip(("inputs", "targets"), self._bad, strict=True):
@@ -129,7 +132,42 @@ def _number(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=16).digest(), "little")
 
 
-def _rows(values: Tensor) -> list[bytes]:
+def _of(name: str, others: Mapping[str, Any]) -> str:
+    return f" of {name!r}" if len(others) > 1 else ""
+
+
+def _types(batch: Any) -> str:
+    """Types and dimensions of the tensors of a batch; those of a list differ from sample to sample."""
+    if isinstance(batch, list):
+        return "a list"
+    if isinstance(batch, Mapping):
+        batch = tuple(batch.values())
+    if isinstance(batch, tuple):
+        return " and ".join(map(_types, batch))
+    return f"{batch.dtype} with {batch.dim()} dimensions"
+
+
+def _not_finite(values: Tensor, n: int) -> Any:
+    """How many values of each sample are NaN or infinite; a tensor of one sample of a list counts for the first."""
+    counts = (~torch.isfinite(values)).reshape(len(values) if len(values) == n else 1, -1).sum(1).numpy()
+    return counts if len(counts) == n else np.pad(counts, (0, n - len(counts)))
+
+
+def _largest_values(inputs: list[Tensor], n: int) -> Tensor:
+    """The largest magnitude in each sample."""
+    if not inputs:
+        return torch.zeros(n, dtype=torch.float64)
+    return torch.stack([t.flatten(1).abs().amax(1).double() if t.dim() > 1 else t.abs().double() for t in inputs]).amax(
+        0
+    )
+
+
+def _rows(batch: Any, n: int) -> list[bytes]:
     """The bytes of each sample."""
-    array = np.ascontiguousarray(values.numpy() if values.dtype != torch.bfloat16 else values.float().numpy())
-    return [row.tobytes() for row in array]
+    return [b"".join(_bytes(take(batch, slice(i, i + 1)))) for i in range(n)]
+
+
+def _bytes(sample: Any) -> Iterator[bytes]:
+    for values in leaves(sample):
+        array = values.numpy() if values.dtype != torch.bfloat16 else values.float().numpy()
+        yield np.ascontiguousarray(array).tobytes()

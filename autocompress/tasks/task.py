@@ -19,16 +19,28 @@ from torch import Tensor, nn
 from autocompress.errors import CandidateError, TaskError, failing_as
 from autocompress.tasks.batches import Draw, Reservoir, cut_short, draw, length, look_at, read_batches
 from autocompress.tasks.identity import code_of
+from autocompress.tasks.interface import (
+    Arrays,
+    OutputStructure,
+    Tensors,
+    arrays,
+    each,
+    flat,
+    inputs_by_name,
+    leaves,
+    take,
+    tensors,
+)
+from autocompress.tasks.interface import n_samples as n_of
 from autocompress.tasks.metric import ACCURACY, Metric, Score, Split
 from autocompress.tasks.networks import evaluating, outputs_of
-from autocompress.tasks.normalize import normalize
+from autocompress.tasks.normalize import normalize, unwrapped
 from autocompress.tasks.survey import Survey
 
 Array = NDArray[Any]
-Batches = Iterable[tuple[Tensor, Tensor]]
-Predict = Callable[[Array], Array]
-"""Inputs of one batch (N, ...) to outputs (N, ...), by the runtime that will run the file."""
-Loss = Callable[[Tensor, Tensor], Tensor]
+Predict = Callable[[Arrays], Arrays]
+"""Inputs of one batch to outputs, both by name and each (N, ...), by the runtime that will run the file."""
+Loss = Callable[[Any, Any], Tensor]
 
 _MAX_SEEN = 4096
 """Maximum number of inputs of `evaluate` kept for calibration."""
@@ -44,13 +56,15 @@ class Task:
     """A trained model with what is needed to compress and to judge it.
 
     Args:
-        model: the trained network; one tensor in, one tensor out. It is never changed. A wrapped, half-precision or
-            parametrised one is replaced by a plain float32 copy (see `tasks.normalize`), which `notes` tell.
-        example_input: one batch of inputs, shape (N, ...); only its shape and type matter.
+        model: the trained network. It is never changed. A wrapped, half-precision or parametrised one is replaced by a
+            plain float32 copy (see `tasks.normalize`), which `notes` tell.
+        example_input: one batch of inputs: a tensor of shape (N, ...), or a tuple or mapping of such tensors for a
+            network with several; only their shapes and types matter.
         train, val, test: anything that can be iterated over again and again and yields (inputs, targets)
-            batches, such as a DataLoader, or a Dataset of single samples. `val` selects, `test` is read once,
+            batches, such as a DataLoader, or a Dataset of single samples. Several inputs are a tuple or a mapping, or
+            the whole batch is a mapping with the targets under names of their own. `val` selects, `test` is read once,
             at the end. Without `train` nothing is trained.
-        loss: of outputs and targets, for training; cross-entropy for a classification.
+        loss: of what the network returns and the targets, for training; cross-entropy for a classification.
         metric: what `accuracy` means for this task.
         evaluate: instead of `metric` and `val`: a function that gets a `predict` and returns the metric.
         evaluate_test: the same on the test data.
@@ -64,7 +78,7 @@ class Task:
     """
 
     model: nn.Module
-    example_input: Tensor
+    example_input: Any
     train: Any = None
     val: Any = None
     test: Any = None
@@ -82,6 +96,8 @@ class Task:
     preprocessing: str = ""
     batch_size: int = 64
     """Used where a split is a Dataset of single samples."""
+    inputs: Tensors = field(default_factory=dict, init=False, repr=False, compare=False)
+    """`example_input` by name."""
     _memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -90,16 +106,7 @@ class Task:
         tensors = (*self.model.parameters(), *self.model.buffers())
         if elsewhere := next((t.device for t in tensors if t.device.type != "cpu"), None):
             raise TaskError(f"model must be on the CPU, got {elsewhere}: give model.cpu(); see train_device")
-        if not isinstance(self.example_input, Tensor) or self.example_input.dim() < 2:
-            raise TaskError(
-                "example_input must be a tensor with a batch dimension, such as torch.zeros(1, 3, 224, 224), "
-                f"got {getattr(self.example_input, 'shape', type(self.example_input).__name__)}"
-            )
-        if self.example_input.dtype != torch.float32 or len(self.example_input) == 0:
-            raise TaskError(
-                "example_input must hold one or more samples of torch.float32, "
-                f"got {len(self.example_input)} of {self.example_input.dtype}"
-            )
+        object.__setattr__(self, "inputs", inputs_by_name(self.example_input, unwrapped(self.model)))
         if self.val is None and self.evaluate is None:
             raise TaskError("a task needs validation data: give val=..., or evaluate=a function of predict")
         if self.evaluate is None and self.kind == "other" and self.metric is ACCURACY:
@@ -108,7 +115,6 @@ class Task:
             raise TaskError("evaluate_test goes with evaluate: one metric must judge validation and test data")
         if self.evaluate is not None and self.evaluate_test is None and self.test is not None:
             raise TaskError("with evaluate=... give evaluate_test=... instead of test=...: one metric must judge both")
-        object.__setattr__(self, "example_input", self.example_input.detach().clone())  # networks may write into it
         self._normalize()
 
     def _normalize(self) -> None:
@@ -121,7 +127,7 @@ class Task:
         object.__setattr__(self, "model", model)
 
     def _normalized(self, which: str, given: nn.Module) -> nn.Module:
-        found = normalize(given, self.example_input, f"the {which}", trains=which == "model")
+        found = normalize(given, self.inputs, f"the {which}", trains=which == "model")
         if not found.notes:  # the networks of a copy of a task are plain already
             found = replace(found, notes=_NOTES.get(given, ()))
         _NOTES[found.model] = found.notes
@@ -150,31 +156,70 @@ class Task:
         """Whether there is training data."""
         return self.train is not None
 
-    def train_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of training batches, labels checked."""
-        for inputs, targets in read_batches(self.train, self.batch_size, shuffle=True, split="train"):
-            self._check_labels(targets, "train")
-            yield inputs, targets
+    @property
+    def outputs(self) -> OutputStructure:
+        """How the network arranges its outputs.
 
-    def calibration_batches(self, n_samples: int, seed: int) -> list[Array]:
+        Raises:
+            TaskError: it does not run on the example input.
+        """
+        found: OutputStructure | None = self._memo["model"].outputs
+        if found is None:
+            self._run("the model", self.model, self._example_name, self.inputs)  # says what it raises
+            raise TaskError(f"the model does not run on {self._example_name}")
+        return found
+
+    @property
+    def _example_name(self) -> str:
+        shapes = [tuple(tensor.shape) for tensor in self.inputs.values()]
+        return f"example_input {' and '.join(map(str, shapes))}"
+
+    def own(self, outputs: Sequence[Any]) -> Any:
+        """Tensors or arrays in the structure that the user's network returns."""
+        if self.kind == "classification" and len(outputs) == 1:
+            return outputs[0]
+        return self.outputs.pack(dict(zip(self.outputs.names, outputs, strict=True)))
+
+    def answers(self, output: object) -> list[Any]:
+        """What each exit of a network, or each of several networks, returned, in the structure of the user's own.
+
+        Args:
+            output: their tensors, as many of each as the user's network returns, whatever these are in.
+        """
+        found, n = [*flat(output).values()], len(self.outputs.names)
+        return [self.own(found[i : i + n]) for i in range(0, len(found), n)]
+
+    def train_batches(self) -> Iterator[tuple[dict[str, Tensor], Any]]:
+        """One epoch of training batches, labels checked."""
+        for inputs, targets in read_batches(
+            self.train, self.batch_size, shuffle=True, split="train", names=tuple(self.inputs)
+        ):
+            self._check_labels(targets, "train")
+            yield self._typed(inputs), targets
+
+    def _typed(self, inputs: Tensors) -> dict[str, Tensor]:
+        """Inputs in the types of the example."""
+        return {name: tensor.to(self.inputs[name].dtype) for name, tensor in inputs.items()}
+
+    def calibration_batches(self, n_samples: int, seed: int) -> list[Arrays]:
         """Inputs for the observers of a PTQ, drawn over all of the training data, else the validation data.
 
         With neither they are drawn from what `evaluate` asks predictions for. They have the size of the data's own
         batches.
         """
         drawn, size = self._drawn(n_samples + _PARITY_SAMPLES, seed)
-        aside = _aside(len(drawn))
-        return _in_batches(drawn[aside : aside + n_samples], size)
+        aside = _aside(n_of(drawn))
+        return _in_batches(take(drawn, slice(aside, aside + n_samples)), size)
 
-    def parity_batches(self, seed: int) -> list[Array]:
+    def parity_batches(self, seed: int) -> list[Arrays]:
         """Other inputs of the same data than any `calibration_batches` has: 256, of little data a quarter.
 
         A single sample serves for both.
         """
         drawn, size = self._drawn(2 * _PARITY_SAMPLES, seed)
-        return _in_batches(drawn[: _aside(len(drawn)) or 1], size)
+        return _in_batches(take(drawn, slice(_aside(n_of(drawn)) or 1)), size)
 
-    def _drawn(self, n_samples: int, seed: int) -> tuple[Array, int]:
+    def _drawn(self, n_samples: int, seed: int) -> tuple[Arrays, int]:
         """So many inputs or more in random order, all that there are where these are fewer, and the size of a batch."""
         key = f"drawn.{seed}"
         n_samples = max(n_samples, 4 * _PARITY_SAMPLES)  # below that, a quarter of them would depend on the number
@@ -182,40 +227,46 @@ class Task:
             source = self.train if self.trainable else self.val
             if source is None:
                 inputs, size = self._evaluated(), self.batch_size
-                order = np.random.default_rng(seed).permutation(len(inputs))
-                self._memo[key] = inputs[order], size
+                order = np.random.default_rng(seed).permutation(n_of(inputs))
+                self._memo[key] = take(inputs, order), size
             else:
-                found = draw(source, self.batch_size, n_samples, seed, "train" if self.trainable else "validation")
-                self._memo[key] = found.inputs.float().numpy(), found.batch_size
+                split = "train" if self.trainable else "validation"
+                found = draw(source, self.batch_size, n_samples, seed, split, tuple(self.inputs))
+                self._memo[key] = arrays(self._typed(found.inputs)), found.batch_size
             self._memo[f"{key}.n"] = n_samples
         inputs, size = self._memo[key]
         return inputs, size
 
-    def _evaluated(self) -> Array:
+    def _evaluated(self) -> Arrays:
         """Inputs drawn over all that `evaluate` asks predictions for."""
         if "evaluated" not in self._memo:
             seen = Reservoir(_MAX_SEEN, np.random.default_rng(0))
 
-            def predict(inputs: Array) -> Array:
-                seen.add(torch.as_tensor(np.array(inputs, np.float32)), torch.zeros(len(inputs)))
-                outputs: Array = outputs_of(self.model, torch.as_tensor(inputs, dtype=torch.float32))[-1].numpy()
-                return outputs
+            def predict(inputs: Arrays) -> Arrays:
+                given = tensors(inputs)
+                seen.add(given, torch.zeros(n_of(given)))
+                return self._outputs(given)
 
             self.score(predict, "validation")
             if not seen.n_seen:
                 raise TaskError("evaluate never called predict; it must judge the model by its predictions")
-            self._memo["evaluated"] = seen.drawn().inputs.numpy()
-        inputs: Array = self._memo["evaluated"]
+            self._memo["evaluated"] = arrays(seen.drawn().inputs)
+        inputs: Arrays = self._memo["evaluated"]
         return inputs
 
-    def split(self, split: Split) -> list[tuple[Array, Array]]:
-        """All batches of a split as arrays, read once and kept."""
+    def _outputs(self, inputs: Tensors) -> Arrays:
+        return dict(zip(self.outputs.names, arrays(outputs_of(self.model, inputs)), strict=True))
+
+    def split(self, split: Split) -> list[tuple[Arrays, Any]]:
+        """All batches of a split as arrays, inputs by name, read once and kept."""
         if split not in self._memo:
             source = self.val if split == "validation" else self.test
             batches = []
-            for inputs, targets in read_batches(source, self.batch_size, shuffle=False, split=split):
+            for inputs, targets in read_batches(
+                source, self.batch_size, shuffle=False, split=split, names=tuple(self.inputs)
+            ):
                 self._check_labels(targets, split)
-                batches.append((inputs.float().numpy(), targets.numpy()))
+                batches.append((arrays(self._typed(inputs)), arrays(targets)))
             self._memo[split] = batches
         return list(self._memo[split])
 
@@ -241,21 +292,28 @@ class Task:
         if function is not None:
             name = "evaluate" if split == "validation" else "evaluate_test"
             with failing_as(CandidateError, name):
-                value = float(function(predict))
+                value = float(function(partial(self._predicted, predict)))
             if not np.isfinite(value):
                 raise CandidateError(f"{name} must return a finite number, got {value}")
             return Score(value=value, low=value, high=value, n_samples=0, split=split), None
         scores = []
         for inputs, targets in self.split(split):
             outputs = predict(inputs)
-            if np.isnan(outputs).any():  # infinity may be meant: a class that is ruled out
+            if any(np.isnan(array).any() for array in outputs.values()):  # infinity may be meant: a class ruled out
                 raise CandidateError("the outputs of the file are not numbers (NaN)")
             try:
-                scores.append(self._per_sample(outputs, targets, split))
+                scores.append(self._per_sample(self.own([*outputs.values()]), targets, split))
             except TaskError as error:
                 raise CandidateError(str(error)) from error
         samples = np.concatenate(scores)
         return self.metric.score(samples, split), samples
+
+    def _predicted(self, predict: Predict, given: Any) -> Any:
+        """What `evaluate` calls: the network's own structures of arrays in and out."""
+        batch = given if isinstance(given, (Mapping, tuple, list)) else (given,)
+        named = batch if isinstance(batch, Mapping) else dict(zip(self.inputs, batch, strict=True))
+        inputs = {n: torch.as_tensor(np.array(named[n])).to(t.dtype).numpy() for n, t in self.inputs.items()}
+        return self.own([*predict(inputs).values()])
 
     @cached_property
     def n_outputs(self) -> int:
@@ -264,13 +322,17 @@ class Task:
 
     @cached_property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of the output for the example input.
+        """Shape of the first output for the example input.
 
         Raises:
-            TaskError: the model does not run on it, or does not return one tensor.
+            TaskError: the model does not run on it, or returns no tensor.
         """
-        name = f"example_input {tuple(self.example_input.shape)}"
-        return tuple(_one_tensor("the model", self.model, name, self.example_input).shape)
+        return self.output_shapes[0]
+
+    @cached_property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the outputs for the example input; raises what `output_shape` raises."""
+        return tuple(tuple(t.shape) for t in self._run("the model", self.model, self._example_name, self.inputs))
 
     @failing_as(TaskError, "checking the task")
     def validate(self) -> None:
@@ -280,6 +342,11 @@ class Task:
             TaskError: the first thing that is wrong.
         """
         shape = self.output_shape
+        if self.kind == "classification" and len(names := self.outputs.names) > 1:
+            raise TaskError(
+                f"a classification returns one tensor of logits, got {', '.join(names)}; use Task(..., kind='other') "
+                "with a metric and a loss of your own, or wrap it in a module that returns one of them"
+            )
         if self.kind == "classification" and len(shape) != 2 and self.evaluate is None:
             raise TaskError(
                 f"a classification returns logits (N, classes), got {shape}; "
@@ -304,47 +371,50 @@ class Task:
         for split, source in zip(splits, (self.val, self.test), strict=True):
             if source is None:
                 continue
-            inputs, targets = map(torch.from_numpy, self.split(split)[0])
-            self._check_shape(inputs, split)
+            first, targets = self.split(split)[0]
+            self._check_shape(first, split)
             if (self.evaluate if split == "validation" else self.evaluate_test) is None:
-                outputs = outputs_of(self.model, inputs[:2])[-1]
-                self._per_sample(outputs.numpy(), targets[:2].numpy(), split)
+                two, targets = take((first, targets), slice(2))
+                self._per_sample(self.own([*self._outputs(tensors(two)).values()]), targets, split)
             self._survey(split)
 
     def _survey(self, split: str) -> Survey:
         """Look at all samples of a split, of large training data at a fixed choice of them (see `batches.look_at`)."""
         if f"survey.{split}" not in self._memo:
             source = {"train": self.train, "validation": self.val, "test": self.test}[split]
-            shape = tuple(self.example_input.shape[1:])
-            batches = look_at(source, self.batch_size, 0, split) if split == "train" else self._as_draws(split)
-            survey = Survey(split, self._labels_checked(batches, split), shape, partial(self._means_missing, split))
+            shapes = {name: tuple(tensor.shape[1:]) for name, tensor in self.inputs.items()}
+            batches = self._look_at(split) if split == "train" else self._as_draws(split)
+            survey = Survey(split, self._labels_checked(batches, split), shapes, partial(self._means_missing, split))
             if split == "train" and (cut := cut_short(source, self.batch_size, survey.n_samples, survey.n_values)):
                 survey.notes += (f"{split} data: {cut} were checked, and tell whether the data are the same",)
             self._memo[f"survey.{split}"] = survey
         found: Survey = self._memo[f"survey.{split}"]
         return found
 
+    def _look_at(self, split: str) -> Iterator[Draw]:
+        return look_at(self.train, self.batch_size, 0, split, tuple(self.inputs))
+
     def _as_draws(self, split: Any) -> Iterator[Draw]:
         start = 0
         for inputs, targets in self.split(split):
-            places = np.arange(start, start + len(inputs))
-            yield Draw(torch.from_numpy(inputs), torch.from_numpy(targets), places, len(inputs))
-            start += len(inputs)
+            n = n_of(inputs)
+            yield Draw(tensors(inputs), tensors(targets), np.arange(start, start + n), n)
+            start += n
 
     def _labels_checked(self, batches: Iterable[Draw], split: str) -> Iterator[Draw]:
         for batch in batches:
             self._check_labels(batch.targets, split)
             yield batch
 
-    def _means_missing(self, split: str, inputs: Tensor, targets: Tensor) -> bool:
+    def _means_missing(self, split: str, inputs: Tensors, targets: Any) -> bool:
         """Whether loss (in training) or metric are finite on targets that are not: they mark missing labels."""
-        outputs = outputs_of(self.model, inputs.float())[-1]
+        outputs = outputs_of(self.model, self._typed(inputs))
         if split == "train":
-            return bool(torch.isfinite(self.loss(outputs, targets.clone())).all())
+            return bool(torch.isfinite(self.loss(self.own(outputs), each(targets, torch.clone))).all())
         if (self.evaluate if split == "validation" else self.evaluate_test) is not None:
             return True  # nothing of ours reads these targets
         try:
-            self._per_sample(outputs.numpy(), targets.numpy(), split)
+            self._per_sample(self.own(arrays(outputs)), arrays(targets), split)
         except TaskError:
             return False
         return True
@@ -371,8 +441,8 @@ class Task:
         """Hash of the validation and test data and of the size of the training data."""
         digest = hashlib.sha256()
         for split, source in (("validation", self.val), ("test", self.test)):
-            for arrays in self.split(split) if source is not None else ():  # type: ignore[arg-type]
-                for array in arrays:
+            for batch in self.split(split) if source is not None else ():  # type: ignore[arg-type]
+                for array in leaves(batch):
                     digest.update(np.ascontiguousarray(array).tobytes())
         size = length(self.train)
         digest.update(("?" if size is None else str(size)).encode())
@@ -406,16 +476,21 @@ class Task:
         found |= code_of("the collate function of the train data", getattr(self.train, "collate_fn", None))
         if self.teacher is not None:
             found |= code_of("the code of the teacher", self.teacher)
-        first, again = (next(look_at(self.train, self.batch_size, 0, "train")) for _ in range(2))
+        first, again = (next(self._look_at("train")) for _ in range(2))
         survey = self._survey("train")
-        if torch.equal(first.inputs, again.inputs):
+        if all(torch.equal(first.inputs[name], again.inputs[name]) for name in self.inputs):
             found["the train data"] = f"v:{survey.digest[:16]}"
         else:  # augmented by a source of chance that nobody can seed
             found["the targets of the train data"] = f"v:{survey.digest_of_targets[:16]}"
         return found
 
-    def _check_labels(self, targets: Tensor, split: str) -> None:
-        if self.kind != "classification" or targets.is_floating_point() or targets.dim() != 1:
+    def _check_labels(self, targets: Any, split: str) -> None:
+        if (
+            self.kind != "classification"
+            or not isinstance(targets, Tensor)
+            or targets.is_floating_point()
+            or targets.dim() != 1
+        ):
             return
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= self.n_outputs:
@@ -424,55 +499,58 @@ class Task:
                 f"{self.n_outputs} outputs), got {low if low < 0 else high}"
             )
 
-    def _check_loss(self, inputs: Tensor, targets: Tensor) -> None:
+    def _check_loss(self, inputs: Tensors, targets: Any) -> None:
         with (
             failing_as(TaskError, "the loss of a training batch"),
-            torch.no_grad(),
-            evaluating(self.model),
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("error", message="Using a target size")  # (N,) against (N, 1) is no error
-            loss = self.loss(self.model(inputs[:2].clone()), targets[:2].clone())
+            inputs, targets = take((inputs, targets), slice(2))
+            loss = self.loss(self.own(outputs_of(self.model, inputs)), each(targets, torch.clone))
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise TaskError(f"the loss must be one number, got {tuple(getattr(loss, 'shape', ())) or type(loss)}")
 
-    def _check_teacher(self, inputs: Tensor) -> None:
+    def _check_teacher(self, inputs: Tensors) -> None:
         if self.teacher is None:
             return
-        got = tuple(_one_tensor("the teacher", self.teacher, "a training batch", inputs[:2]).shape[1:])
-        if got != self.output_shape[1:]:
-            raise TaskError(
-                f"the teacher must return what the model returns, {self.output_shape[1:]} per sample, got {got}"
-            )
+        outputs = self._run("the teacher", self.teacher, "a training batch", take(inputs, slice(2)))
+        got, wanted = [tuple(t.shape[1:]) for t in outputs], [shape[1:] for shape in self.output_shapes]
+        if got != wanted:
+            wanted_text, got_text = (" and ".join(map(str, shapes)) for shapes in (wanted, got))
+            raise TaskError(f"the teacher must return what the model returns, {wanted_text} per sample, got {got_text}")
 
-    def _per_sample(self, outputs: Array, targets: Array, split: str) -> Array:
+    def _per_sample(self, outputs: Any, targets: Any, split: str) -> Array:
+        n = n_of(targets)
         with failing_as(TaskError, f"{split} data: the metric {self.metric.name}"):
             scores = np.asarray(self.metric.scores(outputs, targets), dtype=np.float64)
-        if scores.shape != (len(outputs),) or not np.isfinite(scores).all():
-            what = f"the shape {scores.shape}" if scores.shape != (len(outputs),) else "NaN or infinity"
+        if scores.shape != (n,) or not np.isfinite(scores).all():
+            what = f"the shape {scores.shape}" if scores.shape != (n,) else "NaN or infinity"
             raise TaskError(
                 f"{split} data: the metric {self.metric.name} must return one finite score per sample, "
-                f"shape ({len(outputs)},), got {what}"
+                f"shape ({n},), got {what}"
             )
         return scores
 
-    def _check_shape(self, inputs: Tensor, split: str) -> None:
-        expected, got = tuple(self.example_input.shape[1:]), tuple(inputs.shape[1:])
-        if expected != got:
-            raise TaskError(f"{split} data: samples must have the shape of example_input {expected}, got {got}")
+    def _check_shape(self, inputs: Mapping[str, Any], split: str) -> None:
+        for name, tensor in self.inputs.items():
+            expected, got = tuple(tensor.shape[1:]), tuple(inputs[name].shape[1:])
+            if expected != got:
+                which = f" of {name!r}" if len(self.inputs) > 1 else ""
+                raise TaskError(
+                    f"{split} data: samples{which} must have the shape of example_input {expected}, got {got}"
+                )
 
+    def _run(self, who: str, model: nn.Module, what: str, inputs: Tensors) -> tuple[Tensor, ...]:
+        """The outputs of a model.
 
-def _one_tensor(who: str, model: nn.Module, what: str, inputs: Tensor) -> Tensor:
-    """The output of a model, which must be one tensor.
-
-    Raises:
-        TaskError: the model raised something, or returns something else.
-    """
-    with failing_as(TaskError, f"{who} does not run on {what}: it"), torch.no_grad(), evaluating(model):
-        output = model(inputs.clone())
-    if not isinstance(output, Tensor):
-        raise TaskError(f"{who} must return one tensor, got {_described(output)}; wrap it in a module that does")
-    return output
+        Raises:
+            TaskError: the model raised something, or returns something else than its outputs.
+        """
+        with failing_as(TaskError, f"{who} does not run on {what}: it"), torch.no_grad(), evaluating(model):
+            output = model(*(tensor.clone() for tensor in inputs.values()))
+        if not (found := flat(output)):
+            raise TaskError(f"{who} must return tensors, got {type(output).__name__}; wrap it in a module that does")
+        return tuple(found.values())
 
 
 def _aside(n_samples: int) -> int:
@@ -480,16 +558,8 @@ def _aside(n_samples: int) -> int:
     return min(_PARITY_SAMPLES, n_samples // 4)
 
 
-def _in_batches(inputs: Array, size: int) -> list[Array]:
-    return [inputs[i : i + size].copy() for i in range(0, len(inputs), size)]
-
-
-def _described(output: object) -> str:
-    """What a model returned instead of a tensor: its type, and what is in it."""
-    name = type(output).__name__
-    if isinstance(output, Mapping):
-        return f"{name} with {', '.join(map(repr, list(output)[:4]))}"
-    return f"{name} of {len(output)}" if isinstance(output, Sequence) else name
+def _in_batches(inputs: Arrays, size: int) -> list[Arrays]:
+    return [each(take(inputs, slice(i, i + size)), np.copy) for i in range(0, n_of(inputs), size)]
 
 
 def _loss_facts(loss: Loss) -> object:

@@ -48,7 +48,6 @@ from autocompress.controller.plan import now, versions
 from autocompress.evaluation.elastic import torch_score
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.thresholds import NEVER
-from autocompress.graphs.export import INPUT
 from autocompress.runtimes.base import Model, reference
 from autocompress.tasks.metric import Split
 
@@ -215,7 +214,7 @@ def _answers(model: Model, task: Task, split: Split) -> tuple[Array, Array]:
     """Of each image: whether the first and the last output are right, and the confidence of the first."""
     right, confidence = [], []
     for inputs, labels in task.split(split):
-        logits = list(model({INPUT: inputs}).values())
+        logits = list(model(inputs).values())
         right.append(np.stack([logits[i].argmax(1) == labels for i in (0, -1)], 1))
         shifted = np.exp(logits[0] - logits[0].max(1, keepdims=True))
         confidence.append((shifted / shifted.sum(1, keepdims=True)).max(1))

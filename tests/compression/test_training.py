@@ -25,6 +25,7 @@ from autocompress.compression.training import (
     train_candidate,
 )
 from autocompress.errors import CandidateError, TaskError
+from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
 
 PLAIN = Distillation()
@@ -43,7 +44,7 @@ def perturbed(model: nn.Module, scale: float = 0.1) -> nn.Module:
 
 def term(model: nn.Module, workshop: Workshop, distillation: Distillation) -> Tensor:
     inputs, labels = synthetic_classification(workshop.task.example_input, n=16)
-    return _Objective(model, workshop, distillation)(inputs, labels)
+    return _Objective(model, workshop, distillation)({"input": inputs}, labels)
 
 
 TERMS = {
@@ -107,7 +108,7 @@ def test_exits_are_weighted(trained_workshop: Workshop) -> None:
     model = MultiExit(backbone, {"blocks.0": ExitHead(8, 4, "nchw"), "blocks.1": ExitHead(16, 4, "nchw")}).eval()
     inputs, labels = synthetic_classification(trained_workshop.task.example_input, n=16)
     with torch.no_grad():
-        losses = [float(nn.functional.cross_entropy(o, labels)) for o in model(inputs)]
+        losses = [float(nn.functional.cross_entropy(o, labels)) for o in outputs_of(model, inputs)]
     loss = term(model, trained_workshop, Distillation(exit_weight=0.25))
     assert loss.item() == pytest.approx(0.25 * (losses[0] + losses[1]) + losses[2], rel=1e-5)
 
@@ -132,16 +133,16 @@ def test_teacher_logits_are_kept_by_content(monkeypatch: pytest.MonkeyPatch) -> 
     model, example = ZOO["mlp"]()
     inputs, _ = synthetic_classification(example, n=8)
     teacher = TeacherLogits(model)
-    first = teacher(inputs, contextlib.nullcontext())
-    assert teacher(inputs.clone(), contextlib.nullcontext()) is first
-    other = teacher(inputs + 1, contextlib.nullcontext())
+    (first,) = teacher({"input": inputs}, contextlib.nullcontext())
+    assert teacher({"input": inputs.clone()}, contextlib.nullcontext())[0] is first
+    (other,) = teacher({"input": inputs + 1}, contextlib.nullcontext())
     assert not torch.equal(first, other)
     with torch.no_grad():
         assert torch.equal(first, model(inputs)) and not first.requires_grad
     monkeypatch.setattr("autocompress.compression.training._CACHE_BYTES", first.numel() * 4 - 1)
     small = TeacherLogits(model)
-    assert torch.equal(small(inputs, contextlib.nullcontext()), first)  # too big to keep, answered all the same
-    assert small(inputs, contextlib.nullcontext()) is not first
+    assert torch.equal(small({"input": inputs}, contextlib.nullcontext())[0], first)  # too big to keep, answered
+    assert small({"input": inputs}, contextlib.nullcontext())[0] is not first
 
 
 def test_training_improves_a_damaged_model_and_leaves_the_task_alone(trained_workshop: Workshop) -> None:

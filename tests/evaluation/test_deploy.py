@@ -69,7 +69,7 @@ def test_attention_of_torch_is_deployed_for_any_batch(
     outcome = encoder.evaluate(recipe(*stages))[0]
     assert outcome.evaluation.validation.value >= accuracy and outcome.evaluation.parity >= 0.9
     session = load(outcome.file)
-    inputs = encoder.task.split("validation")[0][0][:9]
+    inputs = encoder.task.split("validation")[0][0][INPUT][:9]
     alone = np.concatenate([run(session, {INPUT: x[None]})[0] for x in inputs])
     np.testing.assert_allclose(run(session, {INPUT: inputs})[0], alone, atol=1e-4)
 
@@ -164,7 +164,7 @@ def test_a_norm_that_cannot_be_folded_stays(make: Callable[[], nn.Module], shape
     task = task_of(with_statistics(make()), shape)
     outcome = Evaluator(task, device()).evaluate(recipe())[0]
     assert outcome.evaluation.validation.value == 1.0
-    inputs = task.split("validation")[0][0]
+    inputs = task.split("validation")[0][0][INPUT]
     (expected,) = outputs_of(task.model, torch.from_numpy(inputs))
     np.testing.assert_allclose(run(load(outcome.file), {INPUT: inputs})[0], expected, atol=1e-4)
 
@@ -194,7 +194,7 @@ def test_networks_of_a_fixed_batch_are_deployed_for_one_sample(make: type[nn.Mod
         assert outcome.evaluation.validation.value >= accuracy
         assert load(outcome.file).inputs[INPUT].shape == (1, 2, 4)
     if batch_size > 1:
-        with pytest.raises(CandidateError, match="takes one sample at a time; use ptq"):
+        with pytest.raises(CandidateError, match="takes one sample at a time; quantise without training"):
             evaluator.evaluate(recipe(QAT))
 
 

@@ -67,7 +67,7 @@ def accuracy_of(file: bytes, task: Task) -> tuple[float, list[int]]:
     session = load(file)
     right, exits = [], []
     for inputs, targets in task.split("validation"):
-        for x, y in zip(inputs, targets, strict=True):
+        for x, y in zip(inputs[INPUT], targets, strict=True):
             found = run(session, {INPUT: x[None]})
             right.append(found[0].argmax(-1)[0] == y)
             exits += [int(found[1])] if len(found) > 1 else []

@@ -11,6 +11,7 @@ from autocompress.evaluation import sensitivity
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.sensitivity import weight_sensitivity
 from autocompress.recipes.recipe import Recipe
+from autocompress.tasks.interface import tensors
 from autocompress.tasks.networks import outputs_of
 
 
@@ -29,9 +30,9 @@ def test_the_damage_is_that_of_the_file_with_this_layer_alone_at_4_bits() -> Non
     stage = {"technique": "ptq", "weight_bits": {"default": 32, worst.name: 4}, "activation_bits": 32}
     file = evaluator.evaluate(Recipe.parse({"stages": [stage]}))[0].file
     batches = task.calibration_batches(256, 0)
-    before = torch.cat([outputs_of(task.model, torch.from_numpy(b))[-1] for b in batches]).log_softmax(1)
+    before = torch.cat([outputs_of(task.model, tensors(b))[-1] for b in batches]).log_softmax(1)
     model = load(file)
-    after = torch.cat([torch.from_numpy(run(model, {"input": b})[0]) for b in batches])
+    after = torch.cat([torch.from_numpy(run(model, b)[0]) for b in batches])
     expected = torch.nn.functional.kl_div(after.log_softmax(1), before, reduction="batchmean", log_target=True)
     assert worst.damage == pytest.approx(float(expected), rel=1e-3)
 

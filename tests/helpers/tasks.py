@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from autocompress.compression.anatomy import dissect
 from autocompress.compression.candidate import Workshop
-from autocompress.tasks.task import Task
+from autocompress.tasks.interface import INPUT, OUTPUT, Arrays, arrays, joined, tensors
+from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.task import Predict, Task
 from helpers.zoo import ZOO, synthetic_classification
 
 
@@ -22,3 +28,18 @@ def make_task(name: str, n: int = 128, **settings: object) -> Task:
 def make_workshop(name: str, **settings: object) -> Workshop:
     task = make_task(name, **settings)
     return Workshop(task, dissect(task))
+
+
+def lone(batches: Any) -> Any:
+    """The samples of the lone input of all batches."""
+    return joined([*batches])[INPUT]
+
+
+def predicting(model: nn.Module, exit_index: int = -1) -> Predict:
+    """Predictions of a torch model with one input, at one of its exits."""
+
+    def predict(inputs: Arrays) -> Arrays:
+        with torch.no_grad():
+            return {OUTPUT: arrays(outputs_of(model, tensors(inputs))[exit_index])}
+
+    return predict

@@ -27,20 +27,23 @@ class Stream(IterableDataset[Any]):
 )  # fmt: skip
 def test_every_kind_of_data_is_read_in_full(data: Any) -> None:
     batches = list(read_batches(data, 16, shuffle=True, split="train"))
-    assert torch.equal(torch.cat([x for x, _ in batches]).sort(0).values, INPUTS)
-    assert all(torch.equal(x[:, 0] % 4, y.float()) for x, y in batches)
+    assert torch.equal(torch.cat([x["input"] for x, _ in batches]).sort(0).values, INPUTS)
+    assert all(torch.equal(x["input"][:, 0] % 4, y.float()) for x, y in batches)
 
 
 def test_only_data_without_an_order_of_their_own_are_shuffled() -> None:
     torch.manual_seed(0)
     for data, shuffle, in_order in ((DATA, True, False), (DATA, False, True), (Stream(), True, True)):
-        read = torch.cat([x for x, _ in read_batches(data, 16, shuffle=shuffle, split="train")])
+        read = torch.cat([x["input"] for x, _ in read_batches(data, 16, shuffle=shuffle, split="train")])
         assert torch.equal(read, INPUTS) == in_order
 
 
 def test_empty_batches_are_left_out() -> None:
     empty = (INPUTS[:0], LABELS[:0])
-    assert [len(x) for x, _ in read_batches([empty, *PAIRS, empty], 16, shuffle=False, split="test")] == [32, 38]
+    assert [len(x["input"]) for x, _ in read_batches([empty, *PAIRS, empty], 16, shuffle=False, split="test")] == [
+        32,
+        38,
+    ]
     with pytest.raises(TaskError, match="test data: is empty"):
         list(read_batches([empty], 16, shuffle=False, split="test"))
 

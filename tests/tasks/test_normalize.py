@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from autocompress.errors import TaskError
 from autocompress.graphs.export import TOLERANCE, batchnorm_pairs, disagreement, export, fold_batchnorm
 from autocompress.graphs.quantizable import quantizable_layers
+from autocompress.tasks.interface import INPUT
 from autocompress.tasks.normalize import normalize
 
 
@@ -180,13 +181,13 @@ def test_a_network_becomes_a_plain_one_whose_file_agrees_with_the_given_one(name
         given.eval()
     kept, modes = state(given), [module.training for module in given.modules()]
     expected = outputs(copy.deepcopy(given).eval() if name == "training" else given, inputs)
-    plain = normalize(given, torch.zeros(1, *shape))
+    plain = normalize(given, {INPUT: torch.zeros(1, *shape)})
     assert words in " ".join(plain.notes) and plain.model is not given and not plain.model.training
     assert {p.dtype for p in plain.model.parameters()} == {torch.float32}
     assert all(p.requires_grad and p.is_leaf and not p.is_inference() for p in plain.model.parameters())
     tolerance = 0.05 if "float16" in " ".join(plain.notes) else TOLERANCE
     assert (outputs(plain.model, inputs) - expected).abs().max() <= tolerance * expected.abs().max()
-    assert not normalize(plain.model, torch.zeros(1, *shape)).notes
+    assert not normalize(plain.model, {INPUT: torch.zeros(1, *shape)}).notes
 
     model = copy.deepcopy(plain.model)  # as candidates are made
     folded = fold_batchnorm(model, batchnorm_pairs(model, inputs[:2]))
@@ -203,14 +204,14 @@ def test_a_network_becomes_a_plain_one_whose_file_agrees_with_the_given_one(name
 
 
 def test_shared_parameters_stay_shared() -> None:
-    model = normalize(nn.DataParallel(Cast(Tied(), torch.bfloat16)), torch.zeros(1, 12)).model
+    model = normalize(nn.DataParallel(Cast(Tied(), torch.bfloat16)), {INPUT: torch.zeros(1, 12)}).model
     assert model.inner.a.weight is model.inner.b.weight  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet", "vit"])
 def test_a_plain_network_is_left_as_it_is(name: str) -> None:
     model, example = ZOO[name]()
-    assert normalize(model, example).model is model
+    assert normalize(model, {INPUT: example}).model is model
 
 
 class Odd(nn.Module):
@@ -238,7 +239,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 def test_what_cannot_be_made_plain_is_refused_with_the_way_out(name: str) -> None:
     make, words = REFUSED[name]
     with pytest.raises(TaskError) as caught:
-        normalize(make().eval(), torch.zeros(1, 12))
+        normalize(make().eval(), {INPUT: torch.zeros(1, 12)})
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 

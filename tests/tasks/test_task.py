@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tasks import make_task
+from helpers.tasks import lone, make_task, predicting
 from helpers.zoo import ZOO, synthetic_classification
 from scipy import stats
 from torch import Tensor, nn
@@ -30,9 +30,11 @@ def task(**settings: Any) -> Task:
     return Task.classification(MODEL, **{"example_input": EXAMPLE, "val": DATA, **settings})
 
 
-def predict(x: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return MODEL(torch.from_numpy(x)).numpy()
+predict = predicting(MODEL)
+
+
+def logits(x: np.ndarray) -> np.ndarray:
+    return predict({"input": x})["logits"]
 
 
 class Broken(nn.Module):
@@ -85,21 +87,20 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": "resnet"}, "model must be a torch.nn.Module, got str"),
     ({"model": nn.Linear(24, 4, device="meta")}, "model must be on the CPU, got meta: give model.cpu()"),
     ({"model": Broken("raise")}, "the model does not run on example_input (1, 24): it raised ValueError: no such"),
-    ({"model": Broken("dict")}, "the model must return one tensor, got OrderedDict with 'out', 'aux'; wrap it in a"),
-    ({"model": Broken("tuple")}, "the model must return one tensor, got tuple of 2; wrap it in a module that does"),
-    ({"model": Broken("tuple"), "evaluate": lambda predict: 0.5}, "the model must return one tensor, got tuple of 2"),
-    ({"model": Broken("list"), "kind": "other", "metric": WIDE}, "the model must return one tensor, got list of 1"),
-    ({"model": Broken("dict"), "kind": "other", "evaluate": lambda predict: 0.5}, "one tensor, got OrderedDict"),
-    ({"model": Broken("none")}, "the model must return one tensor, got NoneType; wrap it in a module"),
+    ({"model": Broken("dict")}, "a classification returns one tensor of logits, got out, aux; use Task(..., kind='"),
+    ({"model": Broken("tuple")}, "a classification returns one tensor of logits, got output0, output1; use Task("),
+    ({"model": Broken("none")}, "the model must return tensors, got NoneType; wrap it in a module that does"),
     ({"model": Broken("exit")}, "the model does not run on example_input (1, 24): it raised SystemExit: 3"),
     ({"train": DATA, "loss": leaving}, "the loss of a training batch raised SystemExit: 3 (test_task.py, line "),
     ({"metric": Metric("bad", leaving)}, "validation data: the metric bad raised SystemExit: 3"),
-    ({"train": DATA, "teacher": Broken("dict")}, "the teacher must return one tensor, got OrderedDict with 'out'"),
+    ({"train": DATA, "teacher": Broken("dict")}, "what the model returns, (4,) per sample, got (4,) and (4,)"),
     ({"model": Broken("rank")}, "a classification returns logits (N, classes), got (1, 1, 4)"),
     ({"model": Broken("copy")}, "the model cannot be copied: copying raised TypeError: cannot pickle"),
     ({"example_input": torch.zeros(24)}, "example_input must be a tensor with a batch dimension"),
-    ({"example_input": "x"}, "such as torch.zeros(1, 3, 224, 224), got str"),
-    ({"example_input": torch.zeros(1, 24).long()}, "one or more samples of torch.float32, got 1 of torch.int64"),
+    ({"example_input": "x"}, "or a tuple or mapping of tensors, got str"),
+    ({"example_input": torch.zeros(1, 24).double()}, "integer type up to int64 or torch.bool, got 1 of torch.float64"),
+    ({"example_input": {"a": torch.zeros(1, 24), "b": 3}}, "or mapping of tensors, got a: Tensor, b: int"),
+    ({"example_input": (torch.zeros(1, 24), torch.zeros(2, 1))}, "the same number of samples, got [1, 2]"),
     ({"example_input": torch.zeros(1, 7)}, "the model does not run on example_input (1, 7)"),
     ({"val": None}, "a task needs validation data: give val=..., or evaluate=a function of predict"),
     ({"val": EMPTY}, "validation data: is empty; it must yield one or more (inputs, targets) batches"),
@@ -109,7 +110,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"val": generator()}, "validation data: can be read only once (generator); give a DataLoader"),
     ({"val": [INPUTS]}, "validation data: every batch must be (inputs, targets), two tensors, got Tensor"),
     ({"val": [(INPUTS, 3)]}, "two tensors, got tuple of Tensor, int"),
-    ({"val": [{"x": INPUTS}]}, "two tensors, got dict"),
+    ({"val": [{"x": INPUTS}]}, "two tensors, got dict with 'x'"),
     ({"val": [(INPUTS, LABELS[:3])]}, "validation data: a batch has 70 inputs but 3 targets"),
     ({"val": [(INPUTS[:, :5], LABELS)]}, "samples must have the shape of example_input (24,), got (5,)"),
     ({"train": [(INPUTS, LABELS + 1)]}, "train data: labels must be from 0 to 3 (the model has 4 outputs), got 4"),
@@ -157,9 +158,9 @@ def test_training_data_is_shuffled_by_the_seed_and_validation_data_is_not() -> N
     orders = []
     for seed in (0, 0, 1):
         seed_everything(seed)
-        orders.append(torch.cat([x for x, _ in made.train_batches()]))
+        orders.append(lone(x for x, _ in made.train_batches()))
     assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
-    assert np.array_equal(np.concatenate([x for x, _ in made.split("validation")]), INPUTS.numpy())
+    assert np.array_equal(lone(x for x, _ in made.split("validation")), INPUTS.numpy())
 
 
 def test_accuracy_is_that_of_torch_with_wilsons_interval() -> None:
@@ -195,14 +196,14 @@ def test_regression_has_its_own_metric_and_loss() -> None:
     )
     made.validate()
     assert made.loss is nn.functional.mse_loss and made.kind == "other"
-    assert made.score(predict, "validation").value == pytest.approx(float(-np.abs(predict(INPUTS.numpy())).mean()))
+    assert made.score(predict, "validation").value == pytest.approx(float(-np.abs(logits(INPUTS.numpy())).mean()))
 
 
 def test_outputs_that_are_not_numbers_fail_the_candidate() -> None:
     with pytest.raises(CandidateError, match="not numbers"):
-        task().score(lambda x: np.full((len(x), 4), np.nan), "validation")
+        task().score(lambda x: {"logits": np.full((len(x["input"]), 4), np.nan)}, "validation")
     ruled_out = np.array([0.0, 0.0, 0.0, -np.inf], np.float32)
-    assert task().score(lambda x: predict(x) + ruled_out, "validation").value > 0
+    assert task().score(lambda x: {"logits": logits(x["input"]) + ruled_out}, "validation").value > 0
 
 
 def test_a_metric_that_fails_on_some_predictions_fails_the_candidate() -> None:
@@ -214,7 +215,7 @@ def test_a_metric_that_fails_on_some_predictions_fails_the_candidate() -> None:
     made.validate()
     assert made.score(predict, "validation").n_samples == 70
     with pytest.raises(CandidateError, match="the metric inverse must return one finite score per sample"):
-        made.score(lambda x: np.zeros((len(x), 4), np.float32), "validation")
+        made.score(lambda x: {"logits": np.zeros((len(x["input"]), 4), np.float32)}, "validation")
 
 
 def test_own_evaluate_function_is_used_and_checked() -> None:
@@ -231,12 +232,12 @@ def test_own_evaluate_function_is_used_and_checked() -> None:
 def test_calibration_batches_repeat_and_are_counted() -> None:
     made = task(train=DATA, batch_size=32)
     batches = made.calibration_batches(40, seed=0)
-    assert [len(b) for b in batches] == [32, 8]
-    batches[0][:] = 7.0  # written into by whoever gets them
+    assert [len(b["input"]) for b in batches] == [32, 8]
+    batches[0]["input"][:] = 7.0  # written into by whoever gets them
     again = made.calibration_batches(40, seed=0)
-    assert not (again[0] == 7.0).all() and np.array_equal(batches[1], again[1])
-    assert not np.array_equal(again[0], made.calibration_batches(40, seed=1)[0])
-    assert np.array_equal(np.concatenate(again)[:10], made.calibration_batches(10, seed=0)[0])
+    assert not (again[0]["input"] == 7.0).all() and np.array_equal(batches[1]["input"], again[1]["input"])
+    assert not np.array_equal(lone(again), lone(made.calibration_batches(40, seed=1)))
+    assert np.array_equal(lone(again)[:10], lone(made.calibration_batches(10, seed=0)))
 
 
 class InOrder:
@@ -290,18 +291,18 @@ LOADERS: dict[str, Any] = {
 def test_calibration_covers_the_whole_data_and_parity_other_samples(name: str, role: str) -> None:
     torch.manual_seed(0)
     made = task(**{"val": TENSORS, role: LOADERS[name]})
-    used, aside = (np.concatenate(b) for b in (made.calibration_batches(128, 0), made.parity_batches(0)))
+    used, aside = (lone(b) for b in (made.calibration_batches(128, 0), made.parity_batches(0)))
     seen = np.bincount(used[:, 0].astype(int), minlength=4)
     least = 20 if name != "last dropped" else 0  # 200 samples of the last class are never trained with
     assert len(used) == 128 and (seen[:3] >= 20).all() and seen[3] >= least
     assert not set(map(bytes, used)) & set(map(bytes, aside)) and len(aside) >= 100
     other = task(**{"val": TENSORS, role: LOADERS[name]})
-    assert np.array_equal(used, np.concatenate(other.calibration_batches(128, 0)))
+    assert np.array_equal(used, lone(other.calibration_batches(128, 0)))
 
 
 def test_without_data_calibration_covers_all_that_evaluate_asks_for() -> None:
     made = task(val=None, evaluate=lambda p: sum(float(p(x.numpy()).mean()) for x in SORTED.split(16)))
-    used = np.concatenate(made.calibration_batches(128, 0))
+    used = lone(made.calibration_batches(128, 0))
     assert (np.bincount(used[:, 0].astype(int), minlength=4) >= 20).all()
     with pytest.raises(TaskError, match="evaluate never called predict"):
         task(val=None, evaluate=lambda p: 1.0).calibration_batches(5, 0)
@@ -309,9 +310,9 @@ def test_without_data_calibration_covers_all_that_evaluate_asks_for() -> None:
 
 def test_little_data_is_shared_out() -> None:
     made = task(val=[(INPUTS[:8], LABELS[:8])])
-    assert [sum(map(len, b)) for b in (made.calibration_batches(500, 0), made.parity_batches(0))] == [6, 2]
+    assert [len(lone(b)) for b in (made.calibration_batches(500, 0), made.parity_batches(0))] == [6, 2]
     single = task(val=[(INPUTS[:1], LABELS[:1])])
-    assert np.array_equal(single.calibration_batches(5, 0)[0], single.parity_batches(0)[0])
+    assert np.array_equal(lone(single.calibration_batches(5, 0)), lone(single.parity_batches(0)))
 
 
 def with_value(value: float, at: int = 50) -> list[Any]:

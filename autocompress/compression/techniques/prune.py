@@ -21,13 +21,14 @@ from autocompress.errors import CandidateError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from autocompress.compression import channels, probe
     from autocompress.compression.candidate import Candidate, Workshop
     from autocompress.compression.gains import Bench
     from autocompress.compression.structure import Outline
     from autocompress.devices.profile import DeviceProfile
+    from autocompress.tasks.interface import Inputs
 else:
     channels = lazy("autocompress.compression.channels")
     probe = lazy("autocompress.compression.probe")
@@ -120,12 +121,14 @@ class Prune(RemovesChannels):
         }
         import torch
 
+        from autocompress.tasks.interface import take
+
         model = candidate.copy_model()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(workshop.seed)  # for importance "random"
             removed = prune_channels(
                 model,
-                workshop.task.example_input[:1],
+                take(workshop.task.inputs, slice(1)),
                 ratios,
                 importance=self.importance,
                 round_to=self.round_to,
@@ -174,7 +177,7 @@ def _steps(bench: Bench) -> Iterator[Knob]:
 
 def prune_channels(
     model: nn.Module,
-    example: Tensor,
+    example: Inputs,
     ratios: dict[str, float],
     *,
     importance: Importance = "l2",
@@ -186,7 +189,7 @@ def prune_channels(
 
     Args:
         model: pruned in place.
-        example: an input, shape (1, ...). What makes the outputs is left alone.
+        example: inputs, each (1, ...). What makes the outputs is left alone.
         ratios: share of channels (attention: heads) to remove, by group name; groups not named are left alone.
         importance: the channels of least importance are removed.
         round_to: widths become multiples of it.
@@ -272,8 +275,7 @@ def _gradients(model: nn.Module, workshop: Workshop) -> None:
     model.zero_grad(set_to_none=True)
     with evaluating(model):
         for i, (inputs, targets) in enumerate(workshop.task.train_batches()):
-            outputs = model(inputs)
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            sum(workshop.task.loss(o, targets) for o in outputs).backward()  # type: ignore[union-attr]
+            answers = workshop.task.answers(model(*inputs.values()))
+            sum(workshop.task.loss(answer, targets) for answer in answers).backward()  # type: ignore[union-attr]
             if i == 3:
                 break

@@ -137,7 +137,7 @@ class Kernels:
         bits: dict[str, Any] = {name: 8 if on else 32 for name, on in zip(self._names, int8, strict=True)}
         deployment = self._versions.deploy(self._versions.narrow, usual.quantised(weight_bits=bits) if bits else None)
         for path, (kernels, buffers) in enumerate(zip(self.kernels, self.buffers, strict=True)):
-            forms = self._versions.kernels(deployment, deployment.outputs[: path + 1]).ops
+            forms = self._versions.kernels(deployment, deployment.paths[path]).ops
             running = {form.name: self._index(replace(form, alive=())) for form in forms}
             living = {(form.name, name): itemsize for form in forms for name, itemsize in form.alive}
             self._note(kernels, int8, running, -1)

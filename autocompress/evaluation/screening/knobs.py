@@ -20,6 +20,7 @@ from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.space import SearchSpace
 from autocompress.recipes.stage_space import StageSpace
+from autocompress.tasks.interface import take
 
 Ints = NDArray[np.int64]
 
@@ -63,7 +64,7 @@ class Knobs:
         self.parts: list[tuple[str, str]] = [*layers.items(), *(("", stage) for stage in stages)]
         """What has bits of its own: every layer, with its stage, and of each stage the layers that have no name."""
         task = evaluator.task
-        pruner = ChannelPruner(copy.deepcopy(task.model), task.example_input[:1], tuple(self.anatomy.layers))
+        pruner = ChannelPruner(copy.deepcopy(task.model), take(task.inputs, slice(1)), tuple(self.anatomy.layers))
         by_name = {group.name: group for group in pruner.groups}
         self.groups: list[ChannelGroup] = [by_name[name] for name in self.anatomy.groups]
         self.full: Ints = np.array([group.n_units for group in self.groups], np.int64)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.tasks import make_task
+from helpers.tasks import make_task, predicting
 from torch import nn
 
 from autocompress.compression.anatomy import dissect
@@ -12,13 +12,12 @@ from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.techniques.prune import Prune
 from autocompress.errors import CandidateError, TaskError
+from autocompress.tasks.interface import tensors
 from autocompress.tasks.networks import outputs_of
 
 
 def accuracy(candidate: Candidate, workshop: Workshop) -> float:
-    return workshop.task.score(
-        lambda x: outputs_of(candidate.model, torch.from_numpy(x))[-1].numpy(), "validation"
-    ).value
+    return workshop.task.score(predicting(candidate.model), "validation").value
 
 
 def test_distillation_recovers_a_pruned_network(trained_workshop: Workshop) -> None:
@@ -54,7 +53,7 @@ def test_another_teacher_is_followed() -> None:
     task = replace(task, val=always)  # by labels that disagree with the teacher its weights would not be kept
     workshop = Workshop(task, dissect(task))
     taught = Distill(epochs=5, weight=1.0, learning_rate=0.1).apply(Candidate(task.model), workshop)
-    predictions = outputs_of(taught.model, torch.from_numpy(task.split("validation")[0][0]))[0].argmax(-1)
+    predictions = outputs_of(taught.model, tensors(task.split("validation")[0][0]))[0].argmax(-1)
     assert (predictions == 2).float().mean() > 0.95
     with pytest.raises(CandidateError, match="no place in common"):
         Distill(epochs=1, feature_weight=1).apply(Candidate(task.model), workshop)

@@ -1,0 +1,50 @@
+"""Networks with several inputs and outputs, from the recipe to the file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.many import MANY, many
+from helpers.running import load, run
+from helpers.small import device
+
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.recipes.recipe import Recipe
+from autocompress.tasks.interface import arrays, tensors
+from autocompress.tasks.networks import outputs_of
+
+PRUNE: dict[str, Any] = {"technique": "prune", "ratio": 0.25, "round_to": 2}
+TRAIN: dict[str, Any] = {"technique": "distill", "epochs": 1, "learning_rate": 0.01, "weight": 0.5}
+RECIPES = {
+    "float": [],
+    "ptq": [{"technique": "ptq"}],
+    "pruned": [PRUNE, TRAIN, {"technique": "ptq"}],
+    "qat": [{"technique": "qat", "epochs": 1}],
+}
+
+
+@pytest.fixture(scope="module", params=sorted(MANY))
+def evaluator(request: pytest.FixtureRequest) -> Evaluator:
+    task = many(request.param)
+    task.validate()
+    return Evaluator(task, device())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_stage_carries_them_into_the_file(name: str, evaluator: Evaluator) -> None:
+    task = evaluator.task
+    (outcome,) = evaluator.evaluate(Recipe.parse({"stages": RECIPES[name]}))
+    e = outcome.evaluation
+    model = load(outcome.file)
+    assert [*model.inputs] == [*task.inputs] and [*model.outputs] == [*task.outputs.names]
+    inputs, _ = task.split("validation")[0]
+    for mine, theirs in zip(run(model, inputs), outputs_of(task.model, tensors(inputs)), strict=True):
+        assert mine.shape == tuple(theirs.shape)
+        if name == "float":
+            np.testing.assert_allclose(mine, arrays(theirs), atol=1e-4)
+    assert e.parity is not None and e.parity > (0.99 if name == "float" else 0.8 if "p" in name else 0.6), e.parity
+    assert e.parity > 0.98 or name != "qat"
+    assert evaluator.score(outcome.file, "test").n_samples == 96
+    assert name == "float" or any(layer.weight_bits == 8 for layer in e.layers)

@@ -27,6 +27,7 @@ _HOMES = {
     "Stage": "autocompress.compression.stage",
     "Phase": "autocompress.compression.stage",
     "Number": "autocompress.compression.stage",
+    "TableField": "autocompress.compression.stage",
     "Candidate": "autocompress.compression.candidate",
     "Workshop": "autocompress.compression.candidate",
 }

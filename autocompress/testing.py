@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.catalogue import technique, technique_names
 from autocompress.compression.fingerprint import architecture
 from autocompress.compression.stage import Phase, Stage
 from autocompress.recipes.recipe import Recipe
@@ -169,13 +170,14 @@ def reports(case: Case) -> None:
 
 
 def has_valid_fields(case: Case) -> None:
-    """Check that defaults are valid, unknown keys are refused, and the name is that of the module."""
+    """Check that defaults are valid, unknown keys are refused, and recipes find the class by its name."""
     cls = type(case.stage)
     required = {name for name, field in cls.model_fields.items() if field.is_required()}
     defaults = cls.model_validate({name: getattr(case.stage, name) for name in required})
     _require(cls.model_validate(defaults.model_dump()) == defaults, "the default of a field is not valid for it")
     _require(isinstance(cls.phase, Phase), "it has no phase")
-    _require(cls.__module__.rpartition(".")[2] == case.stage.technique, "`technique` is not the module's name")
+    found = technique(case.stage.technique) if case.stage.technique in technique_names() else None
+    _require(found is cls, "`technique` is not the name that recipes find it by: the path of its module")
     for attempt in (
         lambda: cls.model_validate({**defaults.model_dump(), "no_such_setting": 1}),
         lambda: setattr(case.stage, "technique", "other"),

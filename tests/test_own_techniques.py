@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,8 @@ import pytest
 import torch
 from helpers.small import device, small_task, space
 
-import autocompress.compression.stage
-import autocompress.compression.techniques
-import autocompress.recipes.recipe
 from autocompress import Budget, search
+from autocompress.compression.catalogue import enable
 from autocompress.compression.training import Schedule
 from autocompress.errors import CandidateError
 from autocompress.evaluation.elastic import Elastic
@@ -22,23 +21,19 @@ from autocompress.evaluation.screening import Screen
 from autocompress.recipes.recipe import Recipe
 
 TRAIN = {"technique": "distill", "epochs": 1}
-DROP = {"technique": "drop_block", "block": "blocks.0"}
+DROP = {"technique": "own_techniques.drop_block", "block": "blocks.0"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def known() -> Iterator[None]:
-    """Makes the techniques of tests/own_techniques importable beside the package's own."""
-    caches = (autocompress.compression.stage.technique, autocompress.compression.stage.technique_names)
-    with pytest.MonkeyPatch.context() as patch:
-        folder = str(Path(__file__).parent / "own_techniques")
-        patch.setattr(
-            autocompress.compression.techniques, "__path__", [*autocompress.compression.techniques.__path__, folder]
-        )
-        for cache in caches:
-            cache.cache_clear()
-        yield
-    for cache in caches:
-        cache.cache_clear()
+    """What `--techniques` does, for the tests of this module."""
+    before = set(sys.modules)
+    for name in ("drop_block", "shrink"):
+        enable(f"own_techniques.{name}")
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("own_techniques"):
+            del sys.modules[name]
 
 
 def recipe(*stages: dict[str, Any]) -> Recipe:
@@ -46,7 +41,7 @@ def recipe(*stages: dict[str, Any]) -> Recipe:
 
 
 def shrunk(factor: float) -> Recipe:
-    return recipe({"technique": "shrink", "factor": factor}, {**TRAIN, "epochs": 0})
+    return recipe({"technique": "own_techniques.shrink", "factor": factor}, {**TRAIN, "epochs": 0})
 
 
 def test_trained_weights_are_those_of_the_recipe(tmp_path: Path) -> None:
@@ -61,7 +56,10 @@ def test_trained_weights_are_those_of_the_recipe(tmp_path: Path) -> None:
 
 def test_equal_candidates_of_other_recipes_share_weights_and_key(tmp_path: Path) -> None:
     evaluator = Evaluator(small_task("mlp"), device(), cache=tmp_path)
-    same = [recipe({"technique": "drop_block"}, TRAIN), recipe({"technique": "prune", "ratio": 0.0}, TRAIN)]
+    same = [
+        recipe({"technique": "own_techniques.drop_block"}, TRAIN),
+        recipe({"technique": "prune", "ratio": 0.0}, TRAIN),
+    ]
     assert {evaluator.forecast(r).key for r in same} == {evaluator.forecast(recipe(TRAIN)).key}
     evaluator.evaluate(recipe(TRAIN))
     assert all(evaluator.is_trained(r) for r in same) and not evaluator.is_trained(recipe({**TRAIN, "epochs": 2}))
@@ -70,7 +68,7 @@ def test_equal_candidates_of_other_recipes_share_weights_and_key(tmp_path: Path)
 
 def test_costs_of_unknown_stages_are_not_guessed() -> None:
     evaluator = Evaluator(small_task("resnet", n=64), device())
-    with pytest.raises(CandidateError, match="what drop_block does to the costs is not known before"):
+    with pytest.raises(CandidateError, match=r"what own_techniques.drop_block does to the costs is not known before"):
         Screen(evaluator, space({"version": 1, "stages": [{**DROP, "block": {"choice": ["none", "blocks.0"]}}]}))
     dropped = evaluator.forecast(recipe(DROP))
     assert dropped.worst_case_ms < evaluator.forecast(recipe()).worst_case_ms
@@ -103,9 +101,9 @@ def test_a_search_with_the_default_sampler_runs(tmp_path: Path) -> None:
     found = search(
         small_task("resnet", n=64), device(), space({"version": 1, "stages": stages}), budget=Budget(5), out=tmp_path
     )
-    done = [e for e in found.evaluations if e.state == "complete" and e.recipe.get("drop_block")]
-    assert {e.recipe.get("drop_block").block for e in done} == {"none", "blocks.0"}
+    done = [e for e in found.evaluations if e.state == "complete" and e.recipe.get("own_techniques.drop_block")]
+    assert {e.recipe.get("own_techniques.drop_block").block for e in done} == {"none", "blocks.0"}
     for e in done:
         gone = {x.name for x in e.layers if not x.channels_after}
-        is_gone = e.recipe.get("drop_block").block == "blocks.0"
+        is_gone = e.recipe.get("own_techniques.drop_block").block == "blocks.0"
         assert gone == ({"blocks.0.conv1", "blocks.0.conv2"} if is_gone else set())

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from typing import Annotated
 
 import typer
 
@@ -14,6 +15,7 @@ from autocompress.cli.devices import app as devices
 from autocompress.cli.files import apply, key, measure, schema, verify
 from autocompress.cli.studies import ablate, compare, diff, export, retarget, show, watch
 from autocompress.cli.tasks import check, search
+from autocompress.compression.catalogue import enable
 from autocompress.errors import AutocompressError, InputError, keep_traceback, where
 
 _INTERRUPTED = 130
@@ -31,6 +33,21 @@ for _command in (check, search, watch, show, ablate, compare, diff, export, reta
 app.add_typer(devices, name="devices", invoke_without_command=True)
 app.command()(key)
 app.command()(schema)
+
+
+@app.callback()
+def _before_any_command(
+    techniques: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE",
+            envvar="AUTOCOMPRESS_TECHNIQUES",
+            help="Module of yours with a technique that recipes and spaces name (repeatable); its code is run.",
+        ),
+    ] = None,
+) -> None:
+    for module in techniques or ():
+        enable(module)
 
 
 def main() -> None:

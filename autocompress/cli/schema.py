@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from autocompress.compression.stage import technique, technique_names
+from autocompress.compression.catalogue import technique, technique_names
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import InputError
 from autocompress.studies.settings import Settings

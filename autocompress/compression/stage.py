@@ -1,24 +1,16 @@
-"""What a technique is: a stage of a recipe, its phase, and how it is found by its name.
-
-No torch is imported here.
-"""
+"""What a technique is: a stage of a recipe, its phase, and what a search must know of it. No torch is imported here."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from autocompress.compression.structure import Outline, Parts
 from autocompress.compression.tables import table_changes
-from autocompress.errors import RecipeError
-from autocompress.validation import explain, suggestion
 
 if TYPE_CHECKING:
     from autocompress.compression.candidate import Candidate, Workshop
@@ -93,7 +85,7 @@ class Findings(Protocol):
 
 
 class Stage(BaseModel):
-    """One step of a recipe. A subclass per technique; its `technique` field is the file name of its module.
+    """One step of a recipe. A subclass per technique, in a module of its own; `catalogue` finds it by its name.
 
     What a search must know of a technique it declares here; nothing else in the package knows techniques by name.
     """
@@ -185,47 +177,6 @@ class Stage(BaseModel):
             f"{self.technique}: {words}{f' of {where}' if where else ''} {_plain(old)} -> {_plain(new)}"
             for where, old, new in table_changes(before, after, None)
         ]
-
-
-@cache
-def technique(name: str) -> type[Stage]:
-    """Return the stage class of the technique `name`.
-
-    Raises:
-        RecipeError: there is no such technique.
-    """
-    known = technique_names()
-    if name not in known:
-        raise RecipeError(f"unknown technique {name!r}{suggestion(name, known)}; known: {', '.join(known)}")
-    module = importlib.import_module(f"autocompress.compression.techniques.{name}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Stage) and value.__module__ == module.__name__
-    )
-
-
-@cache
-def technique_names() -> tuple[str, ...]:
-    """Names of all techniques: the modules of `autocompress.compression.techniques`."""
-    package = importlib.import_module("autocompress.compression.techniques")
-    return tuple(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
-
-
-def parse_stage(data: object, path: str) -> Stage:
-    """Build one stage from plain data or return it if it already is one; errors name `path`."""
-    if isinstance(data, Stage):
-        return data
-    if not isinstance(data, Mapping) or "technique" not in data:
-        raise RecipeError(f"{path}: must be a mapping with the key 'technique', got {data!r}")
-    try:
-        cls = technique(str(data["technique"]))
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from None
-    try:
-        return cls.model_validate(dict(data))
-    except ValidationError as error:
-        raise RecipeError(explain(error, path, list(cls.model_fields))) from None
 
 
 def _plain(value: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from autocompress.compression.catalogue import technique, technique_names
 from autocompress.compression.gains import Knob
-from autocompress.compression.stage import Phase, Stage, technique, technique_names
+from autocompress.compression.stage import Phase, Stage
 from autocompress.compression.techniques import _usual as usual
 from autocompress.devices import cost_model
 from autocompress.errors import CandidateError

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
 
-from autocompress.compression.stage import Phase, Stage, parse_stage
+from autocompress.compression.catalogue import parse_stage
+from autocompress.compression.stage import Phase, Stage
 from autocompress.errors import RecipeError
 from autocompress.files import read_yaml, write_atomically
 from autocompress.validation import check_version, explain

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from autocompress.compression.stage import Limit, Phase, Stage, technique, technique_names
+from autocompress.compression.catalogue import technique, technique_names
+from autocompress.compression.stage import Limit, Phase, Stage
 from autocompress.compression.structure import Outline
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import RecipeError, SpaceError

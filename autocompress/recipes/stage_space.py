@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from autocompress.compression.stage import Stage, TableField, parse_stage, technique
+from autocompress.compression.catalogue import parse_stage, technique
+from autocompress.compression.stage import Stage, TableField
 from autocompress.compression.structure import Outline
 from autocompress.compression.tables import lookup
 from autocompress.errors import RecipeError, SpaceError

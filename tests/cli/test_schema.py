@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from autocompress.cli.schema import KINDS, schema
-from autocompress.compression.stage import technique_names
+from autocompress.compression.catalogue import own_names
 from autocompress.errors import InputError
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
@@ -77,7 +77,7 @@ def test_spaces_know_domains_tables_and_alternatives() -> None:
 
 def test_every_technique_is_in_the_schema_with_its_words() -> None:
     stages = schema("recipe")["properties"]["stages"]["items"]["oneOf"]
-    assert {s["properties"]["technique"]["const"] for s in stages} == set(technique_names())
+    assert {s["properties"]["technique"]["const"] for s in stages} == set(own_names())
     [prune] = [s for s in stages if s["properties"]["technique"]["const"] == "prune"]
     assert prune["properties"]["round_to"]["description"].startswith("Widths are multiples of it")
     assert prune["description"].startswith("Remove a share of the channels")

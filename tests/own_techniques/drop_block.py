@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class DropBlock(Stage):
     """Replace a block that keeps the shape of its input."""
 
-    technique: Literal["drop_block"] = "drop_block"
+    technique: Literal["own_techniques.drop_block"] = "own_techniques.drop_block"
     block: str = "none"
     """Path of the module; "none" changes nothing."""
     by: Literal["nothing", "two"] = "nothing"

@@ -8,7 +8,7 @@ from autocompress import Candidate, Number, Phase, Stage, Workshop
 class Shrink(Stage):
     """Multiply all weights by a factor."""
 
-    technique: Literal["shrink"] = "shrink"
+    technique: Literal["own_techniques.shrink"] = "own_techniques.shrink"
     factor: Number = 1.0
     phase: ClassVar[Phase] = Phase.STRUCTURE
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autocompress.compression.stage import Phase, parse_stage, technique, technique_names
+from autocompress.compression.catalogue import own_names, parse_stage, technique
+from autocompress.compression.stage import Phase
 from autocompress.compression.tables import lookup, unknown_keys
 from autocompress.errors import AutocompressError, RecipeError
 from autocompress.files import write_atomically, write_json
@@ -213,8 +214,8 @@ def test_stages_are_frozen() -> None:
 
 
 def test_every_technique_is_found_by_its_name() -> None:
-    assert technique_names() == ("distill", "early_exit", "exit_threshold", "prune", "ptq", "qat")
-    assert all(technique(name).model_fields["technique"].default == name for name in technique_names())
+    assert own_names() == ("distill", "early_exit", "exit_threshold", "prune", "ptq", "qat")
+    assert all(technique(name).model_fields["technique"].default == name for name in own_names())
 
 
 def test_lookup_prefers_the_more_specific_key() -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from autocompress import testing
 from autocompress.compression.candidate import Candidate, Workshop
-from autocompress.compression.stage import Phase, Stage, parse_stage, technique_names
+from autocompress.compression.catalogue import own_names, parse_stage
+from autocompress.compression.stage import Phase, Stage
 from autocompress.testing import CHECKS, Case
 
 EXIT = {"technique": "early_exit", "count": 2, "hidden": 8}
@@ -38,7 +39,7 @@ def case(name: str, workshop: Workshop) -> Case:
 
 
 def test_every_technique_is_tested() -> None:
-    assert set(SETTINGS) == set(technique_names())
+    assert set(SETTINGS) == set(own_names())
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -57,7 +58,7 @@ def multiplied(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
 class Broken(Stage):
     """Breaks a rule."""
 
-    technique: Literal["test_conformance"] = "test_conformance"
+    technique: Literal["broken"] = "broken"
     how: str = "none"
     factor: float = 1.0
     phase: ClassVar[Phase] = Phase.STRUCTURE
@@ -121,5 +122,5 @@ def test_documentation_and_field_checks_refuse_a_bare_stage(workshop_of: Callabl
     bare = Case(Undocumented(), workshop_of("resnet"))
     with pytest.raises(AssertionError, match="docstring"):
         testing.is_documented(bare)
-    with pytest.raises(AssertionError, match="module's name"):
+    with pytest.raises(AssertionError, match="name that recipes find it by"):
         testing.has_valid_fields(bare)

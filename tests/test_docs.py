@@ -32,7 +32,7 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     brief = TimingProtocol(rounds=2, runs=2, passes=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOCOMPRESS_HOME", str(home))
-        patch.setattr(space, "_SHIPPED", (*space._SHIPPED, write_space(home, name="cnn").parent))
+        patch.setattr(space, "_SHIPPED", (*space._SHIPPED, write_space(home, name="auto").parent))
         patch.setattr(timing, "FAST", brief)
         patch.setattr(timing, "THOROUGH", brief)
         yield home
@@ -53,7 +53,7 @@ def project(patched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     (folder / "my_project.py").write_text(doc_blocks.PROJECT)
     (folder / "my_task.py").write_text(doc_blocks.TASK)
-    search = "search my_task.py:task --space cnn --device host --max-accuracy-drop 0.01 --trials 2 --out"
+    search = "search my_task.py:task --device host --max-accuracy-drop 0.01 --trials 2 --out"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run(["autocompress", *search.split(), "results/my-study"])

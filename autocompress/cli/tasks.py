@@ -32,7 +32,7 @@ def search(
     out: Annotated[Path, typer.Option(help="Folder of the study; the same one again resumes.")],
     constraints: list[Constraint],
     device: DeviceOption = "host",
-    space: SpaceOption = "cnn",
+    space: SpaceOption = "auto",
     trials: Annotated[int | None, typer.Option(help="Candidates to evaluate; rejected ones are free.")] = None,
     hours: Annotated[float | None, typer.Option(help="Hours of search, over all sessions.")] = None,
     active_power_mw: ActivePower = None,
@@ -130,7 +130,7 @@ def search(
 def check(
     target: Annotated[str, typer.Argument(help="A task (module.py:name), or a recipe, space or device as YAML.")],
     constraints: list[Constraint],
-    space: SpaceOption = "cnn",
+    space: SpaceOption = "auto",
     device: DeviceOption = "host",
     active_power_mw: ActivePower = None,
     as_json: JsonOption = False,

@@ -14,7 +14,7 @@ from autocompress.recipes.space import SearchSpace
 from autocompress.studies.constraints import at_most
 
 
-@pytest.mark.parametrize(("name", "epochs"), [("ptq-only", 0), ("cnn", 3), ("qat", 3 + 2)])
+@pytest.mark.parametrize(("name", "epochs"), [("ptq-only", 0), ("cnn", 3), ("auto", 3), ("qat", 3 + 2)])
 def test_the_longest_training_of_a_space_is_counted(name: str, epochs: int) -> None:
     slots = SearchSpace.load(name).slots
     assert sum(max(map(most_epochs, slot.alternatives)) for slot in slots) == epochs

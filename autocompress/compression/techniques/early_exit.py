@@ -54,9 +54,11 @@ class EarlyExit(Variant):
 
     @classmethod
     def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
-        """Where no exit can be attached or executed."""
+        """Where no exit can be attached, trained or executed."""
         if not network.places:
             return "the network has no place for an exit, or its task is not a classification"
+        if not trainable:
+            return "the heads of exits need training, and the task brings no training data"
         return not_executed(device)
 
     @classmethod

@@ -68,8 +68,10 @@ class Prune(RemovesChannels):
 
     @classmethod
     def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
-        """Where nothing can be removed."""
-        return "" if network.groups else "the network has no channels that can be removed"
+        """Where nothing can be removed, or what is left could not be trained."""
+        if not network.groups:
+            return "the network has no channels that can be removed"
+        return "" if trainable else "a pruned network needs training, and the task brings no training data"
 
     @classmethod
     def units_kept(cls, group: channels.ChannelGroup, **settings: Any) -> int:

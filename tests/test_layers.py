@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 import autocompress
+from autocompress.runtimes.base import get, own_names
 
 ROOT = Path(autocompress.__file__).parent
 ORDER = (
     *("known_costs", "tasks", "runtimes", "runtimes.adapters.onnxruntime", "runtimes.adapters", "graphs"),
     *("devices", "devices.calibration", "compression", "compression.techniques", "recipes", "studies"),
     *("evaluation", "evaluation.screening", "controller.executors", "controller"),
-    *("report", "report.text", "report.figures", "report.web", "packaging", "cli"),
+    *("report", "report.text", "report.figures", "report.web", "packaging", "testing", "cli"),
 )
 """The folders, lowest first. A folder imports those before it.
 
@@ -33,6 +34,7 @@ HEAVY = {
     "optuna",
     "onnx",
     "onnxruntime",
+    "openvino",
     "onnxscript",
     "pandas",
     "plotly",
@@ -120,6 +122,14 @@ def test_light_folders_import_nothing_heavy(module: str) -> None:
         assert not heavy, f"{module} imports {', '.join(sorted(heavy))} through {current}"
         parents = {".".join(current.split(".")[:i]) for i in range(1, current.count(".") + 1)}
         pending |= (own(iter(names)) | parents) - seen
+
+
+@pytest.mark.parametrize("name", own_names())
+def test_only_a_runtimes_own_file_imports_its_library(name: str) -> None:
+    """But for what runs a file where autocompress is not installed."""
+    own_file, alone = f"runtimes.adapters.{name}", {"packaging._infer"}
+    guilty = [m for m, tree in TREES.items() if get(name).library in {i.split(".")[0] for i in imports(tree)}]
+    assert [m for m in guilty if not m.startswith(own_file) and m not in alone] == []
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

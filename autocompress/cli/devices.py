@@ -103,7 +103,12 @@ def devices_bundle(
 
 @app.command("calibrate")
 def devices_calibrate(
-    name: Annotated[str, typer.Argument(help="Name of the profile to write; 'host' is used by default.")] = "host",
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the profile to write; that of this machine by default.")
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="Calibrate another runtime of this machine; the profile is host.RUNTIME.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one inference.")] = 1,
     seconds: Annotated[float, typer.Option(min=1, help="Time to spend measuring.")] = 60.0,
     from_: Annotated[
@@ -127,11 +132,16 @@ def devices_calibrate(
     out: Annotated[Path | None, typer.Option(help="File to write instead of your profile folder.")] = None,
 ) -> None:
     """Write the profile of this machine, of a device over SSH, from a bundle's result, or from a few numbers."""
+    from autocompress.devices.profile import FILE_RUNTIME, HOST, device_of, host_name
+
+    name = name or host_name(runtime or FILE_RUNTIME)
     _check_name(name)
     given = [f"--{key}" for key, value in (("from", from_), ("ssh", ssh), ("like", like)) if value is not None]
     if len(given) > 1:
         raise InputError(f"give one of --from, --ssh and --like, got {' and '.join(given)}")
-    if given and name == "host" and like != "host" and out is None:
+    if given and runtime is not None:
+        raise InputError(f"--runtime is of this machine and does not go with {given[0]}")
+    if given and device_of(name) == HOST and like != name and out is None:
         raise InputError(
             f"{given[0]} is about another device than this machine: give its profile a name, such as my-board"
         )
@@ -149,7 +159,7 @@ def devices_calibrate(
     elif ssh is not None:
         profile = _over_ssh(name, ssh, python, threads, seconds, base_model, accept_unsteady, shapes)
     else:
-        profile = _measured_here(name, threads, seconds)
+        profile = _measured_here(name, threads, seconds, runtime or FILE_RUNTIME)
     path = _save(profile, out)
     from autocompress.report.web.calibration import degree_text
 
@@ -162,17 +172,23 @@ def devices_calibrate(
 
 def calibrate_this_machine() -> DeviceProfile:
     """Calibrate the profile "host", about a minute, and write it to the user's folder."""
-    profile = _measured_here("host", 1, 60.0)
+    from autocompress.devices.profile import FILE_RUNTIME, HOST
+
+    profile = _measured_here(HOST, 1, 60.0, FILE_RUNTIME)
     _save(profile, None)
     return profile
 
 
-def _measured_here(name: str, threads: int, seconds: float) -> DeviceProfile:
+def _measured_here(name: str, threads: int, seconds: float, runtime: str) -> DeviceProfile:
     from autocompress.devices.calibration.fit import calibrate_host
     from autocompress.report.text.live import Live
 
     with Live() as live:
-        profile = calibrate_host(threads, seconds, lambda share, text: live.status(f"calibrating: {share:.0%}, {text}"))
+
+        def tell(share: float, text: str) -> None:
+            live.status(f"calibrating: {share:.0%}, {text}")
+
+        profile = calibrate_host(threads, seconds, tell, runtime)
     return profile.model_copy(update={"name": name})
 
 
@@ -231,13 +247,15 @@ def _moved(
     from autocompress.devices.calibration.adapt import read_table, refit
     from autocompress.devices.calibration.bundle import read_model
     from autocompress.devices.profile import DeviceProfile
+    from autocompress.runtimes.base import executor
 
     one = base_model is not None and latency_ms is not None
     if one == (measured is not None) or (base_model is None) != (latency_ms is None):
         raise InputError("--like needs either --base-model with --latency-ms, or --measured")
     start = DeviceProfile.load(like)
+    runtime = executor(start.runtime)
     if measured is not None:
-        points = _measured_in(measured, like) if measured.is_dir() else read_table(measured, shapes)
+        points = _measured_in(measured, like) if measured.is_dir() else read_table(measured, shapes, runtime)
         return refit(start, points, name)
     assert base_model is not None and latency_ms is not None
     from autocompress.devices.calibration.measurements import LONGEST_MS, SHORTEST_MS
@@ -246,7 +264,7 @@ def _moved(
         raise InputError(
             f"--latency-ms must be a positive number of milliseconds up to {LONGEST_MS:g}, got {latency_ms:g}"
         )
-    return refit(start, [(base_model.name, read_model(base_model, shapes)[1], latency_ms)], name)
+    return refit(start, [(base_model.name, read_model(base_model, shapes, runtime)[1], latency_ms)], name)
 
 
 def _measured_in(folder: Path, device: str) -> list[Point]:

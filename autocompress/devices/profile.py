@@ -363,10 +363,11 @@ def _found(name_or_path: str | Path) -> Path | None:
 
 def _refuse(text: str) -> NoReturn:
     listed = "`autocompress devices` lists all; a path to a YAML file works too"
-    if text == HOST:
+    if device_of(text) == HOST:
+        how = HOST if text == HOST else f"--runtime {text.removeprefix(HOST + '.')}"
         raise DeviceError(
-            "device 'host' (this machine) has no profile yet; calibrate it once (about a minute) with "
-            f"`autocompress devices calibrate host`, or choose another: {listed}"
+            f"device {text!r} (this machine) has no profile yet; calibrate it once (about a minute) with "
+            f"`autocompress devices calibrate {how}`, or choose another: {listed}"
         )
     names, part = sorted({*map(device_of, list_profiles()), HOST}), text.lower()
     close = sorted((n for n in names if part and part in n), key=lambda n: not n.startswith(part))

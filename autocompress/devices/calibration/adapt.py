@@ -23,6 +23,7 @@ from autocompress.devices.cost_model import predict
 from autocompress.devices.profile import Calibration, DeviceProfile, Dtype, OpCost, Provenance
 from autocompress.errors import DeviceError
 from autocompress.files import read_file
+from autocompress.runtimes.base import Runtime
 from autocompress.runtimes.input_shapes import Shapes
 from autocompress.runtimes.workload import Workload
 
@@ -192,10 +193,11 @@ def _times(cost: OpCost, factor: float) -> OpCost:
     return OpCost(**{term: getattr(cost, term) * factor for term in OpCost.model_fields})
 
 
-def read_table(path: str | Path, shapes: Shapes = MappingProxyType({})) -> list[Point]:
+def read_table(path: str | Path, shapes: Shapes = MappingProxyType({}), runtime: Runtime | None = None) -> list[Point]:
     """Read a CSV table with the columns file and latency_ms; files are looked up beside the table.
 
-    `shapes` are those of the inputs of the files, by name, that have free dimensions beside the batch.
+    `shapes` are those of the inputs of the files, by name, that have free dimensions beside the batch; `runtime` is
+    that of the device, by default the reference.
 
     Raises:
         DeviceError: a column is missing, a latency is no positive number, or a file is no ONNX model.
@@ -220,7 +222,7 @@ def read_table(path: str | Path, shapes: Shapes = MappingProxyType({})) -> list[
                 f"{path}, line {number}: latency_ms must be a positive number, got {row['latency_ms']!r}; from "
                 f"{SHORTEST_MS:g} to {LONGEST_MS:g} is possible."
             )
-        points.append((row["file"] or "", read_model(table.parent / (row["file"] or ""), shapes)[1], ms))
+        points.append((row["file"] or "", read_model(table.parent / (row["file"] or ""), shapes, runtime)[1], ms))
     names = [label for label, _, _ in points]
     twice = next((label for label in names if names.count(label) > 1), None)
     if twice is not None:

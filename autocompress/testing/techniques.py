@@ -1,6 +1,6 @@
 """Conformance checks for techniques: what every one of them must do, for their authors to run in a test.
 
-    from autocompress.testing import CHECKS, Case
+    from autocompress.testing.techniques import CHECKS, Case
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     def test_conforms(check):

@@ -1,0 +1,7 @@
+"""Conformance checks for authors of extensions: `techniques` and `runtimes`, each a list of checks to run in a test."""
+
+from __future__ import annotations
+
+from autocompress.testing.techniques import CHECKS, Case
+
+__all__ = ["CHECKS", "Case"]

@@ -31,9 +31,10 @@ from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.timing import ways_through
 from autocompress.graphs.nested_if import EXIT_INDEX
 from autocompress.recipes.recipe import Recipe
-from autocompress.runtimes.base import Model, Runtime, get, pieces, reference
+from autocompress.runtimes.base import Runtime, get, pieces, reference
 from autocompress.runtimes.timing import TimingProtocol, measure
 from autocompress.runtimes.workload import KINDS
+from autocompress.tasks.interface import joined
 from autocompress.tasks.task import Task
 
 FLOAT_ERROR = 1e-3
@@ -65,8 +66,7 @@ class Case:
     @cached_property
     def samples(self) -> dict[str, NDArray[Any]]:
         """One sample."""
-        (name, *_) = (value.name for value in self.file().graph.graph.input)
-        return {name: self.task.calibration_batches(1, 0)[0][:1]}
+        return {name: array[:1] for name, array in self.task.calibration_batches(1, 0)[0].items()}
 
     def deployment(self, stage: Ptq | None = None, *, exits: bool = False) -> Deployment:
         """The network, quantised or with one early exit on demand."""
@@ -223,13 +223,9 @@ def _refused(attempt: Callable[[], object]) -> bool:
 def _error(case: Case, artifact: Artifact) -> float:
     """Largest relative difference from the reference over some samples."""
     ours, theirs = case.runtime.load(artifact.file), reference().load(artifact.graph.SerializeToString())
-    (name, *_) = case.samples
-    found, expected = (_run(model, name, case.task.parity_batches(0)[0]) for model in (ours, theirs))
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
-
-
-def _run(model: Model, name: str, batch: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate([model({name: piece})[model.outputs[-1]] for piece in pieces(model, batch)])
+    batch = case.task.parity_batches(0)[0]
+    found, expected = (joined([model(piece) for piece in pieces(model, batch)]) for model in (ours, theirs))
+    return max(float(np.abs(found[name] - expected[name]).max() / np.abs(expected[name]).max()) for name in expected)
 
 
 def _difference(a: Any, b: Any) -> float:

@@ -2,10 +2,11 @@
 
 Usage: python hardware_profiles/fit_public_data.py FOLDER_WITH_THE_TABLES [OUTPUT_FOLDER] [COLLECTION ...]
 
-Sources and licences stand in each profile. A collection (arm, x86, gpus, qualcomm, rockchip, hailo, edge_tpu, vitis,
-microcontrollers, st_npus, esp32) is fitted together; without names all are. The error in a profile is that of leaving a
-network out on all devices at once; a device that is too far off gets no profile and is listed. At the end the table
-in OUTPUT_FOLDER/README.md and the factors between runtimes (transfers.json) are written anew from the YAML files.
+Sources and licences stand in each profile. A collection (arm, x86, gpus, nvidia, qualcomm, qualcomm_cpus, d_robotics,
+axera, renesas, spacemit, ethos, rockchip, hailo, edge_tpu, vitis, microcontrollers, st_npus, esp32) is fitted together;
+without names all are. The error in a profile is that of leaving a network out on all devices at once; a device that is
+too far off gets no profile and is listed. At the end the table in OUTPUT_FOLDER/README.md and the factors between
+runtimes (transfers.json) are written anew from the YAML files.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from public_data import accelerators, boards, cpus, microcontrollers, qai_hub, transfers
+from public_data import accelerators, boards, cpus, gpus, microcontrollers, npus, qai_hub, transfers
 from public_data.collection import Collection, profiles
 from public_data.readme import write_table
 
@@ -26,6 +27,13 @@ COLLECTIONS: dict[str, Callable[[Path], Collection]] = {
     "x86": cpus.x86,
     "gpus": cpus.gpus,
     "qualcomm": qai_hub.qualcomm,
+    "qualcomm_cpus": qai_hub.cpus,
+    "nvidia": gpus.nvidia,
+    "d_robotics": npus.d_robotics,
+    "axera": npus.axera,
+    "renesas": npus.renesas,
+    "spacemit": npus.spacemit,
+    "ethos": npus.ethos,
     "rockchip": accelerators.rockchip,
     "hailo": accelerators.hailo,
     "edge_tpu": accelerators.edge_tpu,

@@ -1,17 +1,17 @@
-"""Read the networks of public zoos that the tables of measurements name: their kernels, or their totals only.
+"""Read the networks of public zoos that the tables of measurements name: their kernels, or their products only.
 
 Usage: python hardware_profiles/read_zoos.py FOLDER_WITH_THE_TABLES
 
-Needs torchvision and timm. Writes `public_data/zoo_workloads.json.gz` (networks measured on CPUs: exported to ONNX
-with random weights and read as any file of a user) and `public_data/zoo_totals.csv` (all others: counted on torch's
-meta device, no weight is made).
+Needs torchvision, timm and ultralytics. Writes `public_data/zoo_workloads.json.gz` (networks measured on CPUs:
+exported to ONNX with random weights and read as any file of a user) and `public_data/zoo_layers.json.gz` (all:
+convolutions and linear layers, seen by hooks; shapes only, no weights and no code).
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +22,9 @@ import timm
 import torch
 import torchvision
 from public_data import zoos
+from public_data.layered import side_of
 from public_data.tables import read_rows
+from ultralytics.nn import tasks
 
 from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
 
@@ -36,18 +38,21 @@ _TORCHVISION = (
     "resnet18 resnet34 resnet50 shufflenet_v2_x1_0 googlenet densenet121 squeezenet1_0 efficientnet_v2_s vit_b_16 "
     "mobilenet_v2 mobilenet_v3_large mobilenet_v3_small"
 )
-_TABLES = ("rdk_bpu_latency", "renesas_drpai_latency", "axera_npu_latency", "isp_device_benchmark")
-_TABLES += ("netspresso_latency", "spacemit_latency", "ti_edgeai_latency", "mcu_stm32_esp32_new")
+_TABLES = (
+    *("rdk_bpu_latency", "renesas_drpai_latency", "axera_npu_latency", "isp_device_benchmark", "netspresso_latency"),
+    *("spacemit_latency", "ti_edgeai_latency", "mcu_stm32_esp32_new", "ultralytics_yolo26_latency", "qai_hub_latency"),
+    *("trtutils_jetson_latency", "rknn_npu_latency", "hailo_npu_throughput", "synaptics_synap_latency"),
+)
+_YOLOX = {"tiny": (0.33, 0.375), "s": (0.33, 0.5), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}
+_HEADS = {
+    "": tasks.DetectionModel,
+    "seg": tasks.SegmentationModel,
+    "pose": tasks.PoseModel,
+    "cls": tasks.ClassificationModel,
+    "obb": tasks.OBBModel,
+}
 _COUNTED = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)
-_SIDES = range(32, 1025)
-
-
-def _build(network: str) -> torch.nn.Module | None:
-    if network in torchvision.models.list_models():
-        bare = {"weights_backbone": None} if "detection" in network or "deeplab" in network else {}
-        bare |= {"init_weights": False} if network in ("googlenet", "inception_v3") else {}
-        return torchvision.models.get_model(network, weights=None, **bare)  # type: ignore[no-any-return]
-    return timm.create_model(network, exportable=True) if network in timm.list_models() else None
+_SIDES = range(32, 1301)
 
 
 def _workloads() -> dict[str, Any]:
@@ -63,48 +68,128 @@ def _workloads() -> dict[str, Any]:
     return found
 
 
+def _build(network: str) -> Any:
+    """A network of torchvision or timm, or None."""
+    if network in torchvision.models.list_models():
+        parts = ("rcnn", "ssd", "fcos", "retina", "deeplab", "fcn", "lraspp")
+        bare: dict[str, Any] = {"weights_backbone": None} if any(part in network for part in parts) else {}
+        bare |= {"init_weights": False} if network in ("googlenet", "inception_v3") else {}
+        return torchvision.models.get_model(network, weights=None, **bare)
+    now = re.sub(r"^gluon_(\w*?)_v1(\w?)", r"\1\2", network)
+    name = next((n for n in (network, now, now.removesuffix("b")) if n in timm.list_models()), "")
+    return timm.create_model(name, exportable=True) if name else None
+
+
+def _yolo(network: str) -> Any:
+    """A network of ultralytics with its branches fused, or None; its anchor-free YOLOv5 ends in u."""
+    name = re.sub(r"[_-](seg|pose)$", r"-\1", network).replace("yolov11", "yolo11").replace("yolov12", "yolo12")
+    if re.match(r"yolov5[nsmlx](?!u)", name):
+        return None
+    head = _HEADS.get(name.partition("-")[2])
+    try:
+        return head(f"{re.sub(r'u$', '', name)}.yaml", verbose=False).eval().fuse() if head else None
+    except FileNotFoundError:
+        return None
+
+
+def _seen(model: torch.nn.Module, side: int, device: str) -> list[list[Any]]:
+    """Products in the order in which they ran, as `zoos.layers` reads them."""
+    rows: list[list[Any]] = []
+
+    def see(module: Any, inputs: Any, output: Any) -> None:
+        given = inputs[0]
+        if isinstance(module, torch.nn.Linear):
+            sizes = module.in_features, module.out_features
+            pixels = given.numel() // module.in_features
+            rows.append(["linear", *sizes, [], 1, pixels, pixels])
+            return
+        kernel, groups, sizes = list(module.kernel_size), module.groups, (module.in_channels, module.out_channels)
+        if isinstance(module, torch.nn.ConvTranspose2d):
+            kind = "conv_transpose"
+        elif groups > 1:
+            kind = "depthwise" if groups == sizes[0] == sizes[1] else "grouped"
+        else:
+            kind = "conv1x1" if set(kernel) == {1} else "conv"
+        out, into = (x.numel() // x.shape[0] // x.shape[1] for x in (output, given))
+        rows.append([kind, *sizes, kernel, groups, out, into])
+
+    for module in model.modules():
+        if isinstance(module, _COUNTED):
+            module.register_forward_hook(see)
+    with torch.no_grad():
+        model(torch.zeros(1, 3, side, side, device=device))
+    return rows
+
+
+def _yolox(depth: float, width: float) -> list[list[Any]]:
+    """YOLOX at 640 pixels (arXiv 2107.08430), written down from the paper."""
+    rows: list[list[Any]] = []
+    base, repeats, head = int(64 * width), max(round(3 * depth), 1), int(256 * width)
+
+    def conv(cin: int, cout: int, kernel: int, into: int, stride: int = 1) -> int:
+        out = into // stride**2
+        rows.append(["conv1x1" if kernel == 1 else "conv", cin, cout, [kernel, kernel], 1, out, into])
+        return out
+
+    def csp(cin: int, cout: int, n: int, pixels: int) -> None:
+        for _ in range(2):
+            conv(cin, cout // 2, 1, pixels)
+        for _ in range(n):
+            conv(cout // 2, cout // 2, 1, pixels)
+            conv(cout // 2, cout // 2, 3, pixels)
+        conv(cout, cout, 1, pixels)
+
+    pixels = [320**2]
+    conv(12, base, 3, pixels[0])
+    for scale, n in ((1, repeats), (2, 3 * repeats), (4, 3 * repeats), (8, repeats)):
+        pixels.append(conv(scale * base, 2 * scale * base, 3, pixels[-1], 2))
+        if scale == 8:
+            conv(16 * base, 8 * base, 1, pixels[-1])
+            conv(32 * base, 16 * base, 1, pixels[-1])
+        csp(2 * scale * base, 2 * scale * base, n, pixels[-1])
+    fine, middle, coarse = pixels[2:]
+    conv(16 * base, 8 * base, 1, coarse)
+    csp(16 * base, 8 * base, repeats, middle)
+    conv(8 * base, 4 * base, 1, middle)
+    csp(8 * base, 4 * base, repeats, fine)
+    conv(4 * base, 4 * base, 3, fine, 2)
+    csp(8 * base, 8 * base, repeats, middle)
+    conv(8 * base, 8 * base, 3, middle, 2)
+    csp(16 * base, 16 * base, repeats, coarse)
+    for scale, at in ((4, fine), (8, middle), (16, coarse)):
+        conv(scale * base, head, 1, at)
+        for _ in range(4):
+            conv(head, head, 3, at)
+        for outputs in (80, 4, 1):
+            conv(head, outputs, 1, at)
+    return rows
+
+
 def _named(data: Path) -> Iterator[tuple[str, int]]:
     """Every network and its side that a table names."""
     for table in _TABLES:
         for row in read_rows(data / f"{table}.csv"):
-            sizes = [int(part) for part in row["input_shape"].replace(" NV12", "").split("x") if part.isdigit()]
-            if sizes and max(sizes) in _SIDES:
-                yield row["network"], max(sizes)
+            if side_of(row) in _SIDES:
+                yield row["network"], side_of(row)
 
 
-def _counted(model: torch.nn.Module, side: int) -> dict[str, int]:
-    total = {"macs": 0, "outputs": 0, "layers": 0, "depthwise_macs": 0}
-
-    def count(module: Any, inputs: Any, output: Any) -> None:
-        if isinstance(module, torch.nn.Linear):
-            macs = inputs[0].numel() // inputs[0].shape[-1] * module.weight.numel()
-        else:
-            base = inputs[0] if isinstance(module, torch.nn.ConvTranspose2d) else output
-            macs = base.numel() * module.weight[0].numel()
-        total["macs"] += macs
-        total["outputs"] += output.numel()
-        total["layers"] += 1
-        total["depthwise_macs"] += macs if getattr(module, "groups", 1) > 1 else 0
-
-    for module in model.modules():
-        if isinstance(module, _COUNTED):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        model(torch.zeros(1, 3, side, side, device="meta"))
-    return {**total, "parameters": sum(p.numel() for p in model.parameters())}
-
-
-def _totals(data: Path) -> list[dict[str, Any]]:
-    rows = []
+def _layers(data: Path) -> dict[str, Any]:
+    found = {f"yolox_{size}@640": _yolox(*scale) for size, scale in _YOLOX.items()}
     for network, side in sorted(set(_named(data))):
-        with torch.device("meta"):
-            model = _build(network)
-        if model is not None:
+        is_yolo = network.startswith("yolo")
+        with torch.device("cpu" if is_yolo else "meta"):
+            model = _yolo(network) if is_yolo else _build(network)
+        side = (224 if network.endswith("-cls") else 640) if is_yolo else side
+        if model is not None and f"{network}@{side}" not in found:
             try:
-                rows.append({"network": network, "side": side, **_counted(model.eval(), side)})
+                found[f"{network}@{side}"] = _seen(model.eval(), side, "cpu" if is_yolo else "meta")
             except (RuntimeError, AssertionError) as error:  # this network takes another size only
                 sys.stderr.write(f"{network} at {side}: {error}\n")
-    return rows
+    return found
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_bytes(gzip.compress(json.dumps(content, separators=(",", ":")).encode(), 9, mtime=0))
 
 
 def main(arguments: list[str]) -> int:
@@ -112,13 +197,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write(f"{__doc__}\n")
         return 2
-    text = json.dumps(_workloads(), separators=(",", ":"))
-    zoos.WORKLOADS.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-    rows = _totals(Path(arguments[0]))
-    with zoos.TOTALS.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    _write(zoos.WORKLOADS, _workloads())
+    _write(zoos.LAYERS, _layers(Path(arguments[0])))
     return 0
 
 

@@ -92,9 +92,11 @@ class Calibration(Data):
     median_error: _Share
     """Median of |predicted - measured| / measured over the held-out graphs."""
     p90_error: _Share
-    """90th percentile of the same; predictions are given as +- this share."""
+    """Half width of the 90 % interval: it reaches from the prediction divided by 1 + this to that times 1 + this."""
     p90_by_format: dict[Dtype, _Share] = Field(default_factory=dict)
     """The same for graphs whose products are all in one number format, where they differ."""
+    coverage: dict[str, tuple[_Share, Annotated[int, Field(ge=1)]]] = Field(default_factory=dict)
+    """Kind of network -> share of its held-out graphs inside an interval found without them, and how many they are."""
     date: str
     """ISO date of the measurement (host) or of the newest data (public)."""
     seconds: _NonNegative = 0.0
@@ -139,6 +141,10 @@ class DeviceProfile(Data):
     threads: Annotated[int, Field(ge=1, le=4096)] = 1
     float_format: Literal["float32", "float16"] = "float32"
     """Format in which float32 graphs were computed when this was measured."""
+    chip: str = ""
+    """What the names of all profiles of the chip have in common, where it has several."""
+    int8_gain: _Positive | None = None
+    """Latency of a float network by that of the same one in int8, median over those that were timed in both."""
     instruction_set: tuple[str, ...] = ()
     int8_arithmetic: Literal["exact", "saturating"] = "exact"
     """"saturating": 8-bit weights overflow 16-bit sums (x86 without VNNI), so use 7-bit weights."""

@@ -47,6 +47,11 @@ ELSEWHERE: Mapping[str, Support] = {
     "edgetpu": _support(f"onnx2tf and the Edge TPU compiler, {_AGAIN}", floats=False, reads_quantized=False),
     "hailo": _support(f"Hailo Dataflow Compiler, {_AGAIN}", floats=False, reads_quantized=False),
     "vitis-ai": _support(f"Vitis AI quantiser and compiler, {_AGAIN}", floats=False, reads_quantized=False),
+    "axera-pulsar2": _support(f"Pulsar2, {_AGAIN}", floats=False, reads_quantized=False),
+    "horizon-bpu": _support(f"D-Robotics' OpenExplorer, {_AGAIN}", floats=False, reads_quantized=False),
+    "tidl": _support(f"TI's edgeai-tidl-tools, {_AGAIN}", floats=False, reads_quantized=False),
+    "synap": _support(f"Synaptics' SyNAP toolkit, {_AGAIN}", floats=False, reads_quantized=False),
+    "drp-ai": _support(f"Renesas' DRP-AI TVM, {_AGAIN}", floats=True, reads_quantized=False),
     "esp-dl": _support(f"ESP-PPQ, {_AGAIN} (scales are powers of two)", floats=False, reads_quantized=False),
 }
 """Of the runtimes that a profile can name and that cannot execute files on this machine; the others say it themselves

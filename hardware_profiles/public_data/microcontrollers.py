@@ -10,7 +10,7 @@ from typing import Any
 
 from autocompress.devices.profile import Dtype
 from autocompress.runtimes.workload import Workload
-from public_data import networks
+from public_data import networks, zoos
 from public_data.accelerators import affine
 from public_data.collection import Collection, Target
 from public_data.hierarchy import RUN, Part, Settings, Term
@@ -37,6 +37,8 @@ _ST = {
 }
 _JOINT = Settings(noise=0.15, deviation=0.3, effect=0.4, rounds=10)
 _APART = Settings(noise=0.1, deviation=1.0, rounds=10)
+_OF_ZOO = {"yolov8n": "yolov8n", "efficientnetv2_b0": "tf_efficientnetv2_b0"}
+"""What networks of the ST model zoo are called in other zoos."""
 _CLASSES = {"flowers": 5, "imagenet": 1000, "food-101": 101, "cifar10": 10, "cifar100": 100}
 
 
@@ -68,7 +70,8 @@ def _workload(name: str) -> Workload | None:
         return networks.resnet_cifar(1 if base == "resnet8" else 5, _I, 100 if base == "resnet32" else 10)
     found = re.fullmatch(r"(mobilenet_v1|mobilenet_v2|fdmobilenet)-([\d.]+)", base)
     if not found:
-        return None
+        known = zoos.layers(_OF_ZOO.get(base, base), int(rest))
+        return known and zoos.int8(known)
     numbers = rest.split("-")
     width, side, classes = float(found[2]), int(numbers[0]), int(numbers[1])
     if found[1] == "mobilenet_v2":
@@ -79,6 +82,12 @@ def _workload(name: str) -> Workload | None:
 
 def _st_name(network: str, shape: str) -> str:
     words, side = network.split(), shape.split("x")[1]
+    newer = re.fullmatch(r"(mobilenet_v1|mobilenetv2|fdmobilenet)_(\d)(\d+)", network)
+    if newer:
+        base = newer[1].replace("mobilenetv2", "mobilenet_v2")
+        return f"{base}-{float(f'{newer[2]}.{newer[3]}')}@{side}-1000_int8"
+    if zoos.layers(_OF_ZOO.get(words[0], words[0]), int(side) if side.isdigit() else 224) is not None:
+        return f"{words[0]}@{side}_int8"
     if words[0].startswith("resnet_v1_"):
         return f"resnet{words[0].rpartition('_')[2]}_int8"
     if words[0] == "fdmobilenet_0.25":
@@ -165,10 +174,12 @@ def _core_title(core: str) -> str:
 
 def _st(data: Path) -> Iterator[Target]:
     found: dict[str, dict[str, float]] = {}
-    for row in read_rows(data / "mcu_stm32_esp32.csv"):
-        name = _st_name(row["network"], row["input_shape"]) if row["device"] in _ST else ""
-        if name:
-            found.setdefault(row["device"], {})[name] = float(row["latency_ms"])
+    for table in ("mcu_stm32_esp32.csv", "mcu_stm32_esp32_new.csv"):  # the newer compiler's figure counts
+        for row in read_rows(data / table):
+            known = row["device"] in _ST and row["precision"] == "int8" and not float(row.get("external_ram_kib") or 0)
+            name = _st_name(row["network"], row["input_shape"]) if known else ""
+            if name:
+                found.setdefault(row["device"], {})[name] = float(row["latency_ms"])
     for device, ms in found.items():
         name, kind, runtime, measured_with, processor, core, threads = _ST[device]
         profile: dict[str, Any] = {
@@ -200,9 +211,15 @@ def esp32(data: Path) -> Collection:
     """ESP32-S3 and ESP32-P4, one core."""
     works = networks.published(_ESP)
     ms: dict[str, dict[str, float]] = {}
-    for row in read_rows(data / "mcu_stm32_esp32.csv"):
-        name = re.sub(r"_s8.*", "_int8", row["network"])
-        if row["soc"].startswith("ESP32") and row["threads"] == "1" and name in works:
+    for side in (512, 640):
+        work = zoos.layers("yolo26n", side)
+        assert work is not None
+        works[f"yolo26n@{side}_int8"] = networks.totals(work.macs, work.weight_bytes / 4, _I)
+    rows = [*read_rows(data / "mcu_stm32_esp32.csv"), *read_rows(data / "mcu_stm32_esp32_new.csv")]
+    for row in rows:
+        sized = f"yolo26n@{row['input_shape'].split('x')[1]}_int8" if row["network"] == "yolo26n" else ""
+        name = sized or re.sub(r"_s8.*", "_int8", row["network"])
+        if row["soc"].startswith("ESP32") and row["threads"] in ("1", "") and name in works:
             points = ms.setdefault(row["soc"], {})
             points[name] = min(float(row["latency_ms"]), points.get(name, float("inf")))
     targets = [
@@ -223,7 +240,7 @@ def esp32(data: Path) -> Collection:
         targets=tuple(targets),
         settings=Settings(noise=0.25, deviation=0.4, rounds=10),
         caveats=(
-            "layers: only the totals of six networks of 0.03 to 5 GMACs were known",
+            "layers: only the totals of eight networks of 0.03 to 5 GMACs were known",
             "networks that fit into the internal memory, which is faster than the PSRAM of the large ones",
         ),
         max_p90=1.5,

@@ -26,8 +26,14 @@ _NAMES = {
     "SA8295P ADP": ("sa8295p-npu", "SA8295P automotive"),
     "SA8775P ADP": ("sa8775p-npu", "SA8775P automotive"),
 }
-_RUNTIMES = ("onnx", "qnn_dlc")
-"""The first of which a device has enough networks is taken for its profile; all lend strength."""
+_RUNTIMES = ("onnx", "qnn_dlc", "tflite")
+"""The first of which a device has enough networks has the plain name; the others say theirs."""
+_WITH = {
+    "onnx": ("qnn", "ONNX Runtime with the QNN provider", ""),
+    "qnn_dlc": ("qnn", "QNN (compiled to a DLC)", "-dlc"),
+    "tflite": ("tflite", "TensorFlow Lite with the QNN delegate", "-tflite"),
+}
+"""Runtime, what the source calls it, and the end of the name."""
 _ENOUGH = 8
 _DENSE = ("conv1x1", "conv", "linear")
 _THIN = ("depthwise", "grouped")
@@ -47,7 +53,8 @@ def _terms(dtype: Dtype, suffix: str, mmac: float) -> list[Term]:
 
 
 def _facts(runtime: str, device: str) -> tuple[float, ...]:
-    return (float(runtime == "onnx"), float("SA" in device), float("Dragonwing" in device))
+    chip = (float("SA" in device), float("Dragonwing" in device))
+    return (float(runtime == "onnx"), float(runtime == "tflite"), *chip)
 
 
 def qualcomm(data: Path) -> Collection:
@@ -89,18 +96,68 @@ def qualcomm(data: Path) -> Collection:
 def _target(device: str, runtime: str, ms: dict[str, float], enough: list[tuple[str, str]]) -> Target:
     chosen = next((r for r in _RUNTIMES if (device, r) in enough), "")
     name, title = _NAMES[device]
-    with_what = "ONNX Runtime with the QNN provider" if runtime == "onnx" else "QNN (compiled to a DLC)"
+    executes, with_what, suffix = _WITH[runtime]
+    known = (device, runtime) in enough
     return Target(
-        name if runtime == chosen else "",
-        f"NPU of the {title}",
+        name + ("" if runtime == chosen else suffix) if known else "",
+        f"NPU of the {title}, {with_what}",
         ms,
         "2026-01-12",
         {
             "device_class": "npu",
             "processor": "Hexagon NPU",
-            "runtime": "qnn",
+            "runtime": executes,
             "measured_with": with_what,
             "float_format": "float16",
         },
         facts=_facts(runtime, device),
+    )
+
+
+_CPUS = {
+    "Dragonwing RB3 Gen 2 Vision Kit": ("qcs6490-cpu", "Cortex-A78 2.7 GHz"),
+    "Dragonwing Q-6690 MTP": ("qcm6690-cpu", "Cortex-A78"),
+    "Snapdragon 7 Gen 4 QRD": ("snapdragon-7-gen-4-cpu", "Cortex-A720 2.8 GHz"),
+}
+
+
+def cpus(data: Path) -> Collection:
+    """CPUs of three Qualcomm devices under ONNX Runtime, int8."""
+    works = {f"{name}_int8": work for name, work in networks.torchvision(data, "int8").items() if name[:3] != "vit"}
+    points: dict[str, dict[str, float]] = {}
+    for row in read_rows(data / "qai_hub_latency.csv"):
+        name = f"{row['network'].partition('/')[0].removesuffix('_quantized')}_int8"
+        wanted = (row["processor"], row["runtime"], row["precision"]) == ("cpu", "onnx", "w8a8")
+        if wanted and row["device"] in _CPUS and name in works:
+            points.setdefault(row["device"], {})[name] = float(row["latency_ms"])
+    targets = [
+        Target(
+            _CPUS[device][0],
+            f"CPU of the {device}, threads not stated",
+            ms,
+            "2026-01-12",
+            {
+                "device_class": "board",
+                "processor": _CPUS[device][1],
+                "runtime": "onnxruntime",
+                "measured_with": "ONNX Runtime, CPU provider",
+                "instruction_set": ("asimd", "asimdhp", "asimddp"),
+            },
+        )
+        for device, ms in points.items()
+    ]
+    run = Term("run", 150.0, ((RUN, "float32", "overhead_us", 1.0),))
+    return Collection(
+        source="quic/ai-hub-models (commit 52c080d245d2, v0.46.1) perf.yaml; layers of torchvision 0.28",
+        licence="BSD-3-Clause",
+        terms=(run, *_terms("int8", " int8", 20.0)),
+        workloads=works,
+        targets=tuple(targets),
+        settings=Settings(noise=0.15, deviation=0.3, rounds=10),
+        max_p90=1.3,
+        free=("layout", "quantize", "dequantize", "pool", "elementwise", "movement", "activation"),
+        caveats=(
+            "float32: not measured, and no relative of this chip was under ONNX Runtime; give one measured number",
+            "threads: not stated by the source",
+        ),
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
-from autocompress.devices.profile import FILE_RUNTIME, DeviceProfile, device_of
+from autocompress.devices.profile import FILE_RUNTIME, DeviceProfile, device_of, list_profiles
 
 CLASSES = {
     "board": "boards (CPU)",
@@ -19,6 +19,7 @@ CLASSES = {
 }
 """Title of every class of device, in the order of the table."""
 
+_DISAGREE = 1.3
 _LISTED = 60
 """More held-out graphs than this are not listed one by one."""
 
@@ -55,6 +56,20 @@ def devices_table(profiles: Iterable[DeviceProfile]) -> Table:
     return table
 
 
+def _int8_gains(profile: DeviceProfile) -> list[str]:
+    """The gain of int8 by every profile of the chip, and whether they disagree."""
+    if not profile.chip:
+        return []
+    same = [DeviceProfile.load(name) for name in list_profiles() if profile.chip in name]
+    gains = {p.name: (p.int8_gain, p) for p in same if p.int8_gain and p.chip == profile.chip}
+    if not gains:
+        return []
+    told = [f"{gain:g}x in {name} ({formats(p).split(',')[0]} against int8)" for name, (gain, p) in gains.items()]
+    values = [gain for gain, _ in gains.values() if gain]
+    apart = max(values) > _DISAGREE * min(values)
+    return [f"  int8 gain     {'; '.join(told)}{'; THEY DISAGREE: measure your own' if apart else ''}"]
+
+
 def _origin(profile: DeviceProfile) -> str:
     moved = f", moved from {profile.transferred_from}" if profile.transferred_from else ""
     return f"{moved}, measured with {profile.measured_with}"
@@ -85,6 +100,7 @@ def device_text(profile: DeviceProfile) -> str:
         f"  formats       {formats(profile)}, {profile.int8_arithmetic} int8 arithmetic",
         f"  limits        {', '.join(limits) or 'none'}",
     ]
+    lines += _int8_gains(profile)
     if profile.active_power_mw:
         lines.append(f"  power         {profile.active_power_mw:g} mW while a network runs")
     lines.append(f"  source        {origin.kind}: {origin.source}" + (f" ({origin.licence})" if origin.licence else ""))
@@ -97,6 +113,8 @@ def device_text(profile: DeviceProfile) -> str:
         )
         by_format = ", ".join(f"{dtype} {error:.0%}" for dtype, error in c.p90_by_format.items())
         lines += [f"  90 % within   {by_format}"] if by_format else []
+        kinds = ", ".join(f"{kind} {share:.0%} of {n}" for kind, (share, n) in c.coverage.items())
+        lines += [f"  interval held {kinds}"] if kinds else []
     lines += [f"  cannot know   {caveat}" for caveat in profile.caveats]
     lines.append("  operator                     overhead us   us per million MACs")
     for kind, costs in sorted(profile.latency.items()):

@@ -13,6 +13,7 @@ from autocompress import Budget, DeviceProfile, Study, ablate, apply, search
 from autocompress.devices.profile import host_name
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
+from autocompress.packaging.package import export_point
 from autocompress.runtimes import base, timing
 from autocompress.studies.folder import read_artifact
 from autocompress.studies.retarget import retarget
@@ -74,5 +75,8 @@ def test_a_study_of_it_is_retargeted_ablated_and_repeated(study: Study, tmp_path
     point = next(e for e in study.evaluations if e.kind == "candidate" and e.state == "complete")
     found = ablate(study, task, [point.trial])
     assert all(str(step.evaluation.artifact).endswith(".toy") for chain in found.chains for step in chain.steps)
+    exported = export_point(study, point, tmp_path / "shipped")
+    assert {p.name for p in exported.iterdir()} == {"model.toy", "recipe.yaml", "device.yaml", "card.md", "card.json"}
+    assert "in toy" in (exported / "card.md").read_text() and study.settings.versions["toy"]
     again = apply(point.recipe, task, toy(), out=tmp_path / "model.toy")
     assert (tmp_path / "model.toy").read_bytes().startswith(MARK) and again.sha256 == point.sha256

@@ -182,7 +182,7 @@ def export(
     It says what the point costs against fp32. A pick that surely loses more than the search allowed (without such a
     limit: one point) is refused unless --max-accuracy-drop accepts the loss.
     """
-    from autocompress.packaging.package import FILES, SIGNED, export_point
+    from autocompress.packaging.package import SIGNED, export_point, files_of
     from autocompress.report.against import costs_text, loss_text, pick_point
     from autocompress.studies.study import Study
 
@@ -207,7 +207,7 @@ def export(
         typer.echo(f"against fp32: {costs}")
     if loss := loss_text(opened, point, rule, max_accuracy_drop):
         typer.echo(f"NOTE: {loss}", err=True)
-    typer.echo(f"wrote {folder}/{', '.join([*FILES, *SIGNED] if sign else FILES)}")
+    typer.echo(f"wrote {folder}/{', '.join([*files_of(point), *SIGNED] if sign else files_of(point))}")
 
 
 def retarget(

@@ -47,7 +47,7 @@ def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
     ]
     conditions: dict[str, Any] = {
         "finished_at": now(),
-        "versions": versions(),
+        "versions": versions(evaluator.runtime),
         "load_average": os.getloadavg(),
     }
     if evaluator.device.is_this_machine:

@@ -18,6 +18,7 @@ from autocompress.evaluation.evaluator import Evaluator, Forecast
 from autocompress.recipes.domains import Value
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
+from autocompress.runtimes.base import Runtime
 from autocompress.studies.constraints import Constraint, Quantity, device_limits
 from autocompress.studies.results import Evaluation, energy_mj
 from autocompress.studies.settings import EvaluatorName, Settings
@@ -188,7 +189,7 @@ class Plan:
             notes=(*task.notes, anatomy.prunable),
             outline=asdict(anatomy.outline),
             unprunable=dict(anatomy.unprunable),
-            versions=versions(),
+            versions=versions(self.evaluator.runtime),
             created_at=now(),
         )
 
@@ -215,10 +216,11 @@ def task_name(task: Task, reference: str) -> str:
     return task.name if task.name != "task" else reference.rpartition("/")[2] or "task"
 
 
-def versions() -> dict[str, str]:
-    """Of autocompress, Python, the machine and the libraries that change results."""
+def versions(runtime: Runtime | None = None) -> dict[str, str]:
+    """Of autocompress, Python, the machine, the libraries that change results, and the runtime."""
     found = {"autocompress": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    return found | {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    found |= {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return found | ({runtime.name: runtime.version()} if runtime else {})
 
 
 def now() -> str:

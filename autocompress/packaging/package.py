@@ -11,21 +11,28 @@ from autocompress.errors import StudyError
 from autocompress.files import Folder, json_text
 from autocompress.packaging._infer import SIGNATURE, SUMS
 from autocompress.report.against import costs_text
+from autocompress.runtimes.capabilities import ELSEWHERE
 from autocompress.studies.folder import read_artifact
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
 from autocompress.tasks.metric import Split
 
 FILES = ("model.onnx", "infer.py", "recipe.yaml", "device.yaml", "card.md", "card.json")
-"""What an export folder holds."""
+"""What an export folder holds; see `files_of`."""
 SIGNED = (SUMS, SIGNATURE)
 """What a signature adds."""
 
 _INFER = Path(__file__).with_name("_infer.py")
 
 
+def files_of(point: Evaluation) -> tuple[str, ...]:
+    """What an export folder holds of a point: `FILES`; with a file that is no ONNX file no script that runs it."""
+    suffix = Path(str(point.artifact)).suffix
+    return FILES if suffix == ".onnx" else (f"model{suffix}", *FILES[2:])
+
+
 def export_point(study: Study, point: Evaluation, folder: Path, key: Path | None = None) -> Path:
-    """Write the `FILES` into `folder`; with a secret `key` sign them (see `signing`).
+    """Write the files of a point into `folder`; with a secret `key` sign them (see `signing`).
 
     Raises:
         StudyError: the point has no file: it was rejected or failed, or the file is gone or not the one evaluated.
@@ -34,15 +41,15 @@ def export_point(study: Study, point: Evaluation, folder: Path, key: Path | None
         raise StudyError(f"{study.path}: trial {point.trial} has no file: it was {point.state} ({point.reason})")
     model, card = read_artifact(study.path, point), _card(study, point)
     target = Folder(study.path).holding(folder)  # inside the study, where no link is followed, or the user's own
-    contents: tuple[str | bytes, ...] = (
-        model,
-        _INFER.read_bytes(),
-        point.recipe.to_yaml(),
-        DeviceProfile.parse(study.settings.device).to_yaml(),
-        _markdown(study, point, card),
-        json_text(card),
-    )
-    files = {n: c.encode() if isinstance(c, str) else c for n, c in zip(FILES, contents, strict=True)}
+    contents: dict[str, str | bytes] = {
+        "infer.py": _INFER.read_bytes(),
+        "recipe.yaml": point.recipe.to_yaml(),
+        "device.yaml": DeviceProfile.parse(study.settings.device).to_yaml(),
+        "card.md": _markdown(study, point, card),
+        "card.json": json_text(card),
+    }
+    contents = {name: contents.get(name, model) for name in files_of(point)}
+    files = {name: c.encode() if isinstance(c, str) else c for name, c in contents.items()}
     for name, content in files.items():
         target.write(name, content)
     if key is not None:
@@ -78,7 +85,7 @@ def _card(study: Study, point: Evaluation) -> dict[str, Any]:
         "seed": s.seed,
         "versions": s.versions,
         "notes": list(point.notes),
-        "reproduce": shlex.join([*repeat, "--seed", str(s.seed), "--out", "model.onnx"]),
+        "reproduce": shlex.join([*repeat, "--seed", str(s.seed), "--out", files_of(point)[0]]),
     }
 
 
@@ -87,7 +94,7 @@ def _markdown(study: Study, point: Evaluation, card: dict[str, Any]) -> str:
     lines = [f"# Trial {point.trial} of {study.path.name}", "", point.label, "", *_figures(study, point)]
     if point.exits:
         lines += _exits(point)
-    lines += ["", "## Run it", "", "```", "pip install numpy onnxruntime", "python infer.py", "```", ""]
+    lines += ["", "## Run it", "", *_how_to_run(study, point), ""]
     lines += [f"Input: {settings.preprocessing or 'prepared as in training; the task says nothing about it'}."]
     if settings.classes:
         lines += ["", f"Classes: {', '.join(settings.classes)}."]
@@ -104,6 +111,19 @@ def _markdown(study: Study, point: Evaluation, card: dict[str, Any]) -> str:
 def _split(study: Study, point: Evaluation) -> Split:
     """What file and baselines are compared on: test where the file was scored there."""
     return "test" if point.test and study.split == "test" else "validation"
+
+
+def _how_to_run(study: Study, point: Evaluation) -> list[str]:
+    """With the script that lies beside the file, or in the runtime that is needed."""
+    lines = ["```", "pip install numpy onnxruntime", "python infer.py", "```"] if "infer.py" in files_of(point) else []
+    runtime, version = (str(study.settings.device.get(key, "")) for key in ("runtime", "runtime_version"))
+    if runtime in ELSEWHERE or runtime == "onnxruntime":
+        return lines
+    return [
+        f"All figures are those of the file in {runtime} {version}: run it there.",
+        *([""] if lines else []),
+        *lines,
+    ]
 
 
 def _figures(study: Study, point: Evaluation) -> list[str]:

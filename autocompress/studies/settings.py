@@ -64,6 +64,11 @@ class Settings(BaseModel):
             raise ValueError("must be a device profile, with its name")
         return device
 
+    @property
+    def _deciding(self) -> tuple[str, ...]:
+        """Whose versions decide over the figures, the device's runtime among them."""
+        return tuple(dict.fromkeys((*_DECIDING, str(self.device.get("runtime")))))
+
     def differences(self, other: Settings) -> list[str]:
         """What in `other` would make another study, in words."""
         names = ["model_sha256", "metric", "space", "constraints", "sampler", "evaluator", "seed"]
@@ -77,8 +82,8 @@ class Settings(BaseModel):
         if self.identity:
             texts += changes(self.identity, other.identity)
             texts += [
-                f"{name} {self.versions[name]} was used, now it is {other.versions[name]}"
-                for name in _DECIDING
+                f"{name} {self.versions.get(name)} was used, now it is {other.versions.get(name)}"
+                for name in self._deciding
                 if _release(self.versions.get(name)) != _release(other.versions.get(name))
             ]
         if self.device != other.device:
@@ -98,7 +103,7 @@ class Settings(BaseModel):
             ]
         texts = [
             f"{name} {mine} was used, now it is {theirs}"
-            for name in _DECIDING
+            for name in self._deciding
             if (mine := self.versions.get(name)) != (theirs := other.versions.get(name))
         ]
         keys = [k for k, v in self.identity.items() if k in other.identity and not _comparable(v, other.identity[k])]

@@ -15,7 +15,7 @@ from autocompress.runtimes.base import get, own_names
 
 ROOT = Path(autocompress.__file__).parent
 ORDER = (
-    *("known_costs", "tasks", "runtimes", "runtimes.adapters.onnxruntime", "runtimes.adapters", "graphs"),
+    *("known_costs", "tasks", "tasks.kinds", "runtimes", "runtimes.adapters.onnxruntime", "runtimes.adapters", "graphs"),
     *("devices", "devices.calibration", "compression", "compression.techniques", "recipes", "studies"),
     *("evaluation", "evaluation.screening", "controller.executors", "controller"),
     *("report", "report.text", "report.figures", "report.web", "packaging", "testing", "cli"),
@@ -25,7 +25,7 @@ ORDER = (
 Modules at the top lie below all folders if they import none, else above all."""
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 """Imports that point up, with the reason."""
-LIGHT = ("recipes", "studies", "compression.techniques")
+LIGHT = ("recipes", "studies", "compression.techniques", "tasks.kinds")
 """Folders whose modules, and all that these import, do without the heavy libraries until they are used."""
 MOST_AT_THE_TOP = 8
 HEAVY = {

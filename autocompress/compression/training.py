@@ -53,7 +53,7 @@ class Distillation:
          + feature_weight * attention transfer                           (Zagoruyko et al., arXiv 1612.03928)
          + relation_weight * distances between samples                   (Park et al., arXiv 1904.05068)
 
-    For other tasks than a classification the second term is the mean squared error of the outputs.
+    The second term is that of a classification; other kinds of task have their own (`TaskKind.distillation`).
     """
 
     temperature: float = 4.0
@@ -386,20 +386,14 @@ class _Objective:
         answers = self.task.answers(outputs)
         for i, answer in enumerate(answers):
             loss = (1 - d.weight) * self.loss(answer, targets) if d.weight < 1 else torch.zeros(())
-            for mine, theirs in zip(leaves(answer), teacher or (), strict=teacher is not None):
-                if d.weight:
-                    loss = loss + d.weight * self._response(mine, theirs)
-                if d.relation_weight:
-                    loss = loss + d.relation_weight * _relation(mine, theirs)
+            if teacher is not None and d.weight:
+                taught = self.task.traits.distillation(answer, self.task.own(teacher), d.temperature)
+                loss = loss + d.weight * taught
+            if teacher is not None and d.relation_weight:
+                relations = [_relation(*pair) for pair in zip(leaves(answer), teacher, strict=True)]
+                loss = loss + d.relation_weight * sum(relations, torch.zeros(()))
             total = total + (1.0 if i == len(answers) - 1 else d.exit_weight) * loss
         return total
-
-    def _response(self, output: Tensor, teacher: Tensor) -> Tensor:
-        if self.task.kind != "classification":
-            return functional.mse_loss(output, teacher)
-        t = self.distillation.temperature
-        student, target = functional.log_softmax(output / t, -1), functional.softmax(teacher / t, -1)
-        return t * t * functional.kl_div(student, target, reduction="batchmean")
 
 
 def _on(device: torch.device, loss: Loss) -> Loss:

@@ -92,7 +92,7 @@ def _test(folder: Path, evaluation: Evaluation, evaluator: Evaluator) -> tuple[S
 
     def watch(outputs: Arrays) -> None:
         if counted:
-            answers.append(next(iter(outputs.values())).argmax(-1))
+            answers.append(task.traits.classes(next(iter(outputs.values()))))
 
     score, samples = evaluator.judge(file, "test", watch)
     if samples is not None:

@@ -171,7 +171,7 @@ class Plan:
         return Settings(
             task=reference,
             task_name=task.name,
-            task_kind=task.kind,
+            task_kind=task.traits.name,
             classes=tuple(map(str, task.classes)),
             preprocessing=task.preprocessing,
             metric=task.metric.name if task.evaluate is None else "evaluate",

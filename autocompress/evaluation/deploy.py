@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from torch import nn
 
 from autocompress import __version__
@@ -51,7 +49,7 @@ class Deployment:
     layers: Mapping[str, str] = field(default_factory=dict)
     """What the user's network calls the layer of each node with weights."""
     parity: float | None = None
-    """Share of samples on which file and torch model predict the same (see `Deployer.build`)."""
+    """How far file and torch model agree, from 0 to 1 (see `Deployer.build`, `TaskKind.agreement`)."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -310,32 +308,22 @@ class Deployer:
         return Deployment(graph, self._outputs(candidate), len(candidate.exits), layers, agreement, notes)
 
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:
-        """Share of samples with the same prediction (classification), else 1 minus the relative error.
+        """How far file and torch model agree, as the kind of task counts it.
 
-        The graph is run as the device's runtime runs it.
-
-        None of these samples has set a range.
-
-        A dense prediction (N, classes, ...) counts with the share of its positions.
+        The graph is run as the device's runtime runs it. None of these samples has set a range.
         """
-        batches = self.workshop.task.parity_batches(self.workshop.seed)
+        task = self.workshop.task
+        batches = task.parity_batches(self.workshop.seed)
         file = self.runtime.load(self.runtime.convert(graph))
         same, count = 0.0, 0
         for batch in batches:
             for piece in pieces(file, batch):
-                n, n_outputs = n_samples(piece), len(self.workshop.task.outputs.names)
+                n, n_outputs = n_samples(piece), len(task.outputs.names)
                 theirs = [*file(piece).values()][-n_outputs:]
                 ours = arrays(outputs_of(model, tensors(piece)))[-n_outputs:]
-                same += n * min(self._alike(a, b) for a, b in zip(ours, theirs, strict=True))
+                same += n * task.traits.agreement(task.own(theirs), task.own(ours))
                 count += n
         return same / max(1, count)
-
-    def _alike(self, ours: NDArray[Any], theirs: NDArray[Any]) -> float:
-        if self.workshop.task.kind == "classification":
-            axis = 1 if ours.ndim > 2 else -1
-            return float((theirs.argmax(axis) == ours.argmax(axis)).mean())
-        error = np.abs(theirs.astype(np.float64) - ours).max() / max(1e-6, float(np.abs(ours).max()))
-        return max(0.0, 1.0 - float(error))
 
 
 def paths(deployment: Deployment, runtime: Runtime) -> tuple[Workload, ...]:

@@ -31,7 +31,7 @@ from autocompress.evaluation.deploy import Artifact, Cost, Deployer, Deployment
 from autocompress.evaluation.elastic import Elastic
 from autocompress.evaluation.findings import NetworkFindings
 from autocompress.evaluation.inventory import FileLayer, inventory
-from autocompress.evaluation.thresholds import sweep, top_probability
+from autocompress.evaluation.thresholds import sweep
 from autocompress.graphs.nested_if import EXIT_INDEX
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.base import Model, Runtime, pieces
@@ -319,7 +319,7 @@ class Evaluator:
         outputs, correct = [], []
         for inputs, targets in self.task.split("validation"):
             logits = [*predict(inputs).values()]
-            outputs.append([top_probability(one) for one in logits[:-1]])
+            outputs.append([self.task.traits.confidence(one) for one in logits[:-1]])
             correct.append([self.task.metric.scores(one, targets) for one in logits])
         confidence = np.concatenate([np.stack(o, 1) for o in outputs])
         scores = np.concatenate([np.stack(c, 1) for c in correct])

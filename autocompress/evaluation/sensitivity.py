@@ -25,6 +25,7 @@ from autocompress.graphs.qdq import WeightQuant, quantize_weights
 from autocompress.graphs.quantizable import QuantSpec, plan, quantizable_layers
 from autocompress.runtimes.base import Model, pieces, reference
 from autocompress.tasks.interface import Arrays
+from autocompress.tasks.task import Task
 
 Array = NDArray[Any]
 
@@ -94,7 +95,7 @@ def _measure(evaluator: Evaluator) -> _Kept:
     for i, layer in enumerate(layers):
         evaluator.workshop.progress(f"sensitivity of layer {i + 1} of {len(layers)}")
         after = _outputs(model, batches, {layer.weight: _values(coarse[layer.weight])})
-        kept.damage[layer.name] = _divergence(before, after, evaluator.task.kind == "classification")
+        kept.damage[layer.name] = _damage(evaluator.task, before, after)
         kept.n_weights[layer.name] = coarse[layer.weight].values.size
     return kept
 
@@ -129,19 +130,6 @@ def _outputs(model: Model, batches: Sequence[Arrays], weights: Mapping[str, Arra
     return [np.concatenate([outputs[name] for outputs in found]).astype(np.float64) for name in model.outputs]
 
 
-def _divergence(before: Sequence[Array], after: Sequence[Array], is_classification: bool) -> float:
-    """Mean over the outputs."""
-    if not is_classification:
-        changes = [np.square(b - a).mean() / max(float(a.var()), 1e-12) for a, b in zip(before, after, strict=True)]
-        found = float(np.mean(changes))
-    else:
-        p, q = _log_softmax(before[-1]), _log_softmax(after[-1])
-        found = float((np.exp(p) * (p - q)).sum(1).mean())
+def _damage(task: Task, before: Sequence[Array], after: Sequence[Array]) -> float:
+    found = task.traits.damage(task.own(after), task.own(before))
     return float(np.nan_to_num(max(0.0, found), nan=1e9, posinf=1e9))
-
-
-def _log_softmax(logits: Array) -> Array:
-    """Over axis 1, which holds the classes of (N, classes, ...)."""
-    shifted = logits - logits.max(1, keepdims=True)
-    result: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return result

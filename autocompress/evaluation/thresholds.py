@@ -47,10 +47,3 @@ def sweep(confidence: Array, scores: Array, path_ms: Sequence[float]) -> list[tu
             fastest = point[1]
     chosen = np.unique(np.linspace(0, len(front) - 1, _MAX_SWEEP_POINTS).round().astype(int))
     return [front[i][2] for i in chosen]
-
-
-def top_probability(logits: Array) -> Array:
-    """Logits (N, classes) to the largest softmax probability (N,)."""
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    result: Array = (shifted / shifted.sum(-1, keepdims=True)).max(-1)
-    return result

@@ -27,7 +27,8 @@ class Settings(BaseModel):
     task: str
     """Reference as the user gave it, such as "my_task.py:task"."""
     task_name: str
-    task_kind: Literal["classification", "other"] = "classification"
+    task_kind: str = "classification"
+    """See `tasks.kind`; "other" in studies of before kinds had names."""
     classes: tuple[str, ...] = ()
     preprocessing: str = ""
     metric: str

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -32,6 +32,8 @@ from autocompress.tasks.interface import (
     tensors,
 )
 from autocompress.tasks.interface import n_samples as n_of
+from autocompress.tasks.kind import TaskKind
+from autocompress.tasks.kind import get as kind_of
 from autocompress.tasks.metric import ACCURACY, Metric, Score, Split
 from autocompress.tasks.networks import evaluating, outputs_of
 from autocompress.tasks.normalize import normalize, unwrapped
@@ -64,8 +66,9 @@ class Task:
             batches, such as a DataLoader, or a Dataset of single samples. Several inputs are a tuple or a mapping, or
             the whole batch is a mapping with the targets under names of their own. `val` selects, `test` is read once,
             at the end. Without `train` nothing is trained.
-        loss: of what the network returns and the targets, for training; cross-entropy for a classification.
-        metric: what `accuracy` means for this task.
+        loss: of what the network returns and the targets, for training; that of the kind by default.
+        metric: what `accuracy` means for this task; that of the kind by default, where it has one.
+        kind: of task, by name ("classification", "regression", "generic", ...), or a `TaskKind` of your own.
         evaluate: instead of `metric` and `val`: a function that gets a `predict` and returns the metric.
         evaluate_test: the same on the test data.
         teacher: the network to distil from; the model itself by default.
@@ -82,9 +85,9 @@ class Task:
     train: Any = None
     val: Any = None
     test: Any = None
-    loss: Loss = nn.functional.cross_entropy
-    metric: Metric = ACCURACY
-    kind: Literal["classification", "other"] = "classification"
+    loss: Loss = None  # type: ignore[assignment]  # set below
+    metric: Metric = None  # type: ignore[assignment]
+    kind: str | TaskKind = "classification"
     evaluate: Callable[[Predict], float] | None = None
     evaluate_test: Callable[[Predict], float] | None = None
     teacher: nn.Module | None = None
@@ -109,13 +112,24 @@ class Task:
         object.__setattr__(self, "inputs", inputs_by_name(self.example_input, unwrapped(self.model)))
         if self.val is None and self.evaluate is None:
             raise TaskError("a task needs validation data: give val=..., or evaluate=a function of predict")
-        if self.evaluate is None and self.kind == "other" and self.metric is ACCURACY:
-            raise TaskError("a task that is not a classification needs its own metric=Metric(name, per_sample)")
+        if self.evaluate is None and (self.metric or self.traits.metric) is None:
+            raise TaskError(f"a {self.traits.title} needs its own metric=Metric(name, per_sample), or evaluate=...")
         if self.evaluate is None and self.evaluate_test is not None:
             raise TaskError("evaluate_test goes with evaluate: one metric must judge validation and test data")
         if self.evaluate is not None and self.evaluate_test is None and self.test is not None:
             raise TaskError("with evaluate=... give evaluate_test=... instead of test=...: one metric must judge both")
+        object.__setattr__(self, "loss", self.traits.loss() if self.loss is None else self.loss)
+        object.__setattr__(self, "metric", self.metric or self.traits.metric or ACCURACY)
         self._normalize()
+
+    @cached_property
+    def traits(self) -> TaskKind:
+        """What is particular to this kind of task.
+
+        Raises:
+            TaskError: there is no kind of that name.
+        """
+        return kind_of(self.kind)
 
     def _normalize(self) -> None:
         """Put plain networks in the place of the given ones."""
@@ -148,8 +162,7 @@ class Task:
     @classmethod
     def regression(cls, model: nn.Module, *, metric: Metric, **settings: Any) -> Task:
         """Mean squared error and the given metric (higher is better)."""
-        settings.setdefault("loss", nn.functional.mse_loss)
-        return cls(model=model, metric=metric, kind="other", **settings)
+        return cls(model=model, metric=metric, kind="regression", **settings)
 
     @property
     def trainable(self) -> bool:
@@ -176,7 +189,7 @@ class Task:
 
     def own(self, outputs: Sequence[Any]) -> Any:
         """Tensors or arrays in the structure that the user's network returns."""
-        if self.kind == "classification" and len(outputs) == 1:
+        if self.traits.lone_output and len(outputs) == 1:
             return outputs[0]
         return self.outputs.pack(dict(zip(self.outputs.names, outputs, strict=True)))
 
@@ -194,7 +207,7 @@ class Task:
         for inputs, targets in read_batches(
             self.train, self.batch_size, shuffle=True, split="train", names=tuple(self.inputs)
         ):
-            self._check_labels(targets, "train")
+            self.traits.check_targets(targets, self, "train")
             yield self._typed(inputs), targets
 
     def _typed(self, inputs: Tensors) -> dict[str, Tensor]:
@@ -265,7 +278,7 @@ class Task:
             for inputs, targets in read_batches(
                 source, self.batch_size, shuffle=False, split=split, names=tuple(self.inputs)
             ):
-                self._check_labels(targets, split)
+                self.traits.check_targets(targets, self, split)
                 batches.append((arrays(self._typed(inputs)), arrays(targets)))
             self._memo[split] = batches
         return list(self._memo[split])
@@ -341,22 +354,8 @@ class Task:
         Raises:
             TaskError: the first thing that is wrong.
         """
-        shape = self.output_shape
-        if self.kind == "classification" and len(names := self.outputs.names) > 1:
-            raise TaskError(
-                f"a classification returns one tensor of logits, got {', '.join(names)}; use Task(..., kind='other') "
-                "with a metric and a loss of your own, or wrap it in a module that returns one of them"
-            )
-        if self.kind == "classification" and len(shape) != 2 and self.evaluate is None:
-            raise TaskError(
-                f"a classification returns logits (N, classes), got {shape}; "
-                "use Task(..., kind='other') with a metric and a loss of your own"
-            )
-        if self.kind == "classification" and self.n_outputs < 2:
-            raise TaskError(
-                f"a classification returns logits of two or more classes, got {self.output_shape}; for a single logit "
-                "use Task(..., kind='other') with a metric and a loss of your own"
-            )
+        self.output_shapes  # noqa: B018  # the model runs
+        self.traits.check(self)
         if self.classes and len(self.classes) != self.n_outputs:
             raise TaskError(f"classes must name the model's {self.n_outputs} outputs, got {len(self.classes)} names")
         with failing_as(TaskError, f"train_device {self.train_device!r} cannot be used: torch"):
@@ -403,7 +402,7 @@ class Task:
 
     def _labels_checked(self, batches: Iterable[Draw], split: str) -> Iterator[Draw]:
         for batch in batches:
-            self._check_labels(batch.targets, split)
+            self.traits.check_targets(batch.targets, self, split)
             yield batch
 
     def _means_missing(self, split: str, inputs: Tensors, targets: Any) -> bool:
@@ -451,11 +450,13 @@ class Task:
     @cached_property
     def identity(self) -> dict[str, str]:
         """What figures depend on besides weights, by name: code of the user's, data by content (see `identity`)."""
-        parts = {
+        parts: dict[str, object] = {
             "the code of the metric": self.metric.per_sample if self.evaluate is None else None,
             "the code of evaluate": self.evaluate,
             "the code of evaluate_test": self.evaluate_test,
         }
+        if not type(self.traits).__module__.startswith("autocompress."):
+            parts["the code of the kind of task"] = self.traits
         found: dict[str, str] = dict(self.training_identity)
         for part, value in parts.items():
             if value is not None:
@@ -483,21 +484,6 @@ class Task:
         else:  # augmented by a source of chance that nobody can seed
             found["the targets of the train data"] = f"v:{survey.digest_of_targets[:16]}"
         return found
-
-    def _check_labels(self, targets: Any, split: str) -> None:
-        if (
-            self.kind != "classification"
-            or not isinstance(targets, Tensor)
-            or targets.is_floating_point()
-            or targets.dim() != 1
-        ):
-            return
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= self.n_outputs:
-            raise TaskError(
-                f"{split} data: labels must be from 0 to {self.n_outputs - 1} (the model has "
-                f"{self.n_outputs} outputs), got {low if low < 0 else high}"
-            )
 
     def _check_loss(self, inputs: Tensors, targets: Any) -> None:
         with (

@@ -87,7 +87,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": "resnet"}, "model must be a torch.nn.Module, got str"),
     ({"model": nn.Linear(24, 4, device="meta")}, "model must be on the CPU, got meta: give model.cpu()"),
     ({"model": Broken("raise")}, "the model does not run on example_input (1, 24): it raised ValueError: no such"),
-    ({"model": Broken("dict")}, "a classification returns one tensor of logits, got out, aux; use Task(..., kind='"),
+    ({"model": Broken("dict")}, "a classification returns one tensor of logits, got out, aux; use Task(..., kind="),
     ({"model": Broken("tuple")}, "a classification returns one tensor of logits, got output0, output1; use Task("),
     ({"model": Broken("none")}, "the model must return tensors, got NoneType; wrap it in a module that does"),
     ({"model": Broken("exit")}, "the model does not run on example_input (1, 24): it raised SystemExit: 3"),
@@ -129,7 +129,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"train_device": "cdua"}, "train_device 'cdua' cannot be used: "),
     ({"test": DATA, "val": None, "evaluate": lambda p: 1.0}, "give evaluate_test=... instead of test=..."),
     ({"evaluate_test": lambda p: 1.0}, "evaluate_test goes with evaluate"),
-    ({"kind": "other"}, "a task that is not a classification needs its own metric=Metric(name, per_sample)"),
+    ({"kind": "other"}, "a generic task needs its own metric=Metric(name, per_sample), or evaluate=..."),
+    ({"kind": "clasification"}, "unknown kind of task 'clasification' (did you mean 'classification'?); known: "),
+    ({"kind": 3}, "kind must be one of classification, generic, "),
 ]  # fmt: skip
 
 
@@ -195,7 +197,7 @@ def test_regression_has_its_own_metric_and_loss() -> None:
         MODEL, metric=metric, example_input=EXAMPLE, train=[(INPUTS, targets)], val=[(INPUTS, targets)]
     )
     made.validate()
-    assert made.loss is nn.functional.mse_loss and made.kind == "other"
+    assert made.loss is nn.functional.mse_loss and made.traits.name == "regression"
     assert made.score(predict, "validation").value == pytest.approx(float(-np.abs(logits(INPUTS.numpy())).mean()))
 
 

@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Task": "autocompress.tasks.task",
+    "TaskKind": "autocompress.tasks.kind",
     "Metric": "autocompress.tasks.metric",
     "Recipe": "autocompress.recipes.recipe",
     "SearchSpace": "autocompress.recipes.space",

@@ -15,7 +15,15 @@ from autocompress.runtimes.base import get, own_names
 
 ROOT = Path(autocompress.__file__).parent
 ORDER = (
-    *("known_costs", "tasks", "tasks.kinds", "runtimes", "runtimes.adapters.onnxruntime", "runtimes.adapters", "graphs"),
+    *(
+        "known_costs",
+        "tasks",
+        "tasks.kinds",
+        "runtimes",
+        "runtimes.adapters.onnxruntime",
+        "runtimes.adapters",
+        "graphs",
+    ),
     *("devices", "devices.calibration", "compression", "compression.techniques", "recipes", "studies"),
     *("evaluation", "evaluation.screening", "controller.executors", "controller"),
     *("report", "report.text", "report.figures", "report.web", "packaging", "testing", "cli"),

@@ -1,4 +1,7 @@
-"""Conformance checks for authors of extensions: `techniques` and `runtimes`, each a list of checks to run in a test."""
+"""Conformance checks for authors of extensions: `techniques`, `runtimes` and `kinds` of tasks.
+
+Each is a list of checks to run in a test.
+"""
 
 from __future__ import annotations
 

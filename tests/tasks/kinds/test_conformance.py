@@ -1,0 +1,71 @@
+"""Every kind of task keeps the rules of `autocompress.testing.kinds`; so does the example of docs/extend.md."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import doc_blocks
+from helpers.many import two_heads
+from helpers.small import small_task
+from torch import nn
+
+from autocompress.tasks.kind import names
+from autocompress.tasks.metric import Metric
+from autocompress.tasks.task import Task
+from autocompress.testing.kinds import CHECKS, Case
+
+
+def regression() -> Task:
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 2))
+    inputs = torch.randn(96, 12)
+    with torch.no_grad():
+        data = [(inputs, model(inputs) + 0.01 * torch.randn(96, 2))]
+    error = Metric("minus error", lambda outputs, targets: -abs(outputs - targets).mean(1))
+    return Task.regression(model, metric=error, example_input=inputs[:1], train=data, val=data)
+
+
+def documented(folder: Path) -> Task:
+    """The example of the documentation, after a few steps of training."""
+    (text,) = (b.text for b in doc_blocks.blocks(doc_blocks.ROOT / "docs" / "extend.md") if "MultiLabel(" in b.text)
+    path = folder / "multi_label.py"
+    path.write_text(f'"""The example of docs/extend.md."""\n\n{text}')
+    spec = importlib.util.spec_from_file_location("multi_label", path)
+    assert spec and spec.loader
+    module: Any = importlib.util.module_from_spec(spec)
+    sys.modules["multi_label"] = module
+    spec.loader.exec_module(module)
+    optimizer = torch.optim.Adam(module.task.model.parameters(), 0.05)
+    for _ in range(100):
+        optimizer.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(module.task.model(module.images), module.labels).backward()
+        optimizer.step()
+    return module.task  # type: ignore[no-any-return]
+
+
+TASKS: dict[str, Callable[[Path], Task]] = {
+    "classification": lambda folder: small_task("resnet", n=96),
+    "generic": lambda folder: two_heads(),
+    "regression": lambda folder: regression(),
+    "documented": documented,
+}
+
+
+def test_every_kind_has_a_task_here() -> None:
+    assert set(names()) | {"documented"} == set(TASKS)
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    torch.manual_seed(0)
+    return Case(TASKS[request.param](tmp_path_factory.mktemp("kind")))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_conforms(case: Case, check: Callable[[Case], None]) -> None:
+    check(case)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.small import device, small_task, space
+from helpers.small import DEVICE, device, small_task, space, write_space, write_task
+from helpers.tasks import make_task
 
-from autocompress import Budget, search
-from autocompress.compression.catalogue import enable
+from autocompress import Study, cli
+from autocompress.compression.anatomy import dissect
+from autocompress.compression.candidate import Workshop
+from autocompress.compression.catalogue import enable, technique
 from autocompress.compression.training import Schedule
+from autocompress.controller.untouched import UntouchedNetwork
 from autocompress.errors import CandidateError
 from autocompress.evaluation.elastic import Elastic
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.screening import Screen
 from autocompress.recipes.recipe import Recipe
+from autocompress.studies.results import Evaluation
+from autocompress.testing import CHECKS, Case
 
 TRAIN = {"technique": "distill", "epochs": 1}
 DROP = {"technique": "own_techniques.drop_block", "block": "blocks.0"}
@@ -28,7 +35,7 @@ DROP = {"technique": "own_techniques.drop_block", "block": "blocks.0"}
 def known() -> Iterator[None]:
     """What `--techniques` does, for the tests of this module."""
     before = set(sys.modules)
-    for name in ("drop_block", "shrink"):
+    for name in ("drop_block", "shrink", "skip_blocks"):
         enable(f"own_techniques.{name}")
     yield
     for name in set(sys.modules) - before:
@@ -91,19 +98,129 @@ def test_shared_weights_carry_what_consists_of_them(tmp_path: Path) -> None:
     assert "starts from the original's weights" in other.notes[-1]
 
 
-def test_a_search_with_the_default_sampler_runs(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    stages = [
-        {**DROP, "block": {"choice": ["none", "blocks.0"]}, "by": {"choice": ["nothing", "two"]}},
-        {"technique": "prune", "ratio": {"choice": [0.0, 0.5]}, "round_to": 2},
+def test_layers_that_are_gone_and_new_ones_are_recorded() -> None:
+    evaluator = Evaluator(small_task("resnet", n=64), device())
+    for by, new in (("nothing", set()), ("two", {"blocks.0.0", "blocks.0.1"})):
+        layers = evaluator.evaluate(recipe({**DROP, "by": by}))[0].evaluation.layers
+        assert {x.name for x in layers if not x.channels_after} == {"blocks.0.conv1", "blocks.0.conv2"}
+        assert {x.name for x in layers if not x.channels_before} == new
+
+
+# ------------------------------------------------------------- a technique that changes the depth, known to no source
+
+SKIP = "own_techniques.skip_blocks"
+SKIPPING = {
+    "version": 1,
+    "stages": [
+        {"technique": SKIP, "skip": {"per": "layer", "choice": [0, 1]}},
+        {"technique": "prune", "ratio": {"choice": [0.25, 0.5]}, "round_to": 2},
+        {"technique": "distill", "epochs": 1},
         {"technique": "ptq", "weight_bits": {"choice": [8, 4]}},
-    ]
-    found = search(
-        small_task("resnet", n=64), device(), space({"version": 1, "stages": stages}), budget=Budget(5), out=tmp_path
-    )
-    done = [e for e in found.evaluations if e.state == "complete" and e.recipe.get("own_techniques.drop_block")]
-    assert {e.recipe.get("own_techniques.drop_block").block for e in done} == {"none", "blocks.0"}
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Workshop:
+    task = make_task("resnet")
+    return Workshop(task, dissect(task))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_it_conforms(check: Callable[[Case], None], workshop: Workshop) -> None:
+    cls = technique(SKIP)
+    check(Case(cls.model_validate({"skip": {"blocks.0": 1}}), workshop, identity=cls()))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Searched by two workers with the default sampler, from the command line."""
+    folder = tmp_path_factory.mktemp("depth")
+    task = write_task(folder, body='    return small_task("resnet", n=64)')
+    write_space(folder, SKIPPING)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UntouchedNetwork, "next", lambda self, judged: None)
+        run(
+            "search",
+            task,
+            "--space",
+            folder / "space.yaml",
+            "--workers",
+            2,
+            "--trials",
+            5,
+            *ON,
+            "--out",
+            folder / "out",
+        )
+    return folder / "out"
+
+
+ON = ("--device", DEVICE)
+
+
+def run(*words: object) -> None:
+    """What a user types, with the technique enabled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["autocompress", "--techniques", SKIP, *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert end.value.code in (0, None), words
+
+
+def skips(evaluation: Evaluation) -> bool:
+    stage = evaluation.recipe.get(SKIP)
+    return stage is not None and "without 1 " in stage.summary()
+
+
+@pytest.mark.slow
+def test_two_workers_search_it_with_the_default_sampler(study: Path) -> None:
+    done = [e for e in Study.open(study).candidates if e.state == "complete"]
+    assert {skips(e) for e in done} == {False, True}
     for e in done:
-        gone = {x.name for x in e.layers if not x.channels_after}
-        is_gone = e.recipe.get("own_techniques.drop_block").block == "blocks.0"
-        assert gone == ({"blocks.0.conv1", "blocks.0.conv2"} if is_gone else set())
+        assert [x.name for x in e.layers if not x.channels_after] == ["blocks.0.conv1", "blocks.0.conv2"] * skips(e)
+    latencies = {skips(e): e.predicted_latency_ms for e in done}
+    assert latencies[True] < latencies[False]
+
+
+def test_it_is_ablated_compared_and_shown(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = [e for e in Study.open(study).candidates if e.state == "complete"]
+    one, other = (next(e.trial for e in done if skips(e) is kind) for kind in (True, False))
+    run("ablate", study, f"{study.parent / 'my_task.py'}:task", "--trial", one)
+    assert "fewer blocks" in capsys.readouterr().out
+    run("diff", f"{study}:{one}", f"{study}:{other}")
+    assert f"{SKIP}: skip of blocks.0 1 -> 0" in capsys.readouterr().out
+    run("show", study, "--html", tmp_path / "report.html")
+    assert "without 1 blocks" in capsys.readouterr().out + (tmp_path / "report.html").read_text()
+
+
+def test_it_is_exported_and_replayed(study: Path, tmp_path: Path) -> None:
+    point = next(e for e in Study.open(study).candidates if e.state == "complete" and skips(e))
+    run("export", study, "--trial", point.trial, "--out", tmp_path / "edge")
+    task = f"{study.parent / 'my_task.py'}:task"
+    run("apply", tmp_path / "edge" / "recipe.yaml", task, *ON, "--out", tmp_path / "again.onnx")
+    assert hashlib.sha256((tmp_path / "again.onnx").read_bytes()).hexdigest() == point.sha256
+
+
+@pytest.mark.slow
+def test_it_is_searched_with_shared_weights_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = write_task(tmp_path, body='    return small_task("resnet", n=64)')
+    write_space(tmp_path, SKIPPING)
+    run("check", task, "--space", tmp_path / "space.yaml", *ON)
+    assert "leaving out blocks.0: " in capsys.readouterr().out
+    run(
+        "search",
+        task,
+        "--space",
+        tmp_path / "space.yaml",
+        "--evaluator",
+        "elastic",
+        "--trials",
+        3,
+        *ON,
+        "--out",
+        tmp_path / "out",
+    )
+    done = [e for e in Study.open(tmp_path / "out").candidates if e.state == "complete" and e.recipe.get(SKIP)]
+    assert any(skips(e) for e in done)
+    assert all("elastic: starts from the shared weights" in e.notes for e in done if e.derived_from is None)

@@ -38,6 +38,8 @@ class Visit:
     """Done in the whole network when the module has run for the first time."""
     order: int
     calls: int = 1
+    keeps_shape: bool = False
+    """Whether it maps one tensor to another one of the same shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Anatomy:
     macs: int
     n_params: int
     notes: tuple[str, ...] = field(default=())
+    blocks: Mapping[str, str] = field(default_factory=dict)
+    """Blocks that the network runs without, since they keep the shape of their input, each with its stage."""
 
     @property
     def prunable(self) -> str:
@@ -91,6 +95,7 @@ class Anatomy:
             groups=dict(self.groups),
             layers=dict(self.layers),
             places=tuple(place.name for place in self.places),
+            blocks=dict(self.blocks),
         )
 
     def stage_of(self, layer: str) -> str:
@@ -132,6 +137,7 @@ def dissect(task: Task) -> Anatomy:
         prunable_share=found.n_params / max(1, sum(p.numel() for p in task.model.parameters())),
         untouched=_untouched(task.model, found),
         places=places,
+        blocks=_removable(task.model, visits, stages),
         macs=count_macs(task.model, example),
         n_params=sum(p.numel() for p in task.model.parameters()),
     )
@@ -164,16 +170,18 @@ def trace(model: nn.Module, example: Inputs) -> dict[str, Visit]:
     visits: dict[str, Visit] = {}
     counter = _mac_counter()
 
-    def record(name: str, output: object) -> None:
+    def record(name: str, inputs: tuple[object, ...], output: object) -> None:
         if not isinstance(output, Tensor):
             return
         if name in visits:
             visits[name].calls += 1
         else:
-            visits[name] = Visit(tuple(output.shape[1:]), int(counter.get_total_flops()) // 2, len(visits))
+            keeps = [getattr(tensor, "shape", None) for tensor in inputs] == [output.shape]
+            done = int(counter.get_total_flops()) // 2
+            visits[name] = Visit(tuple(output.shape[1:]), done, len(visits), keeps_shape=keeps)
 
     hooks = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: record(name, output))
+        module.register_forward_hook(lambda module, inputs, output, name=name: record(name, inputs, output))
         for name, module in model.named_modules()
     ]
     try:
@@ -267,6 +275,16 @@ def _places(model: nn.Module, visits: Mapping[str, Visit]) -> tuple[Place, ...]:
         if found:
             break
     return tuple(found[key] for key in sorted(found))
+
+
+def _removable(model: nn.Module, visits: Mapping[str, Visit], stages: Mapping[str, str]) -> dict[str, str]:
+    """Blocks with layers that keep the shape of their input, in order of execution, with their stages."""
+    found = {}
+    for name in sorted((n for n in _blocks(model) if n in visits), key=lambda n: visits[n].order):
+        inside = [stage for layer, stage in stages.items() if layer.startswith(f"{name}.")]
+        if inside and visits[name].keeps_shape and visits[name].calls == 1:
+            found[name] = inside[0]
+    return found
 
 
 def _blocks(module: nn.Module, prefix: str = "") -> Iterator[str]:

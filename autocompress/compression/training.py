@@ -1,4 +1,4 @@
-"""The one training loop: fine-tuning with distillation, used by the stages `distill` and `qat`."""
+"""The one training loop: fine-tuning with distillation, used by every stage that trains."""
 
 from __future__ import annotations
 

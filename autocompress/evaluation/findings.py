@@ -13,7 +13,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.gain import RATES, Ladder, Optimizer, find_rate, optimizer_for
-from autocompress.compression.techniques.prune import Prune
+from autocompress.compression.techniques import _usual as usual
 from autocompress.compression.training import Distillation
 from autocompress.errors import CandidateError, StudyError
 from autocompress.files import Folder
@@ -81,7 +81,7 @@ class NetworkFindings:
         whole = Candidate(self._workshop.task.model)
         for round_to in (8, 1):
             try:
-                return Prune(ratio=_RATIO, round_to=round_to).apply(whole, self._workshop)
+                return usual.shrunk(_RATIO, round_to).apply(whole, self._workshop)
             except CandidateError:  # too narrow, or nothing of it can be pruned
                 continue
         return whole

@@ -72,7 +72,7 @@ class StageSpace:
         return domain.at(0.0 if isinstance(domain, Choice) else 0.5)
 
     def value_of(self, stage: Stage, knob: str, outline: Outline) -> Value:
-        """What a stage has where a knob, such as `prune.ratio[stage1]`, would have its value."""
+        """What a stage has where a knob, `technique.field[part]`, would have its value."""
         value = getattr(stage, self.field_of(knob))
         table = self.table_of(knob)
         if not isinstance(value, Mapping) or table is None:

@@ -27,6 +27,11 @@ def quantised(**settings: Any) -> Quantize:
     return Ptq.model_validate(settings)
 
 
+def shrunk(ratio: float, round_to: int) -> Stage:
+    """The stage of a network that has lost a share of the channels of every group, the least important ones."""
+    return Prune(ratio=ratio, round_to=round_to)
+
+
 def narrowed(ratios: Mapping[str, float], round_to: int) -> Stage:
     """The stage of a network with fewer channels, whichever they are: for its shapes."""
     return Prune(ratio=dict(ratios), importance="l1", round_to=round_to)

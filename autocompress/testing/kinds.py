@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from autocompress.compression.anatomy import dissect
+from autocompress.compression.techniques._usual import quantised
 from autocompress.devices.profile import DeviceProfile
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.recipe import Recipe
@@ -159,8 +160,8 @@ def exits_only_where_it_is_sure(case: Case) -> None:
 def goes_into_a_file(case: Case) -> None:
     """Check that float and int8 files are written, agree with the network and are judged."""
     evaluator = Evaluator(case.task, DeviceProfile.load("raspberry-pi-4"))
-    for stages, least in (([], 0.99), ([{"technique": "ptq"}], 0.5)):
-        outcome = evaluator.evaluate(Recipe.parse({"stages": stages}))[0]
+    for stages, least in (((), 0.99), ((quantised(),), 0.5)):
+        outcome = evaluator.evaluate(Recipe(stages=stages))[0]
         parity = outcome.evaluation.parity
         _require(parity is not None and parity >= least, f"{stages}: the file agrees with the network by {parity}")
         _require(np.isfinite(evaluator.score(outcome.file, "validation").value), f"{stages}: the file has no score")

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.compression.candidate import Candidate
+from autocompress.compression.techniques._quantize import Quantize
+from autocompress.compression.techniques._usual import quantised
 from autocompress.compression.techniques.early_exit import EarlyExit
-from autocompress.compression.techniques.ptq import Ptq
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluation.deploy import Artifact, Deployment
@@ -68,14 +69,14 @@ class Case:
         """One sample."""
         return {name: array[:1] for name, array in self.task.calibration_batches(1, 0)[0].items()}
 
-    def deployment(self, stage: Ptq | None = None, *, exits: bool = False) -> Deployment:
+    def deployment(self, stage: Quantize | None = None, *, exits: bool = False) -> Deployment:
         """The network, quantised or with one early exit on demand."""
         candidate = Candidate(self.task.model)
         if exits:
             candidate = EarlyExit(hidden=8).apply(candidate, self.evaluator.workshop)
         return self.evaluator.deployer.build(candidate.evolve(quantization=stage))
 
-    def file(self, stage: Ptq | None = None, *, exits: bool = False) -> Artifact:
+    def file(self, stage: Quantize | None = None, *, exits: bool = False) -> Artifact:
         """The same as a file."""
         deployment = self.deployment(stage, exits=exits)
         return self.evaluator.deployer.finish(deployment, [0.5] * (len(deployment.outputs) - 1), Recipe(), {})
@@ -151,7 +152,7 @@ def computes_what_the_file_says(case: Case) -> None:
     can = case.runtime.capabilities
     for bits in sorted(can.weight_bits):
         for activations in sorted(can.activation_bits) if bits <= 8 else [32]:
-            stage = None if bits == 32 else Ptq.model_validate({"weight_bits": bits, "activation_bits": activations})
+            stage = None if bits == 32 else quantised(weight_bits=bits, activation_bits=activations)
             allowed = INTEGER_ERROR if bits <= 8 and activations == 8 else FLOAT_ERROR
             error = _error(case, case.file(stage))
             _require(
@@ -176,7 +177,7 @@ def leaves_at_each_exit(case: Case) -> None:
 
 def reads_kernels(case: Case) -> None:
     """Check that a graph becomes kernel calls of known kinds, fewer bytes of weights where they are int8."""
-    plain, int8 = (case.runtime.kernels(case.file(stage).graph).workload() for stage in (None, Ptq()))
+    plain, int8 = (case.runtime.kernels(case.file(stage).graph).workload() for stage in (None, quantised()))
     _require(plain.macs > 0 and plain.macs == int8.macs, "the multiply-accumulates are not counted")
     _require({op.kind for op in (*plain.ops, *int8.ops)} <= set(KINDS), "an operator has a kind that is not known")
     _require(int8.weight_bytes < plain.weight_bytes, "int8 weights take as many bytes as floats")

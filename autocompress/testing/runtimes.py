@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.techniques._quantize import Quantize
+from autocompress.compression.techniques._usual import exits as early_exits
 from autocompress.compression.techniques._usual import quantised
-from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluation.deploy import Artifact, Deployment
@@ -73,7 +73,7 @@ class Case:
         """The network, quantised or with one early exit on demand."""
         candidate = Candidate(self.task.model)
         if exits:
-            candidate = EarlyExit(hidden=8).apply(candidate, self.evaluator.workshop)
+            candidate = early_exits(hidden=8).apply(candidate, self.evaluator.workshop)
         return self.evaluator.deployer.build(candidate.evolve(quantization=stage))
 
     def file(self, stage: Quantize | None = None, *, exits: bool = False) -> Artifact:

@@ -37,6 +37,11 @@ def narrowed(ratios: Mapping[str, float], round_to: int) -> Stage:
     return Prune(ratio=dict(ratios), importance="l1", round_to=round_to)
 
 
+def exits(**settings: Any) -> Stage:
+    """The stage that attaches early exits: one, if nothing else is said."""
+    return EarlyExit.model_validate(settings)
+
+
 def repair() -> Stage:
     """What every change of the structure needs."""
     return Distill().repair()

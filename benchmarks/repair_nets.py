@@ -288,6 +288,8 @@ class Net:
     """0 for a checkpoint of the examples."""
     peak_rate: float = 3e-3
     weight_decay: float = 0.05
+    n_test: int = 10_000
+    """So many test samples are looked at."""
 
 
 NETS = {
@@ -296,7 +298,7 @@ NETS = {
     "depthwise": Net(Depthwise, fashion, 25, 6e-3),
     "vit": Net(lambda: Transformer(nn.Conv2d(1, 64, 7, 7), 16, 64, 4, 10), fashion, 25, 2e-3),
     "sensor-resnet": Net(sensor_resnet, hapt, 25),
-    "cifar-resnet": Net(lambda: trained(JOBS["cifar10"]), datasets.cifar10_batches),
+    "cifar-resnet": Net(lambda: trained(JOBS["cifar10"]), datasets.cifar10_batches, n_test=2_000),
     "mobilenet-v2": Net(mobilenet_v2, fashion, 20, 6e-3),
     "convnext": Net(convnext, fashion, 20),
     "sensor-transformer": Net(lambda: Transformer(nn.Conv1d(6, 48, 4, 4), 32, 48, 3, 6), hapt, 40, 2e-3),

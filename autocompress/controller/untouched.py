@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Final, Literal
+from typing import Any, Final
 
 from autocompress.compression.stage import Stage
 from autocompress.compression.techniques._usual import quantised
@@ -20,8 +20,11 @@ from autocompress.studies.results import Evaluation
 
 _LOSS = 0.001
 """Share of fp32's accuracy; a smaller loss is not worth another file."""
-_Observer = Literal["minmax", "percentile", "mse"]
-_OBSERVERS: Final[tuple[_Observer, ...]] = ("percentile", "mse")
+_GENTLER: Final[tuple[Mapping[str, Any], ...]] = (
+    *({"observer": observer} for observer in ("percentile", "mse")),
+    {"equalize": True, "bias_correction": "all"},
+)
+"""Settings of a quantisation that are tried where int8 loses accuracy."""
 _MIXED = 6
 """Files of 4 and 8 bits mixed."""
 _STEP = 0.04
@@ -67,32 +70,32 @@ class UntouchedNetwork:
             return
         worth = _LOSS * abs(fp32)
         yield _recipe(quantised(weight_bits=4))
-        observer: _Observer = "minmax"
+        how: Mapping[str, Any] = {}
         best = int8
         if fp32 - int8 > worth:
-            for name in _OBSERVERS:
-                yield (recipe := _recipe(quantised(observer=name)))
+            for settings in _GENTLER:
+                yield (recipe := _recipe(quantised(**settings)))
                 if (accuracy := _accuracy(judged[recipe.digest()])) is not None and accuracy > best:
-                    observer, best = name, accuracy
-            yield _recipe(quantised(weight_bits=4, observer=observer))
-        yield from self._mixed(judged, observer, best, worth)
+                    how, best = settings, accuracy
+            yield _recipe(quantised(weight_bits=4, **how))
+        yield from self._mixed(judged, how, best, worth)
         slow = _latency(self._baselines["int8"]) >= _latency(self._baselines["fp32"])
         if 32 in device.support.activation_bits and (fp32 - best > worth or slow):
             yield _recipe(quantised(activation_bits=32))
             yield _recipe(quantised(weight_bits=4, activation_bits=32))
 
     def _mixed(
-        self, judged: Mapping[str, Evaluation | None], observer: _Observer, int8: float, worth: float
+        self, judged: Mapping[str, Evaluation | None], how: Mapping[str, Any], int8: float, worth: float
     ) -> Iterator[Recipe]:
         """Files between 8 and 4 bits, each where the two files next to it differ most in accuracy and size."""
-        int4 = _accuracy(judged[_recipe(quantised(weight_bits=4, observer=observer)).digest()])
+        int4 = _accuracy(judged[_recipe(quantised(weight_bits=4, **how)).digest()])
         if int4 is None or int8 - int4 <= worth:
             return
         known: dict[int, float] = {0: int8, len(self._ranked): int4}
         for _ in range(_MIXED):
             if (n := self._between(known, worth)) is None:
                 return
-            yield (recipe := self._with_first(n, observer))
+            yield (recipe := self._with_first(n, how))
             accuracy = _accuracy(judged[recipe.digest()])
             known[n] = int4 if accuracy is None else accuracy
 
@@ -112,9 +115,9 @@ class UntouchedNetwork:
                 found.append((gap, min(inner, key=lambda n: (abs(shrunk[n] - middle), n))))
         return max(found)[1] if found else None
 
-    def _with_first(self, n: int, observer: _Observer) -> Recipe:
+    def _with_first(self, n: int, how: Mapping[str, Any]) -> Recipe:
         bits = {layer.name: 4 for layer in self._ranked[:n]}
-        return _recipe(quantised(weight_bits={"default": 8, **bits}, observer=observer))
+        return _recipe(quantised(weight_bits={"default": 8, **bits}, **how))
 
     @cached_property
     def _ranked(self) -> tuple[LayerDamage, ...]:

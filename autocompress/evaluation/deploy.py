@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx
@@ -22,6 +22,7 @@ from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluation.inventory import FileLayer, inventory, layer_names
 from autocompress.graphs import export, nested_if, qdq
+from autocompress.graphs.equalize import equalize
 from autocompress.graphs.observe import ActivationRange, observe
 from autocompress.graphs.qat import build_twin
 from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
@@ -122,9 +123,7 @@ class Deployer:
             return Deployment(self._placeholder(proto, candidate), names, len(candidate.exits), layers)
         if stage.training:
             return self._trained(candidate, folded, stage, *stage.training)
-        spec, ranges, told = self._plan(proto, candidate)
-        repaired, weights = repair(proto, spec, ranges, self._calibration(stage), **asdict(stage.repairs))
-        graph = export.strip(qdq.write_qdq(repaired, spec, ranges, weights))
+        graph, told = self._quantized(proto, candidate)
         parity, notes = self._agreement(graph, folded), (*self._left_in_float(graph, proto, candidate), *told)
         return Deployment(graph, names, len(candidate.exits), layers, parity, notes)
 
@@ -258,6 +257,17 @@ class Deployer:
         spec = plan(proto, self._spec(proto, candidate))
         notes: list[str] = []
         return spec, observe(proto, spec, self._calibration(stage), stage.observer, notes), notes
+
+    def _quantized(self, proto: onnx.ModelProto, candidate: Candidate) -> tuple[onnx.ModelProto, list[str]]:
+        """The graph without training, and notes."""
+        stage: Quantize = candidate.quantization
+        repairs, batches = stage.repairs, self._calibration(stage)
+        graph = equalize(proto, batches) if repairs.equalize else proto
+        spec, ranges, told = self._plan(graph, candidate)
+        repaired, weights = repair(
+            graph, spec, ranges, batches, rounding=repairs.rounding, bias_correction=repairs.bias_correction
+        )
+        return export.strip(qdq.write_qdq(repaired, spec, ranges, weights)), told
 
     def _calibration(self, stage: Quantize) -> list[Arrays]:
         return self.workshop.task.calibration_batches(stage.observer_samples, self.workshop.seed)

@@ -227,7 +227,7 @@ def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
     return default
 
 
-def _weight_axis(node: onnx.NodeProto, graph: Graph) -> int | None:
+def output_axis(node: onnx.NodeProto, graph: Graph) -> int | None:
     """Output channel axis of the node's weight; None when the node is not a layer that can be quantised."""
     if node.domain not in ("", "ai.onnx") or len(node.input) < 2:
         return None
@@ -258,7 +258,7 @@ def _layer_nodes(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
     by_name: dict[str, list[onnx.NodeProto]] = {}
     names: dict[str, str] = {}
     for node in graph.nodes:
-        if _weight_axis(node, graph) is None:
+        if output_axis(node, graph) is None:
             continue
         weight = node.input[1]
         if weight not in names:
@@ -279,7 +279,7 @@ def _unique(name: str, node: onnx.NodeProto, known: Mapping[str, list[onnx.NodeP
 def _same_weight(a: onnx.NodeProto, b: onnx.NodeProto, graph: Graph) -> bool:
     """Whether two nodes hold one weight, perhaps transposed: a Linear called on 2-D and on 3-D input."""
     first, second = (numpy_helper.to_array(graph.initializers[node.input[1]]) for node in (a, b))
-    if _weight_axis(a, graph) != _weight_axis(b, graph):
+    if output_axis(a, graph) != output_axis(b, graph):
         second = second.T
     return first.shape == second.shape and bool((first == second).all())
 
@@ -315,7 +315,7 @@ def plan(model: onnx.ModelProto, spec: QuantSpec) -> QuantPlan:
         bits = spec.weight_bits.get(name, 32)
         for node in nodes:
             wants_int8 = bits <= 8 and spec.activation_bits.get(name, 32) == 8
-            axis = _weight_axis(node, graph)
+            axis = output_axis(node, graph)
             assert axis is not None
             activation = 8 if wants_int8 and _has_int8_kernel(node, graph) else 32
             layers.append(PlannedLayer(node.output[0], name, node.op_type, node.input[1], axis, bits, activation))
@@ -365,7 +365,7 @@ def _has_int8_kernel(node: onnx.NodeProto, graph: Graph) -> bool:
             return False
         # QGemm writes either uint8 or fp32: it cannot make logits that the next layer reads as uint8.
         readers = graph.consumers.get(node.output[0], [])
-        feeds_layer = any(_weight_axis(reader, graph) is not None for reader in readers)
+        feeds_layer = any(output_axis(reader, graph) is not None for reader in readers)
         return graph.private(node.output[0]) or not feeds_layer
     if node.op_type == "Conv":
         # QLinearConv writes uint8 only: a convolution that makes an output stays in fp32.
@@ -448,7 +448,7 @@ class _Placement:
         elif node.input and node.input[0] in self.source and output in self.source and graph.private(output):
             if node.op_type in _AVERAGES:
                 self.int8.add(output)
-            elif node.op_type == "ReduceMean" and _is_global_average(node, graph):
+            elif node.op_type == "ReduceMean" and is_global_average(node, graph):
                 self.int8.add(output)
                 self.pools.add(output)
 
@@ -471,7 +471,7 @@ class _Placement:
         return PlannedActivation(tensor, self.source[tensor], tuple(used), exclusive, maximum)
 
 
-def _is_global_average(node: onnx.NodeProto, graph: Graph) -> bool:
+def is_global_average(node: onnx.NodeProto, graph: Graph) -> bool:
     """Whether a ReduceMean averages exactly the spatial axes of (N, C, ...)."""
     rank = graph.rank(node.input[0])
     axes = graph.initializers.get(node.input[1]) if len(node.input) > 1 else None

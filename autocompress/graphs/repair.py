@@ -24,6 +24,7 @@ from autocompress.graphs.walk import Stop, bias_of, walk
 
 Array = NDArray[Any]
 Rounding = Literal["nearest", "least_squares"]
+Correction = Literal["none", "coarse", "all"]
 
 _ROWS = 8192
 """So many rows of a layer's input are looked at."""
@@ -40,7 +41,7 @@ def repair(
     batches: Sequence[Mapping[str, Array]],
     *,
     rounding: Rounding,
-    bias_correction: bool,
+    bias_correction: Correction,
 ) -> tuple[onnx.ModelProto, dict[str, WeightQuant]]:
     """Round the weights and correct the biases of the planned layers.
 
@@ -51,7 +52,8 @@ def repair(
         batches: calibration inputs by input name.
         rounding: "least_squares" fits the codes of 4-bit weights, see `autocompress.graphs.rounding`.
         bias_correction: whether the mean of each output channel becomes that of the float network again (Nagel et al.,
-            "Data-free quantization through weight equalization and bias correction", ICCV 2019, section 4.2).
+            "Data-free quantization through weight equalization and bias correction", ICCV 2019, section 4.2): "coarse"
+            only in networks that have 4-bit weights.
 
     Returns:
         The graph with other biases, and the codes of all planned weights, both for `write_qdq`.
@@ -83,21 +85,24 @@ class _Seen:
 class _Repair:
     """The repair of one network on its way; called at each layer."""
 
-    def __init__(self, model: onnx.ModelProto, plan: QuantPlan, rounding: Rounding, bias_correction: bool) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, plan: QuantPlan, rounding: Rounding, bias_correction: Correction
+    ) -> None:
         self._model = onnx.ModelProto()
         self._model.CopyFrom(model)
         self._graph, self._plan = Graph(self._model.graph), plan
-        self._fits_codes, self._corrects = rounding == "least_squares", bias_correction
         self._weights = quantize_weights(model, plan)
+        coarse = any(weight.bits <= _COARSE_BITS for weight in self._weights.values())
+        self._fits = coarse and rounding == "least_squares"
+        self._corrects = bool(self._weights) and (bias_correction == "all" or (coarse and bias_correction == "coarse"))
         self._uses = Counter(layer.weight for layer in plan.layers)
         self._done: dict[str, Array] = {}
         self._rng = np.random.default_rng(0)
 
     @property
     def is_needed(self) -> bool:
-        """Whether there are codes to fit, or codes whose errors biases can take up."""
-        coarse = any(weight.bits <= _COARSE_BITS for weight in self._weights.values())
-        return bool(self._weights) and (self._corrects or (self._fits_codes and coarse))
+        """Whether there is anything to fit or to correct."""
+        return self._fits or self._corrects
 
     def finished(self) -> tuple[onnx.ModelProto, dict[str, WeightQuant]]:
         """The graph with its new biases, and the weights."""
@@ -108,6 +113,8 @@ class _Repair:
         layer = stop.layer
         if layer.weight in self._done:
             return {layer.weight: self._done[layer.weight]}
+        if not any(batch.size for batch in stop.inputs):
+            return {}
         weight = numpy_helper.to_array(self._graph.initializers[layer.weight])
         unfolding = Unfolding(self._graph.producer[layer.node], layer, weight.shape)
         rows = unfolding.rows(weight)
@@ -123,7 +130,7 @@ class _Repair:
 
     def _is_fitted(self, name: str, rows: Array) -> bool:
         coarse = name in self._weights and self._weights[name].bits <= _COARSE_BITS
-        return self._fits_codes and coarse and rows.shape[-1] <= _WIDEST
+        return self._fits and coarse and rows.shape[-1] <= _WIDEST
 
     def _look(self, stop: Stop, unfolding: Unfolding, rows: Array) -> _Seen:
         """Means of the inputs, and moments of the outputs of `rows`."""

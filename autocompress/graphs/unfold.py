@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from autocompress.errors import CandidateError
 from autocompress.graphs.quantizable import PlannedLayer, attribute
 
 Array = NDArray[Any]
@@ -46,11 +45,7 @@ class Unfolding:
         return np.ascontiguousarray(rows[0] if self.layer.axis == 0 else rows[0].T)
 
     def inputs(self, tensors: Sequence[Array], most: int, rng: np.random.Generator) -> list[Array]:
-        """Inputs of the layer as (groups, n, d), with n at most `most`, drawn at the same places in all `tensors`.
-
-        Raises:
-            CandidateError: the convolution is padded by `auto_pad`.
-        """
+        """Inputs of the layer as (groups, n, d), with n at most `most`, drawn at the same places in all `tensors`."""
         if self.layer.op_type != "Conv":
             flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors]
             chosen = rng.permutation(len(flat[0]))[:most]
@@ -65,16 +60,24 @@ class Unfolding:
         """A view (N, C, *places, *kernel) of what the kernel sees at each place."""
         kernel = self.shape[2:]
         rank = len(kernel)
-        if any(a.name == "auto_pad" and a.s not in (b"", b"NOTSET") for a in self.node.attribute):
-            raise CandidateError(f"the padding of {self.layer.layer!r} is not written out in numbers")
-        pads, strides = self._integers("pads", [0] * 2 * rank), self._integers("strides", [1] * rank)
-        steps = self._integers("dilations", [1] * rank)
-        padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
+        strides, steps = self._integers("strides", [1] * rank), self._integers("dilations", [1] * rank)
         sizes = [(k - 1) * step + 1 for k, step in zip(kernel, steps, strict=True)]
+        padded = np.pad(x, [(0, 0), (0, 0), *self._pads(x.shape[2:], sizes, strides)])
         views = np.lib.stride_tricks.sliding_window_view(padded, sizes, axis=tuple(range(2, 2 + rank)))
         every = [slice(None), slice(None), *(slice(None, None, step) for step in (*strides, *steps))]
         view: Array = views[tuple(every)]
         return view
+
+    def _pads(self, places: Sequence[int], sizes: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+        """Zeros before and behind, along each dimension."""
+        rank = len(places)
+        how = next((a.s for a in self.node.attribute if a.name == "auto_pad"), b"NOTSET")
+        if how not in (b"SAME_UPPER", b"SAME_LOWER"):
+            pads = self._integers("pads", [0] * 2 * rank)
+            return list(zip(pads[:rank], pads[rank:], strict=True))
+        missing = [max(0, (-(-n // s) - 1) * s + k - n) for n, k, s in zip(places, sizes, strides, strict=True)]
+        smaller = [(n // 2, n - n // 2) for n in missing]
+        return smaller if how == b"SAME_UPPER" else [(after, before) for before, after in smaller]
 
     def _windows_as_rows(self, windows: Array) -> Array:
         """(N, C, n, *kernel) to (groups, N * n, d)."""

@@ -19,6 +19,7 @@ from autocompress.graphs.qdq import write_qdq
 from autocompress.graphs.quantizable import Graph, PlannedLayer, QuantPlan, captured
 from autocompress.runtimes.adapters.onnxruntime.inside import as_written
 from autocompress.runtimes.base import Model
+from autocompress.tasks.interface import n_samples, take
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
@@ -92,18 +93,18 @@ def bias_of(graph: Graph, layer: PlannedLayer) -> str | None:
 
 def _as_taken(model: onnx.ModelProto, batches: Sequence[Mapping[str, Array]]) -> Sequence[Mapping[str, Array]]:
     """Sample by sample where the graph takes no more at a time."""
-    if not any(next(iter(value.type.tensor_type.shape.dim)).HasField("dim_value") for value in model.graph.input):
+    firsts = [value.type.tensor_type.shape.dim[:1] for value in model.graph.input]
+    if not any(dim.HasField("dim_value") for dims in firsts for dim in dims):
         return batches
-    return [{k: v[i : i + 1] for k, v in batch.items()} for batch in batches for i in range(len(batch[min(batch)]))]
+    return [take(batch, slice(i, i + 1)) for batch in batches for i in range(n_samples(batch))]
 
 
 def _fewer(batches: Sequence[Mapping[str, Array]], bytes_per_sample: int) -> list[Tensors]:
     """The first samples, as many as fit."""
     room, kept = max(_FEWEST, _MEMORY_BYTES // max(1, bytes_per_sample)), list[Tensors]()
     for batch in batches:
-        part = {name: value[:room] for name, value in batch.items()}
-        room -= len(next(iter(part.values())))
-        kept.append(part)
+        kept.append(take(batch, slice(room)))
+        room -= n_samples(kept[-1])
         if room <= 0:
             break
     return kept
@@ -142,7 +143,7 @@ class _Line:
 
     def bytes_per_sample(self, batch: Mapping[str, Array]) -> int:
         """The most that lies between two nodes, for one sample."""
-        tensors, most = {name: value[:1] for name, value in batch.items()}, 0
+        tensors, most = dict(take(batch, slice(1))), 0
         for piece in self._pieces.values():
             self._run(piece, tensors)
             most = max(most, sum(value.nbytes for value in tensors.values()))

@@ -85,7 +85,7 @@ def test_where_4_bits_lose_accuracy_the_sensitive_layers_get_8_again(task: Task,
     assert min(shares[1:]) > 0.4  # nothing below the share that loses nothing
 
 
-def test_other_observers_and_float_arithmetic_are_tried_where_int8_loses_accuracy(
+def test_other_observers_equalisation_and_float_arithmetic_are_tried_where_int8_loses_accuracy(
     task: Task, ranked: list[LayerDamage]
 ) -> None:
     good = {"minmax": 0.8, "percentile": 0.85, "mse": 0.82}
@@ -94,6 +94,7 @@ def test_other_observers_and_float_arithmetic_are_tried_where_int8_loses_accurac
         ("ptq w4a8", "minmax"),
         ("ptq w8a8", "percentile"),
         ("ptq w8a8", "mse"),
+        ("ptq w8a8", "minmax"),
         ("ptq w4a8", "percentile"),
         ("ptq w8a32", "minmax"),
         ("ptq w4a32", "minmax"),

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 
-from autocompress.errors import CandidateError
 from autocompress.graphs.quantizable import PlannedLayer
 from autocompress.graphs.unfold import Unfolding
+from autocompress.runtimes.adapters.onnxruntime.session import Session
 
 
 def layer(op_type: str, axis: int = 0) -> PlannedLayer:
@@ -60,7 +60,15 @@ def test_no_more_rows_are_drawn_than_asked_for() -> None:
     assert unfolding.inputs([x], 100, np.random.default_rng(0))[0].shape == (1, 100, 27)
 
 
-def test_padding_that_is_not_written_out_is_refused() -> None:
-    node = helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME_UPPER")
-    with pytest.raises(CandidateError, match="padding of 'layer'"):
-        Unfolding(node, layer("Conv"), (8, 3, 3, 3)).inputs([np.zeros((1, 3, 8, 8))], 10, np.random.default_rng(0))
+@pytest.mark.parametrize("how", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_padding_may_be_said_in_words(how: str) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], auto_pad=how, strides=[2, 2], kernel_shape=[3, 2])
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 8, 7), (4, 3, 3, 2)))
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "w", "y")]
+    graph = helper.make_graph([node], "g", values[:2], values[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    expected = Session(model.SerializeToString())({"x": x, "w": weight})["y"].transpose(1, 0, 2, 3).reshape(4, -1)
+    unfolding = Unfolding(node, layer("Conv"), weight.shape)
+    outputs = (unfolding.inputs([x], 10**6, rng)[0] @ unfolding.rows(weight).transpose(0, 2, 1))[0].T
+    assert np.allclose(np.sort(outputs), np.sort(expected), atol=1e-4)

@@ -25,7 +25,8 @@ class Repairs:
     """What is done about the errors of a quantisation that is not trained; see `autocompress.graphs.repair`."""
 
     rounding: Literal["nearest", "least_squares"] = "nearest"
-    bias_correction: bool = False
+    bias_correction: Literal["none", "coarse", "all"] = "none"
+    equalize: bool = False
 
 
 WeightBits = Literal[4, 8, 16, 32]

@@ -17,16 +17,21 @@ class Ptq(Quantize):
     """Quantise the exported graph: per-channel weights of 4, 8 or 16 bits, activations of 8 bits."""
 
     technique: Literal["ptq"] = "ptq"
-    rounding: Literal["nearest", "least_squares"] = "nearest"
+    rounding: Literal["least_squares", "nearest"] = "least_squares"
     """Of 4-bit weights: "least_squares" fits their codes to what each layer computes on `observer_samples`."""
-    bias_correction: bool = False
-    """Whether biases take up what rounding moves the mean of each channel by, on `observer_samples`."""
+    bias_correction: Literal["coarse", "none", "all"] = "coarse"
+    """Whether biases take up what rounding moves the mean of each channel by: "coarse" where there are 4-bit weights,
+    "all" also where all have 8 bits."""
+    equalize: bool = False
+    """Whether channels are first scaled to like ranges, between layers and behind layer norms: for networks that lose
+    by 8-bit activations."""
 
     label: ClassVar[str] = "quantisation"
     conflicts: ClassVar[frozenset[str]] = frozenset({"qat"})
     references: ClassVar[tuple[str, ...]] = (
         "Nagel et al., A White Paper on Quantization, arXiv 2106.08295",
         "Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019",
+        "Xiao et al., SmoothQuant, arXiv 2211.10438",
         "Frantar et al., GPTQ, arXiv 2210.17323",
         "Behdin et al., QuantEase, arXiv 2309.01885",
     )
@@ -34,7 +39,7 @@ class Ptq(Quantize):
     @property
     def repairs(self) -> Repairs:
         """As the fields say."""
-        return Repairs(self.rounding, self.bias_correction)
+        return Repairs(self.rounding, self.bias_correction, self.equalize)
 
     @classmethod
     def gains(cls, bench: Bench) -> Iterator[Knob]:

@@ -2,6 +2,7 @@
 
     python infer.py                        describe the model and run it on random numbers
     python infer.py samples.npy            run it on samples of yours: shape (N, ...), or one sample
+    python infer.py samples.npz            the same for several inputs: an array (N, ...) under the name of each
     python infer.py --threshold 0.8 0.95   models with early exits: when each of them answers
     python infer.py --verify KEY.pub       check the signature of this folder first (needs the package cryptography)
 
@@ -30,11 +31,57 @@ SHOWN = 10
 """Maximum number of predictions printed; the rest is counted."""
 
 
+class Input(NamedTuple):
+    """What one input takes."""
+
+    name: str
+    dtype: Any
+    shape: tuple[Any, ...]
+    """Of one sample; sizes that are free have names."""
+
+    def fits(self, sizes: tuple[int, ...]) -> bool:
+        """Whether this is the shape of one sample."""
+        same = (not isinstance(want, int) or want == got for want, got in zip(self.shape, sizes, strict=False))
+        return len(sizes) == len(self.shape) and all(same)
+
+    def single(self, sample: np.ndarray) -> np.ndarray:
+        """One sample, given with or without a batch dimension of 1, as the session takes it."""
+        shape = np.shape(sample)
+        if not self.fits(shape) and len(shape) and shape[0] == 1:
+            shape = shape[1:]
+        if not self.fits(shape):
+            raise ValueError(
+                f"the model takes samples{self._named} of shape {_shape(self.shape)}, got {np.shape(sample)}"
+            )
+        return np.ascontiguousarray(sample, self.dtype).reshape(1, *shape)
+
+    def many(self, data: np.ndarray) -> np.ndarray:
+        """Samples (N, ...) of an array that holds some or one."""
+        for array in (data, data[None]):
+            if self.fits(array.shape[1:]) and len(array):
+                return array
+        raise ValueError(
+            f"the model takes samples{self._named} of shape {_shape(self.shape)}, got an array of {data.shape}"
+        )
+
+    def random(self, n: int, seed: int) -> np.ndarray:
+        """Standard normal numbers, ones where they are integers (ids, masks); sizes that are free become 1."""
+        sizes = (n, *(s if isinstance(s, int) else 1 for s in self.shape))
+        if not np.issubdtype(self.dtype, np.floating):
+            return np.ones(sizes, self.dtype)
+        return np.random.default_rng(seed).standard_normal(sizes).astype(self.dtype)
+
+    @property
+    def _named(self) -> str:
+        return "" if self.name == "input" else f" of {self.name!r}"
+
+
 class Prediction(NamedTuple):
     """What one sample gives."""
 
-    output: np.ndarray
-    """Of the network, without the batch dimension; logits (n_classes,) for a classification."""
+    output: Any
+    """Of the network, without the batch dimension; logits (n_classes,) for a classification. Of several outputs a
+    mapping from their names."""
     exit: int | None
     """Number of the early exit that answered, from 0; the last one is the network's own output. None without exits."""
     ms: float
@@ -58,13 +105,8 @@ class Model:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as problem:  # onnxruntime has no common base class for its errors
             raise ValueError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(problem).split())[:300]}") from None
-        if len(self.session.get_inputs()) != 1:
-            raise ValueError(f"{path}: it has {len(self.session.get_inputs())} inputs; this script runs files with one")
-        self.input = self.session.get_inputs()[0]
+        self.inputs = [Input(i.name, _DTYPES[i.type], tuple(i.shape[1:])) for i in self.session.get_inputs()]
         self.outputs = [output.name for output in self.session.get_outputs()]
-        self.dtype = _DTYPES.get(self.input.type, np.float32)
-        self.shape = tuple(self.input.shape[1:])
-        """Of one sample."""
         self.thresholds = sorted(
             (i.name for i in self.session.get_overridable_initializers() if i.name.startswith("threshold")),
             key=lambda name: int(name.removeprefix("threshold")),
@@ -72,17 +114,19 @@ class Model:
         """Names of the inputs that hold the thresholds of the early exits; they have defaults in the file."""
         task = self.card.get("task", {})
         self.classes: list[str] = list(task.get("classes") or [])
-        self.is_classification = task.get("kind", "classification") == "classification"
+        self.is_classification = bool(task.get("logits", True))
+        """Whether the outputs are logits of classes."""
 
-    def predict(self, sample: np.ndarray, thresholds: list[float] | None = None) -> Prediction:
+    def predict(self, sample: Any, thresholds: list[float] | None = None) -> Prediction:
         """Run one sample.
 
         Args:
-            sample: shape `self.shape`, with or without a batch dimension of 1.
+            sample: an array, with or without a batch dimension of 1; for several inputs a mapping from their names.
             thresholds: confidence (largest softmax probability) above which each early exit answers, 0 to 1;
                 None: those in the file.
         """
-        feed = {self.input.name: np.ascontiguousarray(sample, self.dtype).reshape(1, *self._sizes(sample))}
+        given = self._by_name(sample)
+        feed = {i.name: i.single(given[i.name]) for i in self.inputs}
         if thresholds is not None:
             if len(thresholds) != len(self.thresholds):
                 raise ValueError(f"the model has {len(self.thresholds)} thresholds, got {len(thresholds)}")
@@ -91,23 +135,37 @@ class Model:
         results = dict(zip(self.outputs, self.session.run(None, feed), strict=True))
         ms = (time.perf_counter() - started) * 1e3
         index = results.pop("exit_index", None)
-        return Prediction(next(iter(results.values()))[0], None if index is None else int(index), ms)
+        outputs = {name: value[0] for name, value in results.items()}
+        output = outputs if len(outputs) > 1 else next(iter(outputs.values()))
+        return Prediction(output, None if index is None else int(index), ms)
 
-    def samples(self, data: np.ndarray) -> np.ndarray:
-        """Bring an array to shape (N, ...).
+    def samples(self, data: Any) -> list[dict[str, np.ndarray]]:
+        """Single samples, inputs by name, of an array that holds some or one; of several inputs of a mapping of arrays.
 
         Raises:
             ValueError: it fits neither one sample nor many.
         """
-        for array in (data, data[None]):
-            if self._fits(array.shape[1:]) and len(array):
-                return array
-        raise ValueError(f"the model takes samples of shape {_shape(self.shape)}, got an array of {data.shape}")
+        given = self._by_name(data)
+        many = {i.name: i.many(given[i.name]) for i in self.inputs}
+        if len(sizes := {len(array) for array in many.values()}) > 1:
+            raise ValueError(f"all inputs must hold the same number of samples, got {sorted(sizes)}")
+        return [{name: array[k] for name, array in many.items()} for k in range(sizes.pop())]
 
-    def random(self, n: int, seed: int) -> np.ndarray:
-        """Standard normal numbers in the shape of `n` samples; sizes that are free become 1."""
-        sizes = [s if isinstance(s, int) else 1 for s in self.shape]
-        return np.random.default_rng(seed).standard_normal((n, *sizes)).astype(self.dtype)
+    def random(self, n: int, seed: int) -> list[dict[str, np.ndarray]]:
+        """Made-up samples, see `Input.random`."""
+        return self.samples({i.name: i.random(n, seed + k) for k, i in enumerate(self.inputs)})
+
+    def _by_name(self, given: Any) -> dict[str, np.ndarray]:
+        names = [i.name for i in self.inputs]
+        if not hasattr(given, "keys"):
+            if len(names) > 1:
+                raise ValueError(
+                    f"the model has the inputs {', '.join(names)}: give a mapping of arrays, or a .npz file"
+                )
+            return {names[0]: np.asarray(given)}
+        if missing := [name for name in names if name not in given]:
+            raise ValueError(f"the model has the inputs {', '.join(names)}; {missing[0]!r} is missing")
+        return {name: np.asarray(given[name]) for name in names}
 
     def exit_name(self, index: int) -> str:
         """Where an exit is, as far as the card says."""
@@ -116,8 +174,10 @@ class Model:
             return "the end of the network"
         return f"exit {index}" + (f" ({exits[index]['place']})" if index < len(exits) else "")
 
-    def label(self, output: np.ndarray) -> str:
-        """The prediction in words: the most probable classes, or the figures of the output."""
+    def label(self, output: Any) -> str:
+        """The prediction in words: the most probable classes, or the figures of the outputs."""
+        if isinstance(output, dict):
+            return "; ".join(f"{name}: {self.label(value)}" for name, value in output.items())
         if not self.is_classification or output.ndim != 1:
             flat = output.astype(np.float64).ravel()
             return f"output {_shape(output.shape)}, from {flat.min():.4g} to {flat.max():.4g}, mean {flat.mean():.4g}"
@@ -128,8 +188,7 @@ class Model:
 
     def describe(self) -> str:
         """Inputs, outputs, early exits, classes and preprocessing in a few lines."""
-        kind = np.dtype(self.dtype).name
-        lines = [f"input   {self.input.name}: {kind} (1, {', '.join(map(str, self.shape))})"]
+        lines = [f"input   {i.name}: {np.dtype(i.dtype).name} {_shape((1, *i.shape))}" for i in self.inputs]
         lines += [f"output  {o.name}: {o.type[7:-1]} {_shape(o.shape)}" for o in self.session.get_outputs()]
         known = self.card.get("exits") or []
         for i, name in enumerate(self.thresholds):
@@ -146,18 +205,6 @@ class Model:
     def _class(self, index: int) -> str:
         return self.classes[index] if index < len(self.classes) else f"class {index}"
 
-    def _fits(self, sizes: tuple[int, ...]) -> bool:
-        same = (not isinstance(want, int) or want == got for want, got in zip(self.shape, sizes, strict=False))
-        return len(sizes) == len(self.shape) and all(same)
-
-    def _sizes(self, sample: np.ndarray) -> tuple[int, ...]:
-        shape = np.shape(sample)
-        if not self._fits(shape) and len(shape) and shape[0] == 1:
-            shape = shape[1:]
-        if not self._fits(shape):
-            raise ValueError(f"the model takes samples of shape {_shape(self.shape)}, got {np.shape(sample)}")
-        return shape
-
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -165,6 +212,9 @@ _DTYPES = {
     "tensor(double)": np.float64,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
 }
 
 
@@ -245,22 +295,25 @@ def _shape(sizes: Any) -> str:
     return f"({', '.join(map(str, sizes))})"
 
 
-def _load_samples(path: str) -> np.ndarray:
+def _load_samples(path: str) -> Any:
     try:
         data = np.load(path, allow_pickle=False)
+        if not isinstance(data, np.ndarray):
+            data = {name: data[name] for name in data.files}
     except OSError:
         raise
     except Exception as problem:  # numpy parses the header as Python: SyntaxError, TokenError and others
         raise ValueError(f"{path}: not an array in the format .npy: {problem}") from None
-    if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: must hold one array of numbers")
+    found = [data] if isinstance(data, np.ndarray) else list(data.values())
+    if not found or any(array.dtype.kind not in "fiub" for array in found):
+        raise ValueError(f"{path}: must hold one array of numbers (.npz: one for each input)")
     return data
 
 
 def main() -> None:
     """Describe the model, run it, say what it predicts and how long it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("samples", nargs="?", help="a .npy file; random numbers without it")
+    parser.add_argument("samples", nargs="?", help="a .npy or .npz file; random numbers without it")
     parser.add_argument("--threshold", type=float, nargs="+", help="one for each early exit; those of the file without")
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
@@ -270,8 +323,8 @@ def main() -> None:
         print(f"signature is right: {verify(HERE, arguments.verify)}\n")
     model = Model(threads=arguments.threads)
     print(model.describe())
-    data = model.random(1, arguments.seed) if arguments.samples is None else _load_samples(arguments.samples)
-    samples = model.samples(data)
+    given = arguments.samples
+    samples = model.random(1, arguments.seed) if given is None else model.samples(_load_samples(given))
     model.predict(samples[0], arguments.threshold)  # the first call is slower
     predictions = [model.predict(sample, arguments.threshold) for sample in samples]
     print(f"\n{len(samples)} sample(s), {'random numbers' if arguments.samples is None else arguments.samples}:")

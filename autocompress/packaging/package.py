@@ -15,6 +15,7 @@ from autocompress.runtimes.capabilities import ELSEWHERE
 from autocompress.studies.folder import read_artifact
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
+from autocompress.tasks.kind import of_study
 from autocompress.tasks.metric import Split
 
 FILES = ("model.onnx", "infer.py", "recipe.yaml", "device.yaml", "card.md", "card.json")
@@ -72,6 +73,7 @@ def _card(study: Study, point: Evaluation) -> dict[str, Any]:
             "reference": s.task,
             "name": s.task_name,
             "kind": s.task_kind,
+            "logits": of_study(s.task_kind).exits,
             "metric": s.metric,
             "classes": list(s.classes),
             "preprocessing": s.preprocessing,

@@ -41,7 +41,7 @@ class TaskKind:
     metric: ClassVar[Metric | None] = None
     """Where the task brings none; None: it must."""
     exits: ClassVar[bool] = False
-    """Whether its outputs are logits (N, classes), so that a network can answer early where it is sure."""
+    """Whether its outputs are logits (N, classes): a network can answer early where it is sure."""
     differs: ClassVar[str] = "gives outputs that are more than 1 % off those of its torch model"
     """What is said of a file whose `agreement` with its torch model is below 0.99."""
 
@@ -136,10 +136,9 @@ def get(given: str | TaskKind) -> TaskKind:
     return given
 
 
-def differs(name: str) -> str:
-    """What is said of a file that does not agree with its torch model; a user's own kinds are not known here."""
-    known = name in names() or name in _OLD_NAMES
-    return (get(name) if known else TaskKind()).differs
+def of_study(name: str) -> TaskKind:
+    """The kind that a study names; what all kinds have in common for one of a user's own, which is not known here."""
+    return get(name) if name in names() or name in _OLD_NAMES else TaskKind()
 
 
 @cache

@@ -177,6 +177,36 @@ def test_the_file_with_exits_says_where_it_stopped(study: Study, bare_python: Pa
     assert "left at exit 0 (stage1): 100.0%" in always and "1 sample(s), random numbers" in always
 
 
+def test_several_inputs_and_outputs_run_by_name(tmp_path: Path) -> None:
+    from autocompress.packaging import _infer
+
+    integers = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 3])
+    number = helper.make_tensor_value_info("age", TensorProto.FLOAT, ["batch"])
+    outputs = [helper.make_tensor_value_info("both", TensorProto.FLOAT, ["batch", 3])]
+    outputs += [helper.make_tensor_value_info("age_out", TensorProto.FLOAT, ["batch"])]
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["both"], to=TensorProto.FLOAT),
+        helper.make_node("Identity", ["age"], ["age_out"]),
+    ]
+    graph = helper.make_graph(nodes, "two", [integers, number], outputs)
+    (tmp_path / "model.onnx").write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    )
+    model = _infer.Model(tmp_path)
+    given = {"ids": np.arange(6).reshape(2, 3), "age": np.array([7.0, 8.0])}
+    first, second = (model.predict(sample).output for sample in model.samples(given))
+    assert first["both"].tolist() == [0, 1, 2] and second["age_out"] == 8.0
+    assert model.predict({"ids": np.zeros(3), "age": np.array(1.0)}).output["age_out"] == 1.0
+    assert model.random(1, 0)[0]["ids"].tolist() == [1, 1, 1]
+    assert "input   ids: int64 (1, 3)" in model.describe() and "age_out: output ()" in model.label(second)
+    with pytest.raises(ValueError, match=r"has the inputs ids, age; 'age' is missing"):
+        model.predict({"ids": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"inputs ids, age: give a mapping of arrays, or a .npz"):
+        model.predict(np.zeros(3))
+    with pytest.raises(ValueError, match="the same number of samples"):
+        model.samples({**given, "age": np.zeros(3)})
+
+
 def test_infer_works_without_the_card_and_refuses_wrong_samples(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from autocompress.report.against import alternative, difference_text, fastest_wi
 from autocompress.studies.choice import Rule, difference
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
-from autocompress.tasks.kind import differs
+from autocompress.tasks.kind import of_study
 
 
 @dataclass(frozen=True)
@@ -253,6 +253,6 @@ def _warnings(study: Study) -> list[str]:
     off = [e for e in study.front if e.parity is not None and e.parity < 0.99]
     if off:
         trials = ", ".join(f"{e.trial} ({1 - (e.parity or 0):.1%})" for e in off[:8])
-        what = differs(study.settings.task_kind)
+        what = of_study(study.settings.task_kind).differs
         sentences.append(f"The file {what} in trial {trials}; accuracies are those of the files.")
     return sentences

@@ -2,6 +2,7 @@
 
     python benchmarks/host_latency.py build FOLDER            # writes the ONNX files
     python benchmarks/host_latency.py measure FOLDER          # calibrates, then times them: on a quiet machine
+    python benchmarks/host_latency.py measure FOLDER --runtime openvino    # both, and the table, for another runtime
     python benchmarks/host_latency.py table FOLDER [--record results/records/host-latency.json]
 
 1. Compressed variants (pruned, int8, 4-bit weights, early exits, joint) of a ResNet, a MobileNetV2-like net and a ViT.
@@ -18,10 +19,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from field_nets import DEVELOPMENT, FIELD, NEW, Flat, conv, inverted
 from scipy.optimize import minimize
@@ -38,10 +41,8 @@ from autocompress.devices.calibration.measurements import Measurements
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.files import write_json
-from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
-from autocompress.runtimes.adapters.onnxruntime.session import load as load_file
-from autocompress.runtimes.base import reference
-from autocompress.runtimes.timing import reference_model
+from autocompress.runtimes.base import Runtime, get
+from autocompress.runtimes.timing import load_onnx, reference_model
 from autocompress.runtimes.workload import Workload
 
 Points = dict[str, tuple[Workload, float]]
@@ -153,42 +154,42 @@ def build(folder: Path, seed: int) -> None:
         print(name, flush=True)
 
 
-def measure(folder: Path, threads: int, calibration_s: float, seconds: float) -> None:
+def measure(folder: Path, runtime: Runtime, threads: int, calibration_s: float, seconds: float) -> None:
     """Calibrate this machine, then time the files with the same protocol."""
     began = time.perf_counter()
 
     def progress(share: float, text: str) -> None:
         print(f"{time.perf_counter() - began:.0f} s: {text}", flush=True)
 
-    fit.measure_plan(reference(), threads, calibration_s, progress).save(folder / f"plan-{threads}.json")
+    fit.measure_plan(runtime, threads, calibration_s, progress).save(folder / f"{runtime.name}-plan-{threads}.json")
     sources = {path.stem: path.read_bytes for path in sorted(folder.glob("*.onnx"))}
     timings, refused = runner.measure_models(
         sources,
         reference_model,
-        load_file,
+        partial(load_onnx, runtime),
         threads,
         seconds,
         lambda timings, words: progress(0, f"{len(timings)} files{words}"),
     )
-    write_json(folder / f"files-{threads}.json", {"timings": timings, "refused": refused})
+    write_json(folder / f"{runtime.name}-files-{threads}.json", {"timings": timings, "refused": refused})
 
 
-def load(folder: Path, threads: int) -> tuple[DeviceProfile, Points, Points]:
+def load(folder: Path, runtime: Runtime, threads: int) -> tuple[DeviceProfile, Points, Points]:
     """The profile fitted to the plan, the points of the plan, and those of the files; ms at full speed."""
     import json
 
-    measured = Measurements.parse(json.loads((folder / f"plan-{threads}.json").read_text()), "plan")
+    measured = Measurements.parse(json.loads((folder / f"{runtime.name}-plan-{threads}.json").read_text()), "plan")
     profile = fit.fit_profile(measured, "host")
-    timings = json.loads((folder / f"files-{threads}.json").read_text())["timings"]
+    timings = json.loads((folder / f"{runtime.name}-files-{threads}.json").read_text())["timings"]
     best_ms = min(measured.reference_ms, float(np.percentile([t["reference_ms"] for t in timings], 10)))
-    tested = {
-        t["name"]: (read_workload(folder / f"{t['name']}.onnx"), t["latency_ms"] * best_ms / t["reference_ms"])
-        for t in timings
-    }
+    tested = {}
+    for t in timings:
+        work = runtime.kernels(onnx.load(folder / f"{t['name']}.onnx")).workload()
+        tested[t["name"]] = work, t["latency_ms"] * best_ms / t["reference_ms"]
     known = measured.at_full_speed_ms()
     for name in fit.EXIT_PAIR:
         known.pop(name, None)
-    return profile, fit._points(known, reference()), tested
+    return profile, fit._points(known, runtime), tested
 
 
 def by_macs(known: Points) -> Callable[[Workload], float]:
@@ -243,9 +244,9 @@ def _net(name: str) -> str:
     return name.removeprefix("field_").rpartition("_")[0]
 
 
-def table(folder: Path, threads: int) -> dict[str, Any]:
+def table(folder: Path, runtime: Runtime, threads: int) -> dict[str, Any]:
     """Errors per family and model; printed and returned."""
-    profile, known, tested = load(folder, threads)
+    profile, known, tested = load(folder, runtime, threads)
     models: dict[str, Callable[[Workload], float]] = {
         "calibrated": lambda w: cost_model.predict(profile, w).latency_ms,
         "roofline": roofline(known),
@@ -275,6 +276,7 @@ def table(folder: Path, threads: int) -> dict[str, Any]:
             print(f"{family:24s} {model:10s} {own['files']:3.0f} {own['median_error']:7.1%} {shares}")
     assert profile.calibration is not None
     return {
+        "runtime": runtime.name,
         "threads": threads,
         "processor": profile.processor,
         "runtime_version": profile.runtime_version,
@@ -295,6 +297,7 @@ def main() -> None:
     parser.add_argument("step", choices=("build", "measure", "table"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=7, help="of the variants; those of 5 and 6 served development")
+    parser.add_argument("--runtime", default="onnxruntime")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--calibration-seconds", type=float, default=170.0)
     parser.add_argument("--seconds", type=float, default=90.0, help="for the files")
@@ -304,11 +307,16 @@ def main() -> None:
         build(arguments.folder, arguments.seed)
     elif arguments.step == "measure":
         for threads in arguments.threads:
-            measure(arguments.folder, threads, arguments.calibration_seconds, arguments.seconds)
+            measure(arguments.folder, get(arguments.runtime), threads, arguments.calibration_seconds, arguments.seconds)
     else:
-        rows = [table(arguments.folder, threads) for threads in arguments.threads]
+        rows = [table(arguments.folder, get(arguments.runtime), threads) for threads in arguments.threads]
         if arguments.record:
-            record = {"benchmark": "host-latency", "at": now(), "versions": versions(), "runs": rows}
+            record = {
+                "benchmark": "host-latency",
+                "at": now(),
+                "versions": versions(get(arguments.runtime)),
+                "runs": rows,
+            }
             write_json(arguments.record, record)
 
 

@@ -56,6 +56,13 @@ class Bench(Protocol):
     def anatomy(self) -> Anatomy:
         """The parts of the network."""
 
+    @property
+    def rebinds(self) -> bool:
+        """Whether all recipes so far had their weights put into the exported graph of the network.
+
+        Where widths are written into a graph, such as that of an attention, each recipe takes an export: seconds.
+        """
+
     def knob(self, name: str, *stages: Stage, note: str = "") -> Knob:
         """The gain of a recipe, or why it cannot be applied."""
 

@@ -94,6 +94,9 @@ class Deployer:
         self.device = device
         self.runtime = executor(device.runtime)
         """Executes the files here."""
+        self.exports = 0
+        """How many networks were exported, which takes seconds; others have their weights put into a graph that is
+        there."""
         self._templates: OrderedDict[str, tuple[onnx.ModelProto, export.BatchNormPairs]] = OrderedDict()
         self._latest: tuple[nn.Module, nn.Module, onnx.ModelProto] | None = None
 
@@ -193,7 +196,7 @@ class Deployer:
             samples = self._probe()
             pairs = export.batchnorm_pairs(candidate.model, samples)
             folded = export.fold_batchnorm(candidate.model, pairs)
-            exported = export.export(folded, samples, self._outputs(candidate))
+            exported = self._export(folded, candidate)
             self._templates[key] = (exported.proto, pairs)
             while len(self._templates) > _KEPT_TEMPLATES:
                 self._templates.popitem(last=False)
@@ -207,7 +210,7 @@ class Deployer:
         proto = export.rebind(template, folded)
         if export.disagreement(proto, folded, samples) <= export.TOLERANCE:
             return proto
-        proto = export.export(folded, samples, self._outputs(candidate)).proto
+        proto = self._export(folded, candidate).proto
         error = export.disagreement(proto, folded, samples)
         if error > export.TOLERANCE:
             raise CandidateError(
@@ -215,6 +218,10 @@ class Deployer:
                 f"{export.TOLERANCE:g}; an operator of the model is exported wrongly"
             )
         return proto
+
+    def _export(self, folded: nn.Module, candidate: Candidate) -> export.Exported:
+        self.exports += 1
+        return export.export(folded, self._probe(), self._outputs(candidate))
 
     def _outputs(self, candidate: Candidate) -> tuple[str, ...]:
         """Names of the outputs of the exported graph."""
@@ -282,7 +289,7 @@ class Deployer:
         self, candidate: Candidate, folded: nn.Module, stage: Quantize, schedule: Schedule, distillation: Distillation
     ) -> Deployment:
         """Quantisation-aware training on the twin of the exported graph."""
-        exported = export.export(folded, self._probe(), self._outputs(candidate))
+        exported = self._export(folded, candidate)
         if not exported.dynamic_batch and n_samples(self._first_batch()) > 1:
             raise CandidateError(
                 "quantisation-aware training trains the exported graph, and that of this network takes one sample at a "

@@ -26,6 +26,7 @@ class Payoff:
         self._numerics: tuple[Stage, ...] = () if floats else (usual.quantised(),)
         self.base = self._forecast(())
         self.missing = self._missing(self.base)
+        self.rebinds = True
 
     def trust(self) -> str:
         """How large the error of the profile is, and whether it knows the operators of the network."""
@@ -49,10 +50,12 @@ class Payoff:
 
     def knob(self, name: str, *stages: Stage, note: str = "") -> Knob:
         """The gain of a recipe, or why it cannot be applied."""
+        exports = self.evaluator.deployer.exports
         try:
             forecast = self._forecast(stages)
         except CandidateError as error:
             return Knob(name, note=f"cannot be applied: {error}")
+        self.rebinds &= self.evaluator.deployer.exports == exports
         cost, base = forecast.cost, self.base
         missing = self._missing(forecast) - self.missing
         notes = [note] if note else []

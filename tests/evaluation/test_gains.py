@@ -92,3 +92,13 @@ def test_how_far_the_profile_can_be_trusted(parts: tuple[Task, Anatomy]) -> None
     assert "rough: it does not know" in lacking and "linear/float32" in lacking
     assert lacking.endswith("; int8 was moved to it")
     assert "median error" in trust(device())
+
+
+def test_widths_that_take_an_export_each_are_not_tried_part_by_part(
+    parts: tuple[Task, Anatomy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Payoff(Evaluator(parts[0], device(), anatomy=parts[1])).rebinds
+    monkeypatch.setattr("autocompress.graphs.export.rebind", lambda template, model: template)  # widths are in it
+    found = on(parts, device())
+    assert "an export of its own" in found["pruning one part by half"].note
+    assert "pruning stage2 by half" not in found

@@ -93,6 +93,9 @@ class Prune(RemovesChannels):
         yield bench.knob("pruning every group by half", half)
         if {8, 32} <= device.weight_bits and "int8" in device.dtypes:
             yield bench.knob("pruning by half and int8", half, Ptq())
+        if not bench.rebinds:
+            yield Knob("pruning one part by half", note="not predicted: each would take an export of its own")
+            return
         shares = bench.time_shares()
         stages = list(dict.fromkeys(groups.values()))
         for stage in stages if len(stages) > 1 else ():

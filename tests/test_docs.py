@@ -72,9 +72,13 @@ def test_every_block_runs(page: Path, project: Path, tmp_path: Path, monkeypatch
     monkeypatch.syspath_prepend(str(folder))
     for name in ("my_task", "my_project"):
         monkeypatch.delitem(sys.modules, name, raising=False)
+    before = set(sys.modules)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         doc_blocks.run_page(page, run)
+    for name in set(sys.modules) - before:  # of this folder: techniques among them would be known to other tests
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
+            del sys.modules[name]
 
 
 def test_links_and_images_exist() -> None:

@@ -74,6 +74,13 @@ class ChannelGroup:
         """Output channels of the first layer that go with some units."""
         return sorted(channel for unit in units for channel in self.parts[unit])
 
+    def units_of(self, removed: Sequence[int]) -> list[int]:
+        """The reverse: the units that a candidate tells of by its `removed` (channels of the first layer, or heads)."""
+        if self.n_heads:
+            return list(removed)
+        lost = set(removed)
+        return [unit for unit, channels in enumerate(self.parts) if channels[0] in lost]
+
 
 def channels_to_keep(n_channels: int, ratio: float, round_to: int, n_parts: int = 1) -> int:
     """Number of channels that stay, never none, never more than there are.

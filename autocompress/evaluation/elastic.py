@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.candidate import Candidate, Workshop
-from autocompress.compression.channels import ChannelGroup, ChannelPruner
+from autocompress.compression.channels import ChannelPruner
 from autocompress.compression.exit_heads import ExitHead, MultiExit
 from autocompress.compression.fingerprint import fingerprint
 from autocompress.compression.stage import Phase
@@ -147,7 +147,7 @@ def slices_of(candidate: Candidate, whole: nn.Module, workshop: Workshop) -> Sli
         pruner = ChannelPruner(tagged, take(workshop.task.inputs, slice(1)), order)
         _tag(tagged)
         for group in pruner.groups:
-            pruner.remove(group, _units(group, candidate.removed.get(group.name, ())))
+            pruner.remove(group, group.units_of(candidate.removed.get(group.name, ())))
     else:
         _tag(tagged)
     left, values = dict(tagged.named_parameters()), dict(candidate.model.named_parameters())
@@ -382,13 +382,6 @@ def _cut(parameter: Tensor, axes: Sequence[Tensor | None]) -> Tensor:
         if indices is not None:
             parameter = parameter.index_select(axis, indices)
     return parameter
-
-
-def _units(group: ChannelGroup, removed: Sequence[int]) -> list[int]:
-    """The units (channels of one part, or heads) whose removal a candidate tells of."""
-    if group.n_heads:
-        return list(removed)
-    return [unit for unit, channels in enumerate(group.parts) if channels[0] in set(removed)]
 
 
 def _head_key(place: str, head: nn.Module) -> str:

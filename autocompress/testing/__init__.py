@@ -5,6 +5,6 @@ Each is a list of checks to run in a test.
 
 from __future__ import annotations
 
-from autocompress.testing.techniques import CHECKS, Case
+from autocompress.testing.techniques import CHECKS, Case, check
 
-__all__ = ["CHECKS", "Case"]
+__all__ = ["CHECKS", "Case", "check"]

@@ -1,34 +1,54 @@
 """Conformance checks for techniques: what every one of them must do, for their authors to run in a test.
 
-    from autocompress.testing.techniques import CHECKS, Case
+    from autocompress.testing.techniques import CHECKS, Case, small_workshop
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     def test_conforms(check):
-        check(Case(MyStage(strength=0.5), workshop, identity=MyStage(strength=0.0)))
+        check(Case(MyStage(strength=0.5), small_workshop(), identity=MyStage(strength=0.0)))
 
 Each check raises AssertionError with the rule that was broken.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+from autocompress.compression.absent import absent
+from autocompress.compression.anatomy import dissect
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.catalogue import technique, technique_names
+from autocompress.compression.channels import ChannelPruner
 from autocompress.compression.fingerprint import architecture
 from autocompress.compression.stage import Phase, Stage
+from autocompress.compression.tables import lookup
+from autocompress.devices.profile import DeviceProfile
+from autocompress.errors import CandidateError
+from autocompress.evaluation.deploy import Deployer
+from autocompress.graphs import export
 from autocompress.recipes.recipe import Recipe
+from autocompress.tasks.interface import Inputs, joined, take, tensors
 from autocompress.tasks.networks import outputs_of, seed_everything
+from autocompress.tasks.task import Task
+
+_SAMPLES = 8
+"""On which outputs are compared."""
+_ERROR = 1e-4
+"""Largest difference of outputs that should be equal, relative to the largest one."""
+_GROUPS = 3
+"""Groups of channels that are pruned one at a time."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +81,12 @@ class Case:
     def outputs(self, candidate: Candidate) -> tuple[Tensor, ...]:
         """Run a candidate on the task's example input: one tensor per exit."""
         return outputs_of(candidate.model, self.workshop.task.inputs)
+
+    @cached_property
+    def samples(self) -> Inputs:
+        """Some real inputs of the task."""
+        found: Inputs = tensors(joined(self.workshop.task.calibration_batches(_SAMPLES, self.workshop.seed)))
+        return found
 
     @property
     def recipe(self) -> Recipe:
@@ -159,6 +185,46 @@ def does_nothing_at_zero_strength(case: Case) -> None:
     _require(torch.equal(expected, got), "the settings that should change nothing change the output")
 
 
+def removes_what_it_reports(case: Case) -> None:
+    """Check that without the channels it removed the network computes what it computes as if they did not exist.
+
+    Tried as the case asks for, and for some groups alone where the technique has a table over them.
+    """
+    for stage in (case.stage, *_for_single_groups(case)):
+        result = None
+        with suppress(CandidateError):  # a group that this strength leaves as it is
+            result = case.run(stage)
+        if result is None or not result.removed:
+            continue
+        _require(result.whole is not None, "it reports `removed` without `whole`, the network that had the channels")
+        order = [result.path_of(name) for name in case.workshop.anatomy.layers]
+        pruner = ChannelPruner(copy.deepcopy(result.whole or nn.Identity()), take(case.samples, slice(1)), order)
+        groups = {group.name: group for group in pruner.groups}
+        if unknown := result.removed.keys() - groups.keys():
+            raise AssertionError(f"`removed` names {min(unknown)!r}, which is no group of channels")
+        lost = [(groups[name], groups[name].units_of(channels)) for name, channels in result.removed.items()]
+        with absent(pruner.model, [mark for group, units in lost for mark in pruner.marks(group, units)]):
+            wanted = outputs_of(pruner.model, case.samples)
+        got = outputs_of(result.model, case.samples)
+        _require(
+            all(a.shape == b.shape and _distance(a, b) <= _ERROR for a, b in zip(got, wanted, strict=True)),
+            "the network computes something else than without the channels that it reports as `removed`",
+        )
+
+
+def exports(case: Case) -> None:
+    """Check that a file can be written of the result, and that before quantisation it answers as torch does."""
+    result = case.run()
+    memo = case.workshop.memo
+    deployer = memo.setdefault(exports, Deployer(case.workshop, DeviceProfile.load("raspberry-pi-4")))
+    try:
+        deployer.build(result)
+        error = export.disagreement(deployer.float_graph(result), result.model, case.samples)
+    except CandidateError as failure:
+        raise AssertionError(f"no file can be written: {failure}") from failure
+    _require(error <= export.TOLERANCE, f"the file answers differently from torch, by {error:.2g}")
+
+
 def reports(case: Case) -> None:
     """Check that it leaves a note on what it did, or sets what is carried out later."""
     start, result = case.start, case.run()
@@ -209,11 +275,68 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     is_known_by_its_content,
     keeps_to_its_phase,
     does_nothing_at_zero_strength,
+    removes_what_it_reports,
+    exports,
     reports,
     has_valid_fields,
     is_documented,
 )
 """All of them; each takes a `Case`."""
+
+
+def check(stage: Stage, *, identity: Stage | None = None, before: tuple[Stage, ...] = ()) -> None:
+    """Hold a technique to all checks, on a small network.
+
+    Args:
+        stage: see `Case`.
+        identity: see `Case`.
+        before: see `Case`.
+
+    Raises:
+        AssertionError: a rule is broken; the message says which.
+    """
+    for each in CHECKS:
+        each(Case(stage, small_workshop(), identity, before))
+
+
+@cache
+def small_workshop() -> Workshop:
+    """A residual network of three stages on random images: what a technique needs to be tried in seconds."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        body = (_convolution(3, 16), _Residual(16), _convolution(16, 32, 2), _Residual(32), _convolution(32, 32, 2))
+        model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)).eval()
+        images, labels = torch.randn(64, 3, 16, 16), torch.arange(64) % 4
+    data = TensorDataset(images + labels[:, None, None, None], labels)
+    task = Task.classification(model, train=data, val=data, example_input=images[:1], name="small")
+    return Workshop(task, dissect(task))
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_convolution(width, width), _convolution(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.body(x)
+        return result
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def _for_single_groups(case: Case) -> Iterator[Stage]:
+    """The stage for one group of channels at a time, as strong as it is for that one in the case."""
+    groups = case.workshop.anatomy.groups
+    for name, table in type(case.stage).tables.items():
+        for group in [*groups][:_GROUPS] if table.over == "groups" else ():
+            value = lookup(getattr(case.stage, name), group, groups[group], table.default)
+            yield case.stage.model_copy(update={name: {group: value}})
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
 
 
 def _require(condition: bool, rule: str) -> None:

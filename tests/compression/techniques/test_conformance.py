@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, Literal
 from weakref import WeakKeyDictionary
 
@@ -11,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress import testing
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.catalogue import own_names, parse_stage
 from autocompress.compression.stage import Phase, Stage
+from autocompress.compression.techniques.prune import Prune
 from autocompress.testing import CHECKS, Case
+from autocompress.testing import techniques as testing
 
 EXIT = {"technique": "early_exit", "count": 2, "hidden": 8}
 SETTINGS: dict[str, tuple[dict[str, object], dict[str, object] | None, tuple[dict[str, object], ...]]] = {
@@ -111,6 +113,45 @@ def test_fingerprint_check_refuses_what_no_module_shows(workshop_of: Callable[[s
     case = Case(Broken(how="hidden", factor=3.0), workshop_of("resnet"), identity=Broken(how="hidden"))
     with pytest.raises(AssertionError, match="same fingerprint: name what makes it differ in `facts`"):
         testing.is_known_by_its_content(case)
+
+
+class Misreporting(Prune):
+    """Removes other channels than it says."""
+
+    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+        """Shift what is reported by one."""
+        pruned = super().apply(candidate, workshop)
+        widths = workshop.anatomy.widths
+        removed = {name: tuple((c + 1) % widths[name] for c in lost) for name, lost in pruned.removed.items()}
+        return replace(pruned, removed=removed)
+
+
+def test_removal_check_refuses_other_channels_than_reported(workshop_of: Callable[[str], Workshop]) -> None:
+    workshop, settings = workshop_of("resnet"), {"ratio": 0.25, "round_to": 1}
+    testing.removes_what_it_reports(Case(Prune(**settings), workshop))
+    with pytest.raises(AssertionError, match="something else than without the channels"):
+        testing.removes_what_it_reports(Case(Misreporting(**settings), workshop))
+
+
+class Unexportable(Stage):
+    """Puts in what has no counterpart in a file."""
+
+    technique: Literal["unexportable"] = "unexportable"
+    phase: ClassVar[Phase] = Phase.STRUCTURE
+
+    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+        """Branch on data."""
+        return candidate.evolve("done", model=nn.Sequential(candidate.copy_model(), Branching()))
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+
+def test_export_check_refuses_what_no_file_can_hold(workshop_of: Callable[[str], Workshop]) -> None:
+    with pytest.raises(AssertionError, match="no file can be written"):
+        testing.exports(Case(Unexportable(), workshop_of("resnet")))
 
 
 class Undocumented(Stage):

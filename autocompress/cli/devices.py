@@ -119,9 +119,15 @@ def devices_calibrate(
     like: Annotated[
         str | None, typer.Option(help="Profile of a similar device to start from; its own name refines it.")
     ] = None,
-    base_model: BaseModelOption = None,
+    base_model: Annotated[
+        list[Path] | None,
+        typer.Option(help="Your own ONNX file, timed along with the plan; with --like once for each --latency-ms."),
+    ] = None,
     shape: ShapeOption = None,
-    latency_ms: Annotated[float | None, typer.Option(help="With --like: measured latency of --base-model.")] = None,
+    latency_ms: Annotated[
+        list[float] | None,
+        typer.Option(help="With --like: measured latency of --base-model; of a float and an int8 file is best."),
+    ] = None,
     measured: Annotated[
         Path | None,
         typer.Option(help="With --like: CSV table 'file,latency_ms' of measured models, or a study measured there."),
@@ -145,19 +151,22 @@ def devices_calibrate(
         raise InputError(
             f"{given[0]} is about another device than this machine: give its profile a name, such as my-board"
         )
-    if like is None and (latency_ms is not None or measured is not None):
+    if like is None and (latency_ms or measured is not None):
         raise InputError("--latency-ms and --measured move the profile of a similar device: name it with --like")
-    if not given and base_model is not None:
+    if not given and base_model:
         raise InputError("--base-model goes with --from, --ssh or --like")
+    if like is None and len(base_model or ()) > 1:
+        raise InputError("--base-model can be given once with --from and --ssh; several go with --like")
+    base = base_model[0] if base_model else None
     from autocompress.runtimes.input_shapes import parse_shapes
 
     shapes = parse_shapes(shape or ())
     if like is not None:
-        profile = _moved(name, like, base_model, latency_ms, measured, shapes)
+        profile = _moved(name, like, base_model or [], latency_ms or [], measured, shapes)
     elif from_ is not None:
-        profile = _from_result(name, from_, base_model, accept_unsteady, shapes)
+        profile = _from_result(name, from_, base, accept_unsteady, shapes)
     elif ssh is not None:
-        profile = _over_ssh(name, ssh, python, threads, seconds, base_model, accept_unsteady, shapes)
+        profile = _over_ssh(name, ssh, python, threads, seconds, base, accept_unsteady, shapes)
     else:
         profile = _measured_here(name, threads, seconds, runtime or FILE_RUNTIME)
     path = _save(profile, out)
@@ -242,29 +251,29 @@ def _teller(live: Live) -> Any:
 
 
 def _moved(
-    name: str, like: str, base_model: Path | None, latency_ms: float | None, measured: Path | None, shapes: Shapes
+    name: str, like: str, models: list[Path], latencies_ms: list[float], measured: Path | None, shapes: Shapes
 ) -> DeviceProfile:
     from autocompress.devices.calibration.adapt import read_table, refit
     from autocompress.devices.calibration.bundle import read_model
     from autocompress.devices.profile import DeviceProfile
     from autocompress.runtimes.base import executor
 
-    one = base_model is not None and latency_ms is not None
-    if one == (measured is not None) or (base_model is None) != (latency_ms is None):
-        raise InputError("--like needs either --base-model with --latency-ms, or --measured")
+    if bool(models) == (measured is not None) or len(models) != len(latencies_ms):
+        raise InputError(
+            "--like needs either --base-model with --latency-ms, or --measured; as many --latency-ms as --base-model"
+        )
     start = DeviceProfile.load(like)
     runtime = executor(start.runtime)
     if measured is not None:
         points = _measured_in(measured, like) if measured.is_dir() else read_table(measured, shapes, runtime)
         return refit(start, points, name)
-    assert base_model is not None and latency_ms is not None
     from autocompress.devices.calibration.measurements import LONGEST_MS, SHORTEST_MS
 
-    if not SHORTEST_MS <= latency_ms <= LONGEST_MS:
-        raise InputError(
-            f"--latency-ms must be a positive number of milliseconds up to {LONGEST_MS:g}, got {latency_ms:g}"
-        )
-    return refit(start, [(base_model.name, read_model(base_model, shapes, runtime)[1], latency_ms)], name)
+    wrong = next((ms for ms in latencies_ms if not SHORTEST_MS <= ms <= LONGEST_MS), None)
+    if wrong is not None:
+        raise InputError(f"--latency-ms must be a positive number of milliseconds up to {LONGEST_MS:g}, got {wrong:g}")
+    given = zip(models, latencies_ms, strict=True)
+    return refit(start, [(file.name, read_model(file, shapes, runtime)[1], ms) for file, ms in given], name)
 
 
 def _measured_in(folder: Path, device: str) -> list[Point]:

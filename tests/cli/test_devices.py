@@ -92,11 +92,25 @@ def test_one_number_moves_a_shipped_profile(run: Run, base: Path, models: list[M
     done = run(*arguments, "--base-model", base, "--latency-ms", 12.3)
     assert done.code == 0 and "one measured latency" in done.out
     profile = written("mine", tmp_path)
-    assert profile.calibration is not None and profile.calibration.median_error == EXPECTED[1].median
+    assert (
+        profile.calibration is not None and profile.calibration.median_error == EXPECTED["runtime"]["float32"][1].median
+    )
     shown = run("devices", "show", "mine").out
     assert "degree of calibration: one" in shown and "raspberry-pi-4" in shown and "public data" in shown
     run("devices", "show", "mine", "--html", tmp_path / "no.html").refused("keeps no calibration points")
     assert not (tmp_path / "no.html").exists()
+
+
+def test_several_numbers_are_given_one_after_the_other(
+    run: Run, base: Path, models: list[MicroModel], tmp_path: Path
+) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes(models[0].make())
+    numbers = ("--base-model", base, "--latency-ms", 12.3, "--base-model", other, "--latency-ms", 3)
+    assert run("devices", "calibrate", "mine", "--like", "raspberry-pi-4", *numbers).code == 0
+    calibration = written("mine", tmp_path).calibration
+    assert calibration is not None and calibration.points == 2
+    run("devices", "calibrate", "mine", "--like", "raspberry-pi-4", *numbers[:-2]).refused("as many --latency-ms")
 
 
 def test_a_base_model_with_free_sizes_needs_them(

@@ -1,7 +1,8 @@
 """A profile moved by one or a few measured latencies: that of a similar device, or the device's own, to refine it.
 
-Every cost of the profile is multiplied by exp(s + d): s is free and common to all, d of each operator kind is
-Gaussian around 0. So one latency scales the profile, more of them bend it, and no cost becomes negative.
+Every cost of the profile is multiplied by exp(s + q + d), all Gaussian around 0: s is common to all costs (nearly free,
+unless the profile is of the very device), q to those in int8, d belongs to each operator kind. So one latency scales the
+profile, more of them bend it, and no cost becomes negative.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import csv
 import datetime
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,50 +33,81 @@ Floats = npt.NDArray[np.float64]
 Point = tuple[str, Workload, float]
 """Name, operators and measured latency in ms of a network."""
 
-_DEVIATION = 0.25
 _NOISE = 0.12
 _STEPS = 12
 _TABLE_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
+class Prior:
+    """How far a profile can be off, as standard deviations of logarithms."""
+
+    common: float
+    """Of a factor that all costs share."""
+    int8: float
+    """Of a further one that all int8 costs share."""
+    kind: float
+    """Of that of each operator kind in each number format."""
+
+
+OWN = Prior(common=0.05, int8=0.05, kind=0.1)
+"""The device itself, from good data of its own."""
+FREE = Prior(common=100.0, int8=0.3, kind=0.25)
+"""Another device: its speed says nothing, but its gain by int8 does."""
+
+
+@dataclass(frozen=True, slots=True)
 class ExpectedError:
-    """Relative errors found on public data by `hardware_profiles/degrees_of_calibration.py`."""
+    """For networks that neither the profile nor the user measured, found by `degrees_of_calibration.py`."""
 
     median: float
-    """For networks that neither the profile nor the user measured; so is `p90`."""
     p90: float
-    variants_median: float
-    """For other widths and resolutions of the measured networks; so is `variants_p90`."""
-    variants_p90: float
+    """Half width of the 90 % interval as a share; on devices that it was not found from it held for 90 to 92 %."""
 
 
-EXPECTED = {
-    1: ExpectedError(0.176, 0.507, 0.063, 0.230),
-    3: ExpectedError(0.147, 0.420, 0.038, 0.119),
-    5: ExpectedError(0.139, 0.397, 0.041, 0.125),
-    8: ExpectedError(0.132, 0.382, 0.041, 0.125),
-    13: ExpectedError(0.125, 0.366, 0.041, 0.125),
+Case = Literal["chip", "runtime"]
+_Table = Mapping[Case, Mapping[Dtype, Mapping[int, ExpectedError]]]
+EXPECTED: _Table = {
+    "chip": {
+        "float32": {
+            0: ExpectedError(0.238, 0.951),
+            1: ExpectedError(0.177, 0.668),
+            3: ExpectedError(0.152, 0.564),
+            8: ExpectedError(0.138, 0.534),
+        },
+        "int8": {
+            0: ExpectedError(0.247, 0.943),
+            1: ExpectedError(0.187, 0.765),
+            2: ExpectedError(0.132, 0.488),
+            3: ExpectedError(0.117, 0.407),
+        },
+    },
+    "runtime": {
+        "float32": {0: ExpectedError(0.423, 1.441), 1: ExpectedError(0.240, 0.788), 3: ExpectedError(0.179, 0.618)},
+        "int8": {0: ExpectedError(0.437, 2.339), 1: ExpectedError(0.351, 2.194)},
+    },
 }
-"""By number of measured networks; variants were not tested with more than 5.
+"""By how the profile that is moved differs, number format, and how many networks were measured in that format.
 
-Arm CPUs: profile of another chip with like cores, ncnn; variants: MobileNet grids of Pixel 1 and 3, TensorFlow Lite.
-Without any measurement the same profiles are off by 36.8 % in the median.
+"chip": times of another chip with like cores under the same runtime; "runtime": times under another runtime. 0 means
+that only the other format was measured. Arm CPUs, public data (ncnn, ONNX Runtime, TensorFlow Lite).
 """
-_SOURCE = (
-    "other networks on Arm CPUs from a similar chip's profile, public data; variants of the measured: median "
-    "{median:.1%}, 90 % within {p90:.0%}"
-)
+FORMATS: tuple[Dtype, ...] = ("float32", "int8")
+_SOURCE = "other networks on Arm CPUs, from times {of}, public data"
+_OF: Mapping[Case, str] = {"chip": "of another chip under the same runtime", "runtime": "under another runtime"}
 _REFINED = "; then moved to latencies of your own files"
 
 
 def refit(like: DeviceProfile, points: Sequence[Point], name: str) -> DeviceProfile:
     """Move a profile to measured latencies of one or more networks.
 
+    Under its own name a profile of the device's own public times is held to them (`OWN`): one number of another board
+    of the kind says little that they do not. Any other profile takes its speed from the numbers alone.
+
     Args:
         like: profile of the same device under another runtime, or of a similar one; with the same `name`, the
             device's own, which is refined and keeps the error that its calibration states.
-        points: the measured networks.
+        points: the measured networks; of one in float and one in int8 both intervals profit.
         name: of the new profile.
 
     Raises:
@@ -82,16 +115,21 @@ def refit(like: DeviceProfile, points: Sequence[Point], name: str) -> DeviceProf
     """
     if not points or any(not math.isfinite(ms) or ms <= 0 for _, _, ms in points):
         raise DeviceError("a latency must be a positive number of milliseconds.")
-    moved = _moved(like, points)
+    moved = _moved(like, points, name)
     held_out_ms = {
-        label: (ms, predict(_moved(like, [*points[:k], *points[k + 1 :]]), work).latency_ms)
+        label: (ms, predict(_moved(like, [*points[:k], *points[k + 1 :]], name), work).latency_ms)
         for k, (label, work, ms) in enumerate(points)
         if len(points) > 1
     }
     held_out_ms = {key: (float(f"{a:.4g}"), float(f"{b:.4g}")) for key, (a, b) in held_out_ms.items()}
-    if name == like.name and like.calibration is not None:
-        return moved.model_copy(update={"calibration": _refined(like.calibration, points, held_out_ms)})
-    error = EXPECTED[max(n for n in EXPECTED if n <= len(points))]
+    counts = {dtype: sum(_format(work) == dtype for _, work, _ in points) for dtype in FORMATS}
+    cases = {dtype: _case(like, dtype) for dtype in FORMATS if dtype in like.dtypes}
+    errors = {dtype: _expected(case, dtype, counts[dtype]) for dtype, case in cases.items()}
+    if name == like.name and like.calibration is not None and not like.transferred_from:
+        own = _refined(like.calibration, points, held_out_ms)
+        better = {d: min(p90, errors[d].p90) if counts[d] else p90 for d, p90 in own.p90_by_format.items()}
+        return moved.model_copy(update={"calibration": own.model_copy(update={"p90_by_format": better})})
+    first = errors[max(errors, key=lambda dtype: counts[dtype])]
     return moved.model_copy(
         update={
             "name": name,
@@ -101,10 +139,11 @@ def refit(like: DeviceProfile, points: Sequence[Point], name: str) -> DeviceProf
                 degree="one" if len(points) == 1 else "few",
                 points=len(points),
                 held_out=len(held_out_ms),
-                median_error=error.median,
-                p90_error=error.p90,
+                median_error=first.median,
+                p90_error=first.p90,
+                p90_by_format={dtype: error.p90 for dtype, error in errors.items()},
                 date=_today(),
-                split=_SOURCE.format(median=error.variants_median, p90=error.variants_p90),
+                split=_SOURCE.format(of=_OF[cases[max(cases, key=lambda dtype: counts[dtype])]]),
                 held_out_ms=held_out_ms,
             ),
             "provenance": Provenance(
@@ -113,8 +152,42 @@ def refit(like: DeviceProfile, points: Sequence[Point], name: str) -> DeviceProf
                 licence=like.provenance.licence,
                 datasheet=like.provenance.datasheet,
             ),
+            "caveats": (*_asked(cases, counts), *(c for c in like.caveats if c != like.transfer_note)),
         }
     )
+
+
+def _expected(case: Case, dtype: Dtype, n: int) -> ExpectedError:
+    table = EXPECTED[case][dtype]
+    return table[max(known for known in table if known <= n)]
+
+
+def _case(like: DeviceProfile, dtype: Dtype) -> Case:
+    moved = like.transferred_from or like.transfer_note.startswith(f"{dtype}:")
+    return "runtime" if moved else "chip"
+
+
+def _prior(like: DeviceProfile, name: str) -> Prior:
+    if name != like.name or like.degree != "none" or like.transferred_from:
+        return FREE
+    return OWN if _case(like, "int8") == "chip" else replace(OWN, int8=FREE.int8)
+
+
+def _asked(cases: Mapping[Dtype, Case], counts: Mapping[Dtype, int]) -> Iterator[str]:
+    """What numbers of a format would bring that has none."""
+    for dtype, case in cases.items():
+        if not counts[dtype]:
+            now, then = (_expected(case, dtype, n).p90 for n in (0, 2))
+            yield (
+                f"{dtype}: no number of yours; with the latencies of two {dtype} files the 90 % interval of such files "
+                f"narrows from {now:.0%} to {then:.0%}"
+            )
+
+
+def _format(work: Workload) -> Dtype:
+    """Of the products that do most of the work."""
+    integer = sum(op.macs for op in work.ops if op.dtype == "int8")
+    return "int8" if 2 * integer > work.macs else "float32"
 
 
 def _refined(own: Calibration, points: Sequence[Point], held_out_ms: dict[str, tuple[float, float]]) -> Calibration:
@@ -134,11 +207,12 @@ def _today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
-def _moved(like: DeviceProfile, points: Sequence[Point]) -> DeviceProfile:
+def _moved(like: DeviceProfile, points: Sequence[Point], name: str) -> DeviceProfile:
     """Return the profile with its costs multiplied by what the points ask for."""
     entries = [(kind, dtype) for kind, formats in like.latency.items() for dtype in formats]
     shares_ms = np.array([contributions_ms(like, work, entries) for _, work, _ in points])
-    factors = solve(shares_ms, np.array([ms for _, _, ms in points]))
+    dtypes = ("", *(dtype for _, dtype in entries))
+    factors = solve(shares_ms, np.array([ms for _, _, ms in points]), dtypes, _prior(like, name))
     call, of = float(factors[0]), dict(zip(entries, factors[1:].tolist(), strict=True))
     latency = {
         kind: {dtype: _times(cost, of[kind, dtype]) for dtype, cost in formats.items()}
@@ -160,12 +234,14 @@ def contributions_ms(profile: DeviceProfile, work: Workload, entries: Sequence[t
     return found
 
 
-def solve(shares_ms: Floats, measured_ms: Floats) -> Floats:
+def solve(shares_ms: Floats, measured_ms: Floats, formats: Sequence[str] = (), prior: Prior = FREE) -> Floats:
     """Most probable factor of every part, given the latency of some networks.
 
     Args:
         shares_ms: (networks, parts) predicted cost of every part.
         measured_ms: (networks,) measured latency.
+        formats: number format of every part; without them int8 moves as floats do.
+        prior: how far the profile can be off.
 
     Returns:
         Factors (parts,), all positive. Gauss-Newton on the error of the logarithm; networks that stay far off
@@ -173,18 +249,20 @@ def solve(shares_ms: Floats, measured_ms: Floats) -> Floats:
     """
     n_parts = shares_ms.shape[1]
     target = np.log(measured_ms)
-    start = float(np.median(target - np.log(shares_ms.sum(axis=1))))
-    columns = np.hstack([np.ones((n_parts, 1)), np.eye(n_parts)])  # log factor = s + d
-    prior = np.diag([1e-6, *[_DEVIATION**-2] * n_parts])
-    found = np.array([start, *[0.0] * n_parts])
+    in_int8 = np.array([name == "int8" for name in formats] or [False] * n_parts, dtype=float)
+    columns = np.hstack([np.ones((n_parts, 1)), in_int8[:, None], np.eye(n_parts)])  # log factor = s + q + d
+    precision = np.diag([prior.common**-2, prior.int8**-2, *[prior.kind**-2] * n_parts])
+    found = np.zeros(n_parts + 2)
+    found[0] = float(np.median(target - np.log(shares_ms.sum(axis=1)))) * prior.common**2 / (prior.common**2 + 0.01)
     for _ in range(_STEPS):
         cost = shares_ms * np.exp(columns @ found)
         total = cost.sum(axis=1)
         error = np.log(total) - target
         slope = (cost / total[:, None]) @ columns
         weight = np.minimum(1.0, 2 * _NOISE / np.maximum(np.abs(error), 1e-9)) / _NOISE**2
-        pull = prior @ (found - np.array([start, *[0.0] * n_parts]))
-        step = np.linalg.solve(slope.T @ (weight[:, None] * slope) + prior, slope.T @ (weight * error) + pull)
+        step = np.linalg.solve(
+            slope.T @ (weight[:, None] * slope) + precision, slope.T @ (weight * error) + precision @ found
+        )
         found = found - np.clip(step, -1.0, 1.0)
     return np.asarray(np.exp(columns @ found))
 

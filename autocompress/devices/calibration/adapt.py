@@ -1,7 +1,7 @@
 """A profile moved by one or a few measured latencies: that of a similar device, or the device's own, to refine it.
 
 Every cost of the profile is multiplied by exp(s + q + d), all Gaussian around 0: s is common to all costs (nearly free,
-unless the profile is of the very device), q to those in int8, d belongs to each operator kind. So one latency scales the
+unless the profile is of the very device), q to those in int8, d belongs to each operator kind. One latency scales the
 profile, more of them bend it, and no cost becomes negative.
 """
 

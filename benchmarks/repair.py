@@ -36,7 +36,7 @@ from autocompress.graphs.repair import repair
 from autocompress.runtimes.adapters.onnxruntime.session import Session
 
 RECORDS = Path(__file__).resolve().parents[1] / "results" / "records" / "repair"
-FORMATS = {"8/8": (8, 8), "4/8": (4, 8), "4/32": (4, 32)}
+FORMATS = {"8/8": (8, 8), "4/8": (4, 8), "2/8": (2, 8), "4/32": (4, 32)}
 """Bits of weights and activations."""
 SAMPLES = 256
 Batches = Sequence[Any]
@@ -131,10 +131,12 @@ class Subject:
         return {"accuracy": self.accuracy(outputs), "error": float(error), "seconds": seconds}
 
 
-def measure(name: str, seeds: int) -> dict[str, Any]:
-    """All formats and repairs of one network."""
-    subject, rows = Subject(name), []
-    for text, bits in FORMATS.items():
+def measure(name: str, seeds: int, formats: Sequence[str]) -> dict[str, Any]:
+    """All repairs of one network, in some formats; what a record has of the others stays."""
+    subject, path = Subject(name), RECORDS / f"{name}.json"
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = [row for row in kept if row["bits"] not in formats]
+    for text, bits in ((text, FORMATS[text]) for text in formats):
         for repair_name, how in REPAIRS.items():
             if bits[0] == 8 and how[1] == "least_squares" and how[0] is unchanged:
                 continue  # there are no 4-bit codes
@@ -163,11 +165,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure repairs of post-training quantisation.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(NETS)}")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--bits", nargs="*", choices=FORMATS, default=list(FORMATS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     RECORDS.mkdir(parents=True, exist_ok=True)
     for name in args.names or NETS:
-        (RECORDS / f"{name}.json").write_text(json.dumps(measure(name, args.seeds), indent=1) + "\n")
+        (RECORDS / f"{name}.json").write_text(json.dumps(measure(name, args.seeds, args.bits), indent=1) + "\n")
     print(table([json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json"))]))
 
 

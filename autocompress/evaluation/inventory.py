@@ -25,6 +25,8 @@ _BITS: Mapping[int, int] = {
     onnx.TensorProto.UINT8: 8,
     onnx.TensorProto.INT4: 4,
     onnx.TensorProto.UINT4: 4,
+    onnx.TensorProto.INT2: 2,
+    onnx.TensorProto.UINT2: 2,
 }
 """Of a stored weight; tensors of other types are no weights."""
 _OPERANDS: Mapping[str, tuple[int, ...]] = {
@@ -54,7 +56,7 @@ class FileLayer:
     channels: int
     """Output channels or features, of both directions of a recurrent layer."""
     weight_bits: int
-    """Of each stored weight: 4, 8, 16, 32 or 64."""
+    """Of each stored weight: 2, 4, 8, 16, 32 or 64."""
     weight_bytes: int
     """Of all its stored weights, without scales and biases."""
     activation_bits: int

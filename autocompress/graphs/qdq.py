@@ -5,8 +5,9 @@ This module needs onnx and numpy only. The trainable counterpart is `autocompres
 What a bit width means in the file:
     8   int8 weight, one scale per output channel, behind a DequantizeLinear; computed in int8.
     4   INT4 weight (half a byte) cast to int8, then as above: the runtime unpacks it once, at session build.
+    2   INT2 weight (a quarter), likewise.
     16  fp16 weight cast to fp32 at session build; computed in fp32.
-    4 or 8 with 32-bit activations: integer weight, cast and scaled at session build; computed in fp32.
+    2, 4 or 8 with 32-bit activations: integer weight, cast and scaled at session build; computed in fp32.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ __all__ = [
     "write_qdq",
 ]
 
+_PACKED = {4: TensorProto.INT4, 2: TensorProto.INT2}
+"""Formats of several weights in a byte."""
 _INT4_OPSET = 21
+_INT2_OPSET, _INT2_IR = 25, 13
 _CLIP_GRID = np.linspace(0.4, 1.0, 25)
 # Scales this much below the layer's largest are raised: they only cost int32 range in the bias.
 _SMALLEST_SHARE = 1e-6
@@ -70,7 +74,7 @@ class WeightQuant:
     """(output channels,), positive."""
     axis: int
     bits: int
-    """4 or 8."""
+    """2, 4 or 8."""
 
     def floats(self) -> NDArray[np.float32]:
         """The weight that it stands for."""
@@ -93,7 +97,7 @@ def quantize_weights(model: onnx.ModelProto, plan: QuantPlan) -> dict[str, Weigh
         if layer.weight_bits <= 8 and name not in found:
             weight = numpy_helper.to_array(graph.initializers[name])
             low, high = plan.weight_limits(layer.weight_bits)
-            scale = _weight_scale(weight, layer.axis, low, high, search=layer.weight_bits == 4)
+            scale = _weight_scale(weight, layer.axis, low, high, search=layer.weight_bits in _PACKED)
             values = _to_integers(weight, scale, layer.axis, low, high)
             found[name] = WeightQuant(values, scale, layer.axis, layer.weight_bits)
     return found
@@ -150,18 +154,26 @@ def write_qdq(
         weights: from `quantize_weights` (the default) or from a trained twin.
 
     Raises:
-        CandidateError: a range is missing, or the opset has no INT4.
+        CandidateError: a range is missing, or the opset is too old for packed weights.
     """
     missing = [a.tensor for a in plan.activations if a.tensor not in ranges]
     if missing:
         raise CandidateError(f"no activation range for {', '.join(missing)}; observe the same plan first")
-    if any(layer.weight_bits == 4 for layer in plan.layers) and _opset(model) < _INT4_OPSET:
-        raise CandidateError(f"4-bit weights need opset {_INT4_OPSET}, the graph has {_opset(model)}")
+    if any(layer.weight_bits in _PACKED for layer in plan.layers) and _opset(model) < _INT4_OPSET:
+        raise CandidateError(f"weights of 4 bits and fewer need opset {_INT4_OPSET}, the graph has {_opset(model)}")
     return _Writer(model, plan, ranges, weights or quantize_weights(model, plan)).write()
 
 
 def _opset(model: onnx.ModelProto) -> int:
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+def _raise_versions(model: onnx.ModelProto) -> None:
+    """Say that a graph is of the first version that knows INT2; between ours and that one operators got types only."""
+    model.ir_version = max(model.ir_version, _INT2_IR)
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = max(opset.version, _INT2_OPSET)
 
 
 class _Writer:
@@ -199,6 +211,8 @@ class _Writer:
         kept = [i for i in (*graph.initializer, *self._new.values()) if i.name in used]
         del graph.initializer[:]
         graph.initializer.extend(kept)
+        if any(weight.bits == 2 for weight in self._weights.values()):
+            _raise_versions(self._model)
         return self._model
 
     def _make_room_for_biases(self, weights: Mapping[str, WeightQuant]) -> dict[str, WeightQuant]:
@@ -301,7 +315,7 @@ class _Writer:
             values = self._emit("Cast", [stored], f"{output}/v", to=TensorProto.FLOAT)
             spread = _along(weight.scale, weight.axis, weight.values.ndim)
             return self._emit("Mul", [values, self._constant(f"{name}/m", spread)], output)
-        if weight.bits == 4:
+        if weight.bits in _PACKED:
             stored = self._emit("Cast", [stored], f"{output}/v", to=TensorProto.INT8)
         operands = [stored, scale]
         if layer.op_type == "Gemm":
@@ -316,9 +330,9 @@ class _Writer:
         if stored not in self._new:
             self._new[stored] = TensorProto(
                 name=stored,
-                data_type=TensorProto.INT4,
+                data_type=_PACKED[weight.bits],
                 dims=weight.values.shape,
-                raw_data=_pack_int4(weight.values),
+                raw_data=_packed(weight.values, weight.bits),
             )
         return stored
 
@@ -333,8 +347,9 @@ class _Writer:
         return self._emit("DequantizeLinear", operands, f"{output}/b", axis=0)
 
 
-def _pack_int4(values: NDArray[np.int8]) -> bytes:
-    """Two values per byte, the first in the low half, as ONNX stores INT4."""
-    flat = values.reshape(-1)
-    nibbles = np.append(flat, np.zeros(flat.size % 2, np.int8)).astype(np.uint8) & 0xF
-    return bytes((nibbles[0::2] | (nibbles[1::2] << 4)).tobytes())
+def _packed(values: NDArray[np.int8], bits: int) -> bytes:
+    """Several values per byte, the first in the lowest bits, as ONNX stores INT4 and INT2."""
+    per_byte = 8 // bits
+    padded = np.append(values, np.zeros(-values.size % per_byte, np.int8)).astype(np.uint8) & (2**bits - 1)
+    shifted = padded.reshape(-1, per_byte) << (bits * np.arange(per_byte, dtype=np.uint8))
+    return bytes(np.bitwise_or.reduce(shifted, axis=1).tobytes())

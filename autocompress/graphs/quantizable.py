@@ -20,7 +20,7 @@ from onnx import numpy_helper
 
 from autocompress.errors import RecipeError
 
-WEIGHT_BITS = (4, 8, 16, 32)
+WEIGHT_BITS = (2, 4, 8, 16, 32)
 ACTIVATION_BITS = (8, 32)
 
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
@@ -52,12 +52,12 @@ class QuantizableLayer:
 class QuantSpec:
     """How many bits each layer gets.
 
-    A layer with 4 or 8 weight bits and 32 activation bits is stored small and computed in fp32: the runtime
+    A layer with 2, 4 or 8 weight bits and 32 activation bits is stored small and computed in fp32: the runtime
     unpacks the weight once, when the session is built. Such a layer saves size, not time.
     """
 
     weight_bits: Mapping[str, int]
-    """By layer name: 4, 8, 16 or 32. Missing layers get 32, names that are no layer are ignored."""
+    """By layer name: 2, 4, 8, 16 or 32. Missing layers get 32, names that are no layer are ignored."""
     activation_bits: Mapping[str, int]
     """By layer name: 8 or 32; of no effect when the weight has 16 or 32 bits."""
     reduce_range: bool = False
@@ -110,9 +110,9 @@ class QuantPlan:
         return tuple(a.tensor for a in self.activations if a.source == a.tensor)
 
     def weight_limits(self, bits: int) -> tuple[int, int]:
-        """Smallest and largest integer of a weight with `bits` bits (4 or 8)."""
-        if bits == 4:
-            return -8, 7
+        """Smallest and largest integer of a weight with `bits` bits (2, 4 or 8)."""
+        if bits < 8:
+            return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         return (-63, 63) if self.reduce_range else (-127, 127)
 
 

@@ -50,10 +50,10 @@ def repair(
         plan: from `plan`.
         ranges: one per planned activation.
         batches: calibration inputs by input name.
-        rounding: "least_squares" fits the codes of 4-bit weights, see `autocompress.graphs.rounding`.
+        rounding: "least_squares" fits the codes of weights of 4 bits and fewer, see `autocompress.graphs.rounding`.
         bias_correction: whether the mean of each output channel becomes that of the float network again (Nagel et al.,
             "Data-free quantization through weight equalization and bias correction", ICCV 2019, section 4.2): "coarse"
-            only in networks that have 4-bit weights.
+            only in networks that have such weights.
 
     Returns:
         The graph with other biases, and the codes of all planned weights, both for `write_qdq`.

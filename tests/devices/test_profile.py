@@ -111,7 +111,7 @@ def test_an_unknown_runtime_is_refused(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("runtime", "formats", "bits"),
     [
-        ("onnxruntime", ["float32"], {4, 8, 16, 32}),
+        ("onnxruntime", ["float32"], {2, 4, 8, 16, 32}),
         ("qnn", ["float32", "int8"], {8, 32}),
         ("qnn", ["int8"], {8}),
         ("ncnn", ["float32"], {32}),

@@ -25,12 +25,19 @@ from autocompress.runtimes.adapters.onnxruntime.inside import optimized_op_count
 from autocompress.tasks.metric import Metric
 from autocompress.tasks.task import Task
 
-BITS = {onnx.TensorProto.FLOAT: 32, onnx.TensorProto.FLOAT16: 16, onnx.TensorProto.INT8: 8, onnx.TensorProto.INT4: 4}
+BITS = {
+    onnx.TensorProto.FLOAT: 32,
+    onnx.TensorProto.FLOAT16: 16,
+    onnx.TensorProto.INT8: 8,
+    onnx.TensorProto.INT4: 4,
+    onnx.TensorProto.INT2: 2,
+}
 FIRST = "(first layer)"
 RECIPES: dict[str, list[dict[str, Any]]] = {
     "fp32": [],
     "w8a8": [{"technique": "ptq"}],
     "w4a32": [{"technique": "ptq", "weight_bits": 4, "activation_bits": 32}],
+    "w2a8": [{"technique": "ptq", "weight_bits": 2}],
     "mixed": [{"technique": "ptq", "weight_bits": {FIRST: 8, "default": 16}}],
 }
 
@@ -161,7 +168,7 @@ def test_the_record_is_the_file(name: str) -> None:
         for layer in e.layers:
             recorded[layer.weight_bits] += layer.weight_bytes
         found = stored(outcome.file)
-        for bits in (4, 8, 16):
+        for bits in (2, 4, 8, 16):
             assert recorded[bits] == found[bits], (label, bits)
         if not stages:
             assert recorded == {32: 4 * sum(t.numel() for t in weights)}

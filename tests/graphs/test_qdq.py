@@ -253,7 +253,7 @@ def distance(a: list[np.ndarray], b: list[np.ndarray]) -> float:
         ("branches", {"QLinearConv": 4, "QLinearConcat": 1, "QGemm": 1}),
     ],
 )
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 4, 2])
 def test_layers_run_as_int8_kernels(name: str, expected: dict[str, int], bits: int) -> None:
     counts = optimized_op_counts(quantized(name, spec(export(name)[0].model_proto, bits)))
     assert {op: counts[op] for op in expected} == expected
@@ -303,28 +303,39 @@ def test_what_many_samples_reach_is_no_outlier() -> None:
     assert ranges[first].scale == pytest.approx((x.max() - x.min()) / 255, rel=1e-3) and notes == []
 
 
-def test_four_bit_weights_are_int4_and_an_eighth_of_the_size() -> None:
+@pytest.mark.parametrize(("bits", "kind"), [(4, TensorProto.INT4), (2, TensorProto.INT2)])
+def test_weights_of_few_bits_take_so_many_in_the_file(bits: int, kind: int) -> None:
     model = export("mlp")[0].model_proto
-    file = quantized("mlp", spec(model, 4))
-    stored = [i for i in file.graph.initializer if i.data_type == TensorProto.INT4]
+    file = quantized("mlp", spec(model, bits))
+    stored = [i for i in file.graph.initializer if i.data_type == kind]
     weights = {layer.weight for layer in quantizable_layers(model)}
     floats = sum(4 * math.prod(i.dims) for i in model.graph.initializer if i.name in weights)
     assert len(stored) == 3
-    assert sum(len(i.raw_data) for i in stored) == floats // 8
+    assert sum(len(i.raw_data) for i in stored) == floats * bits // 32
     assert not [i for i in file.graph.initializer if i.name.endswith(".weight")]
     assert file.ByteSize() < 0.3 * model.ByteSize()  # of this tiny net; the scales and biases weigh most
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("shape", [(5, 3), (3, 1, 1), (2, 2)])
+def test_packed_weights_are_read_as_they_were_written(bits: int, shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), shape).astype(np.int8)
+    kind = {2: TensorProto.INT2, 4: TensorProto.INT4}[bits]
+    stored = TensorProto(data_type=kind, dims=shape, raw_data=qdq._packed(values, bits))
+    assert (numpy_helper.to_array(stored).astype(np.int8) == values).all()
 
 
 def test_bits_can_differ_by_layer() -> None:
     model, x = export("resnet")[0].model_proto, data("resnet")
     names = [layer.name for layer in quantizable_layers(model)]
     assert names[:3] == ["stem", "blocks.0.conv1", "blocks.0.conv2"]
-    bits = {**dict.fromkeys(names, 8), "stem": 32, "blocks.0.conv1": 4, "fc": 16}
+    bits = {**dict.fromkeys(names, 8), "stem": 32, "blocks.0.conv1": 4, "blocks.1.down": 2, "fc": 16}
     file = quantized("resnet", QuantSpec(bits, dict.fromkeys(names, 8)))
     kinds = {i.name: i.data_type for i in file.graph.initializer}
     assert kinds["stem.weight"] == TensorProto.FLOAT
     assert kinds["blocks.0.conv1.weight/q"] == TensorProto.INT4
     assert kinds["blocks.0.conv2.weight/q"] == TensorProto.INT8
+    assert kinds["blocks.1.down.weight/q"] == TensorProto.INT2
     assert kinds["fc.weight/h"] == TensorProto.FLOAT16
     counts = optimized_op_counts(file)
     assert (counts["QLinearConv"], counts["Conv"] + counts["FusedConv"], counts["Gemm"]) == (5, 1, 1)
@@ -389,7 +400,7 @@ def test_zero_channels_and_zero_activations_give_finite_scales() -> None:
         np.testing.assert_allclose(run(file, x)[0], run(model, x)[0], atol=tolerance)
 
 
-@pytest.mark.parametrize(("weight", "activation"), [(8, 8), (4, 8), (4, 32), (16, 8)])
+@pytest.mark.parametrize(("weight", "activation"), [(8, 8), (4, 8), (4, 32), (2, 8), (16, 8)])
 def test_unknown_structure_is_left_alone(weight: int, activation: int) -> None:
     model, x = export("odd")[0].model_proto, data("odd")
     file = quantized("odd", spec(model, weight, activation))

@@ -29,7 +29,7 @@ class Repairs:
     equalize: bool = False
 
 
-WeightBits = Literal[4, 8, 16, 32]
+WeightBits = Literal[2, 4, 8, 16, 32]
 ActivationBits = Literal[8, 32]
 
 
@@ -38,7 +38,7 @@ class Quantize(Stage):
 
     technique: str = ""
     weight_bits: WeightBits | Table[WeightBits] = 8
-    """By layer or stage of the network; 4 bits are 4 bits in the file, 16 is float16 storage, 32 unchanged."""
+    """By layer or stage of the network; 2 and 4 bits are so many in the file, 16 is float16 storage, 32 unchanged."""
     activation_bits: ActivationBits | Table[ActivationBits] = 8
     """Of a layer's input and output: 8 computes in integers, 32 only stores the weights in fewer bits."""
     observer: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Ptq(Quantize):
-    """Quantise the exported graph: per-channel weights of 4, 8 or 16 bits, activations of 8 bits."""
+    """Quantise the exported graph: per-channel weights of 2, 4, 8 or 16 bits, activations of 8 bits."""
 
     technique: Literal["ptq"] = "ptq"
     rounding: Literal["least_squares", "nearest"] = "least_squares"
-    """Of 4-bit weights: "least_squares" fits their codes to what each layer computes on `observer_samples`."""
+    """Of weights of 4 bits and fewer: "least_squares" fits their codes to what layers compute on `observer_samples`."""
     bias_correction: Literal["coarse", "none", "all"] = "coarse"
-    """Whether biases take up what rounding moves the mean of each channel by: "coarse" where there are 4-bit weights,
-    "all" also where all have 8 bits."""
+    """Whether biases take up what rounding moves the mean of each channel by: "coarse" where there are weights of
+    4 bits or fewer, "all" also where all have 8 bits."""
     equalize: bool = False
     """Whether channels are first scaled to like ranges, between layers and behind layer norms: for networks that lose
     by 8-bit activations."""

@@ -20,8 +20,8 @@ from autocompress.recipes.recipe import Recipe
 Stored = list[tuple[str, float]]
 """Tensors whose elements a file holds, with the bits of each element."""
 
-_BITS = {1: 32, 6: 32, 10: 16, 22: 4}
-"""Of an element, by the data type of an ONNX initializer (float, int32, float16, int4); others have 8."""
+_BITS = {1: 32, 6: 32, 10: 16, 22: 4, 26: 2}
+"""Of an element, by the data type of an ONNX initializer (float, int32, float16, int4, int2); others have 8."""
 
 
 class Files:

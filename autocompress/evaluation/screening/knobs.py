@@ -24,7 +24,7 @@ from autocompress.tasks.interface import take
 
 Ints = NDArray[np.int64]
 
-FORMATS = ((32, 32), (16, 32), (8, 32), (4, 32), (8, 8), (4, 8))
+FORMATS = ((32, 32), (16, 32), (8, 32), (4, 32), (2, 32), (8, 8), (4, 8), (2, 8))
 """Bits of weights and activations of a layer; a code is an index into this."""
 COMPUTES_INT8 = np.array([activations == 8 for _, activations in FORMATS])
 """Whether a layer of each code computes in int8."""

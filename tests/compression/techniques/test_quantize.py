@@ -55,7 +55,7 @@ def test_unknown_layers_are_refused_by_name(cls: type[Quantize], field: str, wor
 
 @pytest.mark.parametrize(
     ("settings", "ok"),
-    [({"weight_bits": b}, b in (4, 8, 16, 32)) for b in (2, 4, 8, 16, 32)]
+    [({"weight_bits": b}, b != 3) for b in (2, 3, 4, 8, 16, 32)]
     + [({"activation_bits": b}, b in (8, 32)) for b in (4, 8, 16, 32)]
     + [({"weight_bits": {"fc": 3}}, False), ({"observer": "max"}, False), ({"observer_samples": 0}, False)],
 )

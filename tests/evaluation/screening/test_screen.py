@@ -35,7 +35,7 @@ def _settings(space: SearchSpace, evaluator: Evaluator, n: int) -> dict[str, lis
     ("net", "bits", "n"),
     [
         ("resnet", {"per": "stage", "choice": [8, 4]}, 5),
-        ("resnet", {"per": "layer", "choice": [8, 4, 16, 32]}, 8),
+        ("resnet", {"per": "layer", "choice": [8, 4, 16, 2, 32]}, 8),
         ("mobilenetv2", {"choice": [8, 16]}, 5),
         ("vit", {"choice": [8, 32]}, 4),
     ],
@@ -76,7 +76,7 @@ def test_costs_do_not_depend_on_what_was_asked_before() -> None:
 
 def test_wider_and_finer_costs_more() -> None:
     evaluator = Evaluator(make_task("resnet"), device())
-    ptq = {"technique": "ptq", "weight_bits": {"choice": [4, 8, 32]}, "activation_bits": 8}
+    ptq = {"technique": "ptq", "weight_bits": {"choice": [2, 4, 8, 32]}, "activation_bits": 8}
     space = SearchSpace.parse({"version": 1, "stages": [PRUNE, ptq]})
     settings = _settings(space, evaluator, 6)
     for name in settings:

@@ -23,7 +23,7 @@ class OnnxRuntime(Runtime):
     library = "onnxruntime"
     capabilities = Support(
         way="runs the file as it is",
-        weight_bits=frozenset({4, 8, 16, 32}),
+        weight_bits=frozenset({2, 4, 8, 16, 32}),
         activation_bits=frozenset({8, 32}),
         early_exits=True,
         reads_quantized=True,

@@ -29,6 +29,8 @@ _ITEMSIZE: dict[int, int] = {
     onnx.TensorProto.DOUBLE: 8,
     onnx.TensorProto.INT4: 1,
     onnx.TensorProto.UINT4: 1,
+    onnx.TensorProto.INT2: 1,
+    onnx.TensorProto.UINT2: 1,
 }
 _LOWEST = {onnx.TensorProto.UINT8: 0, onnx.TensorProto.INT8: -128}
 

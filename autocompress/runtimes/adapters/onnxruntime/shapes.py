@@ -12,7 +12,7 @@ from onnx import helper
 
 from autocompress.errors import InputError
 
-_INT4 = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
+_PER_BYTE = {"INT4": 2, "UINT4": 2, "INT2": 4, "UINT2": 4}
 _WHOLE: dict[str, str] = {
     "Loop": "what runs inside of Loop is not counted",
     "Scan": "what runs inside of Scan is not counted",
@@ -127,8 +127,8 @@ def _probe(
     graph.input.extend(inputs)
     makers = []
     for weight in weights:
-        if weight.data_type in _INT4:
-            size = (int(np.prod(weight.dims)) + 1) // 2
+        if per_byte := _PER_BYTE.get(onnx.TensorProto.DataType.Name(weight.data_type)):
+            size = -(-int(np.prod(weight.dims)) // per_byte)
             graph.initializer.append(helper.make_tensor(weight.name, weight.data_type, weight.dims, bytes(size), True))
             continue
         shape = helper.make_tensor(f"{weight.name}:dims", onnx.TensorProto.INT64, [len(weight.dims)], weight.dims)

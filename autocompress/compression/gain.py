@@ -19,7 +19,15 @@ from torch import nn
 
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.exit_heads import MultiExit
-from autocompress.compression.training import Distillation, Schedule, check_trainable, fit, steps_of, train_candidate
+from autocompress.compression.training import (
+    Distillation,
+    Schedule,
+    check_trainable,
+    fit,
+    held_out_loss,
+    steps_of,
+    train_candidate,
+)
 from autocompress.errors import CandidateError
 from autocompress.tasks.interface import Arrays, arrays, tensors
 from autocompress.tasks.networks import outputs_of
@@ -131,16 +139,17 @@ class Ladder:
     optimizer: Optimizer
     rate: float
     scores: dict[float, float]
-    """By rate, after a short training, on the validation split; minus infinity where the training failed."""
+    """By rate: minus the loss on held-out samples after a short training, or the metric where no loss can be taken
+    there; minus infinity where the training failed. Of a thousand samples a loss says more than the metric."""
     start: float
-    """Without any training."""
+    """Of the network before any training."""
     seconds: float
 
     def __str__(self) -> str:
         tried = ", ".join(f"{rate:g}: {value:.4g}" for rate, value in sorted(self.scores.items()))
         return (
             f"peak rate of {self.optimizer}: {self.rate:g}, found in {self.seconds:.0f} s by short trainings "
-            f"(untrained {self.start:.4g}; {tried})"
+            f"(minus the loss, untrained {self.start:.4g}; {tried})"
         )
 
 
@@ -152,18 +161,24 @@ def find_rate(candidate: Candidate, workshop: Workshop, optimizer: Optimizer, di
     """
     rates, scores, started = RATES[optimizer], dict[float, float](), time.monotonic()
 
+    def value(model: nn.Module) -> float:
+        loss = held_out_loss(model, workshop, distillation)
+        return score(model, workshop) if math.isnan(loss) and workshop.task.val is None else -loss
+
     def at(i: int) -> float:
         if rates[i] not in scores:
             workshop.progress(f"trying the peak rate {rates[i]:g} of {optimizer}")
             schedule = Schedule(1_000, rates[i], optimizer, max_steps=_steps(workshop))
             try:
-                scores[rates[i]] = score(train_candidate(candidate, workshop, schedule, distillation), workshop)
+                scores[rates[i]] = value(train_candidate(candidate, workshop, schedule, distillation))
             except CandidateError:  # the loss is no number any more
+                scores[rates[i]] = -math.inf
+            if math.isnan(scores[rates[i]]):
                 scores[rates[i]] = -math.inf
         return scores[rates[i]]
 
     best = _climb(at, len(rates))
-    return Ladder(optimizer, rates[best], scores, score(candidate.model, workshop), time.monotonic() - started)
+    return Ladder(optimizer, rates[best], scores, value(candidate.model), time.monotonic() - started)
 
 
 def _steps(workshop: Workshop) -> int:

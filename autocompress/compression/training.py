@@ -23,8 +23,8 @@ from autocompress.compression.exit_heads import MultiExit
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.errors import CandidateError, TaskError
 from autocompress.tasks.batches import length
-from autocompress.tasks.interface import Tensors, each, leaves, n_samples
-from autocompress.tasks.networks import outputs_of, seed_everything, tensors_in
+from autocompress.tasks.interface import Tensors, each, leaves, n_samples, tensors
+from autocompress.tasks.networks import evaluating, outputs_of, seed_everything, tensors_in
 from autocompress.tasks.task import Loss
 
 _CACHE_BYTES = 512 * 2**20
@@ -242,6 +242,20 @@ def seconds_per_epoch(model: nn.Module, workshop: Workshop, distillation: Distil
         times.append(time.monotonic() - started)
     model.zero_grad(set_to_none=True)
     return sum(times[1:] or times) / max(1, len(times[1:] or times)) * _length(workshop)
+
+
+def held_out_loss(model: nn.Module, workshop: Workshop, distillation: Distillation, n: int = 1_024) -> float:
+    """Mean loss over the first `n` samples of the validation split; NaN where the task has none."""
+    if workshop.task.val is None:
+        return math.nan
+    objective, total, count = _Objective(model, workshop, distillation), 0.0, 0
+    with torch.no_grad(), evaluating(model):
+        for inputs, targets in map(tensors, workshop.task.split("validation")):
+            total += float(objective(inputs, targets)) * n_samples(inputs)
+            count += n_samples(inputs)
+            if count >= n:
+                break
+    return total / max(1, count)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from autocompress.files import Folder
 
 RATE = "rate-"
 """How the names of the files in the cache begin."""
-_RATIO = 0.375
+_RATIO = 0.5
 """Of the pruning that the short trainings have to repair: in the middle of what a search tries."""
 _TEACHING = Distillation(weight=0.9)
 

@@ -15,7 +15,7 @@ from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.exit_heads import ExitHead, MultiExit
 from autocompress.compression.gain import Average, find_rate, fit_for_gain, optimizer_for, score, train_for_gain
 from autocompress.compression.techniques.prune import Prune
-from autocompress.compression.training import Distillation, Schedule
+from autocompress.compression.training import Distillation, Schedule, held_out_loss
 
 TERMS = Distillation(weight=0.5)
 
@@ -107,7 +107,7 @@ def test_the_rate_is_found_by_short_trainings(trained_workshop: Workshop, monkey
     ladder = find_rate(pruned, workshop, "sgd", TERMS)
     assert ladder.scores[ladder.rate] == max(ladder.scores.values()) and 2 <= len(ladder.scores) <= 4
     assert len([s for s in steps if s.startswith("training: step")]) == 5 * len(ladder.scores)
-    assert ladder.start == score(pruned.model, workshop)
+    assert ladder.start == -held_out_loss(pruned.model, workshop, TERMS) < ladder.scores[ladder.rate] < 0
 
 
 def test_a_rate_at_which_the_loss_is_no_number_loses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ class Distill(Stage):
     epochs: Annotated[int, Field(ge=0, le=1000)] = 3
     learning_rate: Annotated[Number, Field(gt=0, le=10)] | Literal["auto", "auto*3", "auto/3"] = 0.05
     """Peak of the one-cycle schedule. "auto" is found once for each network, by short trainings of a version that lost
-    a good third of its channels; one that lost more wants a higher rate, one that lost less a lower one."""
+    half of its channels; one that lost more wants a higher rate, one that lost less a lower one."""
     optimizer: Literal["auto", "sgd", "adamw"] = "sgd"
     """"auto": sgd for networks with BatchNorm, adamw for all others."""
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = 5e-4

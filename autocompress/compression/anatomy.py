@@ -126,7 +126,7 @@ def dissect(task: Task) -> Anatomy:
     names = [n for n in visits if isinstance(modules[n], WEIGHTED)]
     stages = _stages({n: visits[n] for n in names})
     found = probe_groups(task.model, example, tuple(names), _samples(task))
-    exits = task.traits.exits and task.evaluate is None and len(task.output_shape) == 2
+    exits = task.traits.exits and task.metric.per_sample and task.evaluate is None and len(task.output_shape) == 2
     places = _places(task.model, visits) if exits else ()
     return Anatomy(
         layers=stages,

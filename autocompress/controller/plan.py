@@ -174,7 +174,7 @@ class Plan:
             task_kind=task.traits.name,
             classes=tuple(map(str, task.classes)),
             preprocessing=task.preprocessing,
-            metric=task.metric.name if task.evaluate is None else "evaluate",
+            metric=task.metric.title if task.evaluate is None else "evaluate",
             metric_unit=task.metric.unit if task.evaluate is None else None,
             model_sha256=task.model_sha256,
             data_sha256=task.data_sha256,

@@ -1,4 +1,4 @@
-"""What accuracy means for a task: a score per sample, and its mean with a confidence interval."""
+"""What accuracy means for a task: a score per sample or a figure of a whole split, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.errors import TaskError
 from autocompress.validation import Data
 
 Split = Literal["validation", "test"]
@@ -50,20 +51,69 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of merit: the mean of a score per sample. Higher must be better."""
+    """A figure of merit: the mean of a score per sample, or one figure of a whole split such as mAP or mIoU.
+
+    Both functions get outputs and targets: arrays (N, ...) in the structures of network and data.
+    """
 
     name: str
-    per_sample: Callable[[Any, Any], Array]
-    """Outputs and targets, arrays (N, ...) in the structures of network and data, to scores (N,)."""
+    per_sample: Callable[[Any, Any], Array] | None = None
+    """To scores (N,)."""
     unit: MetricUnit | None = None
     """"share": from 0 to 1, told in percent and points; "number": told as it is. None: a share if the score of the
     unchanged network lies between 0 and 1."""
+    over_split: Callable[[Any, Any], float] | None = None
+    """To one figure; instead of `per_sample`. The outputs of the whole split are in memory for it."""
+    lower_is_better: bool = False
+    """As of an error: what is maximised and told is then the figure times -1, called "minus" and its name."""
+    resamples: int = 200
+    """How often `over_split` is called for its 95 % interval, each time on samples drawn with replacement."""
 
-    def scores(self, outputs: Any, targets: Any) -> Array:
-        """The score of each sample; what the function writes into its arguments reaches nobody else."""
+    def __post_init__(self) -> None:
+        if (self.per_sample is None) == (self.over_split is None):
+            raise TaskError(f"the metric {self.name} must have one function: per_sample=... or over_split=...")
+
+    @property
+    def title(self) -> str:
+        """The name of what is maximised."""
+        return f"minus {self.name}" if self.lower_is_better else self.name
+
+    @property
+    def _sign(self) -> float:
+        return -1.0 if self.lower_is_better else 1.0
+
+    def figure(self, outputs: Any, targets: Any) -> float:
+        """`over_split` of some samples, times -1 where lower is better."""
         from autocompress.tasks.interface import each  # loads torch
 
-        return self.per_sample(each(outputs, np.copy), each(targets, np.copy))
+        assert self.over_split is not None
+        return self._sign * float(self.over_split(each(outputs, np.copy), each(targets, np.copy)))
+
+    def split_score(self, outputs: Any, targets: Any, split: Split) -> Score:
+        """`figure` of all samples of a split, with the percentile interval of a bootstrap over samples.
+
+        Resamples on which it is no number, as that of a class without samples, do not count.
+        """
+        from autocompress.tasks.interface import n_samples, take
+
+        n, rng = n_samples(targets), np.random.default_rng(0)
+        value, found = self.figure(outputs, targets), []
+        for _ in range(self.resamples):
+            rows = rng.integers(n, size=n)
+            found.append(self.figure(take(outputs, rows), take(targets, rows)))
+        drawn = np.asarray(found)[np.isfinite(found)]
+        if not len(drawn):
+            return Score(value=value, low=value, high=value, n_samples=n, split=split)
+        tails = (1 - _CONFIDENCE) / 2
+        low, high = (float(x) for x in np.quantile(drawn, (tails, 1 - tails)))
+        return Score(value=value, low=min(low, value), high=max(high, value), n_samples=n, split=split)
+
+    def scores(self, outputs: Any, targets: Any) -> Array:
+        """The score of each sample, times -1 where lower is better; the function gets copies."""
+        from autocompress.tasks.interface import each  # loads torch
+
+        assert self.per_sample is not None
+        return np.asarray(self._sign * np.asarray(self.per_sample(each(outputs, np.copy), each(targets, np.copy))))
 
     def score(self, scores: Array, split: Split) -> Score:
         """Mean with its 95 % interval: Wilson's for 0/1 scores, else the percentile bootstrap.

@@ -27,6 +27,7 @@ from autocompress.tasks.interface import (
     each,
     flat,
     inputs_by_name,
+    joined,
     leaves,
     take,
     tensors,
@@ -47,6 +48,8 @@ Loss = Callable[[Any, Any], Tensor]
 _MAX_SEEN = 4096
 """Maximum number of inputs of `evaluate` kept for calibration."""
 _PARITY_SAMPLES = 256
+_DIRECTION_SAMPLES = 512
+"""Samples that tell whether a metric is upside down."""
 _SPLITS = ("train", "validation", "test")
 
 _NOTES: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
@@ -309,17 +312,30 @@ class Task:
             if not np.isfinite(value):
                 raise CandidateError(f"{name} must return a finite number, got {value}")
             return Score(value=value, low=value, high=value, n_samples=0, split=split), None
-        scores = []
+        scores, kept = [], []
         for inputs, targets in self.split(split):
             outputs = predict(inputs)
             if any(np.isnan(array).any() for array in outputs.values()):  # infinity may be meant: a class ruled out
                 raise CandidateError("the outputs of the file are not numbers (NaN)")
+            if self.metric.per_sample is None:
+                kept.append((dict(outputs), targets))
+                continue
             try:
                 scores.append(self._per_sample(self.own([*outputs.values()]), targets, split))
             except TaskError as error:
                 raise CandidateError(str(error)) from error
+        if kept:
+            outputs, targets = joined(kept)
+            return self._over_split(outputs, targets, split), None
         samples = np.concatenate(scores)
         return self.metric.score(samples, split), samples
+
+    def _over_split(self, outputs: Arrays, targets: Any, split: Split) -> Score:
+        with failing_as(CandidateError, f"{split} data: the metric {self.metric.name}"):
+            score = self.metric.split_score(self.own([*outputs.values()]), targets, split)
+        if not np.isfinite(score.value):
+            raise CandidateError(f"{split} data: the metric {self.metric.name} must be finite, got {score.value}")
+        return score
 
     def _predicted(self, predict: Predict, given: Any) -> Any:
         """What `evaluate` calls: the network's own structures of arrays in and out."""
@@ -372,10 +388,43 @@ class Task:
                 continue
             first, targets = self.split(split)[0]
             self._check_shape(first, split)
-            if (self.evaluate if split == "validation" else self.evaluate_test) is None:
+            if (self.evaluate if split == "validation" else self.evaluate_test) is None and self.metric.per_sample:
                 two, targets = take((first, targets), slice(2))
                 self._per_sample(self.own([*self._outputs(tensors(two)).values()]), targets, split)
             self._survey(split)
+        if self.evaluate is None:
+            self._check_direction()
+
+    def _check_direction(self) -> None:
+        """Refuse a metric that prefers outputs given to other samples: it is upside down, or the labels are others.
+
+        Raises:
+            TaskError: their 95 % intervals lie apart, whichever way the outputs are shuffled.
+        """
+        batches, n = [], 0
+        for inputs, targets in self.split("validation"):
+            batches.append((self._outputs(tensors(inputs)), targets))
+            n += n_of(targets)
+            if n >= _DIRECTION_SAMPLES:
+                break
+        outputs, targets = joined(batches)
+        rng = np.random.default_rng(0)
+        mine, *others = (
+            self._judged(take(outputs, rows), targets)
+            for rows in [np.arange(n), *(rng.permutation(n) for _ in range(3))]
+        )
+        if all(mine.high < other.low for other in others):
+            best = max(other.value for other in others)
+            raise TaskError(
+                f"validation data: the {self.metric.title} of the network is {mine.value:.4g}, and {best:.4g} with its "
+                "outputs given to other samples: higher must be better; give Metric(..., lower_is_better=True) if it "
+                "measures an error, else look for labels that are not those of the network"
+            )
+
+    def _judged(self, outputs: Arrays, targets: Any) -> Score:
+        if self.metric.per_sample is None:
+            return replace(self.metric, resamples=40).split_score(self.own([*outputs.values()]), targets, "validation")
+        return self.metric.score(self._per_sample(self.own([*outputs.values()]), targets, "validation"), "validation")
 
     def _survey(self, split: str) -> Survey:
         """Look at all samples of a split, of large training data at a fixed choice of them (see `batches.look_at`)."""
@@ -412,6 +461,8 @@ class Task:
             return bool(torch.isfinite(self.loss(self.own(outputs), each(targets, torch.clone))).all())
         if (self.evaluate if split == "validation" else self.evaluate_test) is not None:
             return True  # nothing of ours reads these targets
+        if self.metric.per_sample is None:
+            return bool(np.isfinite(self.metric.figure(self.own(arrays(outputs)), arrays(targets))))
         try:
             self._per_sample(self.own(arrays(outputs)), arrays(targets), split)
         except TaskError:
@@ -451,7 +502,9 @@ class Task:
     def identity(self) -> dict[str, str]:
         """What figures depend on besides weights, by name: code of the user's, data by content (see `identity`)."""
         parts: dict[str, object] = {
-            "the code of the metric": self.metric.per_sample if self.evaluate is None else None,
+            "the code of the metric": (self.metric.per_sample or self.metric.over_split)
+            if self.evaluate is None
+            else None,
             "the code of evaluate": self.evaluate,
             "the code of evaluate_test": self.evaluate_test,
         }

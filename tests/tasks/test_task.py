@@ -201,6 +201,54 @@ def test_regression_has_its_own_metric_and_loss() -> None:
     assert made.score(predict, "validation").value == pytest.approx(float(-np.abs(logits(INPUTS.numpy())).mean()))
 
 
+def absolute(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return np.abs(outputs - targets).mean(-1)
+
+
+def near(metric: Metric) -> Task:
+    """A regression whose network is right."""
+    data = [(INPUTS, MODEL(INPUTS).detach())]
+    return Task.regression(MODEL, metric=metric, example_input=EXAMPLE, val=data)
+
+
+def test_a_metric_that_is_upside_down_is_noticed() -> None:
+    with pytest.raises(TaskError, match=r"with its outputs given to other samples: higher must be better; give Metric"):
+        near(Metric("MAE", absolute)).validate()
+    with pytest.raises(TaskError, match="the MAE of the network is 0, and"):
+        near(Metric("MAE", over_split=lambda o, t: float(absolute(o, t).mean()))).validate()
+    for metric in (
+        Metric("MAE", absolute, lower_is_better=True),
+        Metric("MAE", over_split=lambda o, t: float(absolute(o, t).mean()), lower_is_better=True),
+    ):
+        made = near(metric)
+        made.validate()
+        off = made.score(lambda x: {"logits": logits(x["input"]) + 0.5}, "validation")
+        assert metric.title == "minus MAE" and off.value == pytest.approx(-0.5)
+    with pytest.raises(TaskError, match="the metric MAE must have one function"):
+        Metric("MAE")
+
+
+def test_a_figure_of_a_split_has_the_interval_of_a_bootstrap() -> None:
+    """That of a mean is the mean's own; a figure that is no mean gets one too."""
+    right = Metric("right", over_split=lambda o, t: float((o.argmax(-1) == t).mean()))
+    whole, mean = (task(**s).score(predict, "validation") for s in ({"metric": right}, {}))
+    assert (
+        whole.value == mean.value
+        and whole.n_samples == 70
+        and task(metric=right).judge(predict, "validation")[1] is None
+    )
+    assert (whole.low, whole.high) == pytest.approx((mean.low, mean.high), abs=0.04)
+
+    def f1(outputs: np.ndarray, labels: np.ndarray) -> float:
+        hits, said, there = ((x == 1).sum() for x in (outputs.argmax(-1)[labels == 1], outputs.argmax(-1), labels))
+        return float(2 * hits / max(1, said + there))
+
+    made = task(metric=Metric("F1", over_split=f1, unit="share", resamples=50))
+    made.validate()
+    score = made.score(predict, "validation")
+    assert score.low < score.value < score.high and made.score(predict, "validation") == score
+
+
 def test_outputs_that_are_not_numbers_fail_the_candidate() -> None:
     with pytest.raises(CandidateError, match="not numbers"):
         task().score(lambda x: {"logits": np.full((len(x["input"]), 4), np.nan)}, "validation")

@@ -369,7 +369,7 @@ def _found(name_or_path: str | Path) -> Path | None:
 
 def _refuse(text: str) -> NoReturn:
     listed = "`autocompress devices` lists all; a path to a YAML file works too"
-    if device_of(text) == HOST:
+    if text in map(host_name, runtimes.names()):
         how = HOST if text == HOST else f"--runtime {text.removeprefix(HOST + '.')}"
         raise DeviceError(
             f"device {text!r} (this machine) has no profile yet; calibrate it once (about a minute) with "

@@ -170,6 +170,10 @@ def test_an_uncalibrated_host_says_what_to_do(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
     with pytest.raises(DeviceError, match="calibrate it once"):
         DeviceProfile.load("host")
+    with pytest.raises(DeviceError, match=r"calibrate it once .* calibrate --runtime openvino`"):
+        DeviceProfile.load("host.openvino")
+    with pytest.raises(DeviceError, match=r"unknown device 'host.ncnn'"):  # it is never measured here
+        DeviceProfile.load("host.ncnn")
 
 
 def test_every_shipped_profile_loads() -> None:

@@ -90,6 +90,7 @@ def measure_plan(runtime: Runtime, threads: int, budget_s: float, progress: Prog
             "runtime": runtime.name,
             "runtime_version": version,
             "threads": threads,
+            # how the processor adds int8 is seen with an operator that not every runtime has
             "machine": runner.machine_facts(extreme_model(), partial(load_onnx, reference())),
             "started": begin.isoformat(timespec="seconds"),
             "seconds": time.perf_counter() - started,

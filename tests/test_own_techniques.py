@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from autocompress.compression.anatomy import dissect
 from autocompress.compression.candidate import Workshop
 from autocompress.compression.catalogue import enable, technique
 from autocompress.compression.training import Schedule
+from autocompress.controller.executors.base import Blueprint
 from autocompress.controller.untouched import UntouchedNetwork
 from autocompress.errors import CandidateError
 from autocompress.evaluation.elastic import Elastic
@@ -25,6 +27,7 @@ from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.screening import Screen
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.results import Evaluation
+from autocompress.tasks.task import Task
 from autocompress.testing import CHECKS, Case
 
 TRAIN = {"technique": "distill", "epochs": 1}
@@ -181,6 +184,20 @@ def test_two_workers_search_it_with_the_default_sampler(study: Path) -> None:
         assert [x.name for x in e.layers if not x.channels_after] == ["blocks.0.conv1", "blocks.0.conv2"] * skips(e)
     latencies = {skips(e): e.predicted_latency_ms for e in done}
     assert latencies[True] < latencies[False]
+
+
+def test_workers_elsewhere_are_told_of_it() -> None:
+    """Ray sends recipes as text: its workers must know the technique before the first one comes."""
+    blueprint = pickle.loads(Blueprint.of(Evaluator(small_task("resnet", n=64), device()), small_resnet, 1).pack())
+    assert SKIP in blueprint.techniques
+    forgotten = sys.modules.pop(SKIP)
+    blueprint.build()
+    assert sys.modules[SKIP] is not forgotten and Recipe.parse({"stages": [{"technique": SKIP}]})
+    sys.modules[SKIP] = forgotten
+
+
+def small_resnet() -> Task:
+    return small_task("resnet", n=64)
 
 
 def test_it_is_ablated_compared_and_shown(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def technique(name: str) -> type[Stage]:
 
 def technique_names() -> tuple[str, ...]:
     """Names of all techniques that recipes can use here: the package's own ones first."""
-    return tuple(dict.fromkeys((*own_names(), *sorted(_installed()), *sorted(_imported()))))
+    return tuple(dict.fromkeys((*own_names(), *sorted(_installed()), *outside_names())))
 
 
 @cache
@@ -58,6 +58,12 @@ def own_names() -> tuple[str, ...]:
     """Names of the package's own techniques: its modules in `autocompress.compression.techniques`."""
     package = importlib.import_module(_OWN)
     return tuple(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+def outside_names() -> tuple[str, ...]:
+    """Names of the techniques in modules of the user's that are imported: the paths of these modules."""
+    names = {name for cls in _below(Stage) if (name := _name_of(cls)) == cls.__module__}
+    return tuple(sorted(name for name in names if _stage_in(sys.modules.get(name), name)))
 
 
 def enable(module: str) -> None:
@@ -117,12 +123,6 @@ def _loaded(point: EntryPoint) -> type[Stage]:
     if found := _stage_in(module, point.name):
         return found
     raise RecipeError(f"{package}: {point.module} has no stage whose field `technique` has the default {point.name!r}")
-
-
-def _imported() -> set[str]:
-    """Names of the techniques in modules of the user's that are imported."""
-    names = {name for cls in _below(Stage) if (name := _name_of(cls)) == cls.__module__}
-    return {name for name in names if _stage_in(sys.modules.get(name), name)}
 
 
 def _stage_in(module: ModuleType | Any, name: str) -> type[Stage] | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from autocompress._process import prepare_training
+from autocompress.compression.catalogue import enable, outside_names
 from autocompress.compression.gain import Ladder, Optimizer
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, InputError, TaskError, told
@@ -122,6 +123,8 @@ class Blueprint:
     elastic: KeptElastic | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     ladders: Mapping[Optimizer, Ladder] = field(default_factory=dict)
+    techniques: tuple[str, ...] = ()
+    """Modules of the user's with techniques that the driver has imported."""
 
     @classmethod
     def of(cls, evaluator: Evaluator, source: Source, threads: int) -> Blueprint:
@@ -139,6 +142,7 @@ class Blueprint:
             elastic,
             task.identity,
             dict(evaluator.findings.ladders),
+            outside_names(),
         )
 
     def pack(self) -> bytes:
@@ -150,9 +154,12 @@ class Blueprint:
 
         Raises:
             TaskError: the task cannot be loaded, or is not the one that the driver has.
+            InputError: a technique of the user's cannot be imported here.
         """
         prepare_training(self.threads)
         task = load_task(self.source) if isinstance(self.source, str) else self.source()
+        for module in self.techniques:
+            enable(module)
         for name in ("model_sha256", "data_sha256"):
             if getattr(task, name) != getattr(self, name):
                 raise TaskError(

@@ -2,6 +2,7 @@
 
 Uniform formats come first. Where 4 bits lose accuracy, layers are given 8 bits again, the sensitive ones first: files
 between the two extremes are judged where the largest gap between two neighbours is, and only as long as there is one.
+Where 4 bits are good enough, 2 bits are tried in the same way.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from autocompress.compression.stage import Stage
 from autocompress.compression.techniques._usual import quantised
@@ -20,13 +21,16 @@ from autocompress.studies.results import Evaluation
 
 _LOSS = 0.001
 """Share of fp32's accuracy; a smaller loss is not worth another file."""
+_Bits = Literal[2, 4, 8]
 _GENTLER: Final[tuple[Mapping[str, Any], ...]] = (
     *({"observer": observer} for observer in ("percentile", "mse")),
     {"equalize": True, "bias_correction": "all"},
 )
 """Settings of a quantisation that are tried where int8 loses accuracy."""
-_MIXED = 6
-"""Files of 4 and 8 bits mixed."""
+_MIXED = {4: 6, 2: 3}
+"""Files in which some layers have so few bits, and the others twice as many."""
+_FIT_FOR_2_BITS = 0.01
+"""Share of fp32's accuracy; where 4 bits lose more, fewer are not tried."""
 _STEP = 0.04
 """Files whose sizes differ by less than this share of the way from 8 to 4 bits count as equally large."""
 
@@ -78,29 +82,46 @@ class UntouchedNetwork:
                 if (accuracy := _accuracy(judged[recipe.digest()])) is not None and accuracy > best:
                     how, best = settings, accuracy
             yield _recipe(quantised(weight_bits=4, **how))
-        yield from self._mixed(judged, how, best, worth)
+        yield from self._mixed(judged, how, (8, 4), best, worth)
+        int4 = _accuracy(judged[_recipe(quantised(weight_bits=4, **how)).digest()])
+        if 2 in device.weight_bits and int4 is not None and fp32 - int4 <= _FIT_FOR_2_BITS * abs(fp32):
+            yield _recipe(quantised(weight_bits=2, **how))
+            yield from self._mixed(judged, how, (4, 2), int4, worth)
         slow = _latency(self._baselines["int8"]) >= _latency(self._baselines["fp32"])
         if 32 in device.support.activation_bits and (fp32 - best > worth or slow):
             yield _recipe(quantised(activation_bits=32))
             yield _recipe(quantised(weight_bits=4, activation_bits=32))
 
     def _mixed(
-        self, judged: Mapping[str, Evaluation | None], how: Mapping[str, Any], int8: float, worth: float
+        self,
+        judged: Mapping[str, Evaluation | None],
+        how: Mapping[str, Any],
+        bits: tuple[_Bits, _Bits],
+        most: float,
+        worth: float,
     ) -> Iterator[Recipe]:
-        """Files between 8 and 4 bits, each where the two files next to it differ most in accuracy and size."""
-        int4 = _accuracy(judged[_recipe(quantised(weight_bits=4, **how)).digest()])
-        if int4 is None or int8 - int4 <= worth:
+        """Files between two numbers of bits, each where the two files next to it differ most in accuracy and size.
+
+        Args:
+            judged: what is known, by the digest of the recipe.
+            how: other settings of the quantisation.
+            bits: the larger number first.
+            most: accuracy of the network with this one everywhere.
+            worth: a loss of accuracy that is worth another file.
+        """
+        least = _accuracy(judged[_recipe(quantised(weight_bits=bits[1], **how)).digest()])
+        if least is None or most - least <= worth:
             return
-        known: dict[int, float] = {0: int8, len(self._ranked): int4}
-        for _ in range(_MIXED):
+        known: dict[int, float] = {0: most, len(self._ranked): least}
+        for _ in range(_MIXED[bits[1]]):
             if (n := self._between(known, worth)) is None:
                 return
-            yield (recipe := self._with_first(n, how))
+            yield (recipe := self._with_first(n, bits, how))
             accuracy = _accuracy(judged[recipe.digest()])
-            known[n] = int4 if accuracy is None else accuracy
+            known[n] = least if accuracy is None else accuracy
 
     def _between(self, known: Mapping[int, float], worth: float) -> int | None:
-        """How many of the layers the next file has at 4 bits; None where no file between two others is of use."""
+        """How many layers the next file has at the smaller number; None where no file between two others is of use."""
         shrunk = [0.0, *accumulate(layer.n_weights for layer in self._ranked)]
         found: list[tuple[float, int]] = []
         for low, high in pairwise(sorted(known)):
@@ -115,9 +136,9 @@ class UntouchedNetwork:
                 found.append((gap, min(inner, key=lambda n: (abs(shrunk[n] - middle), n))))
         return max(found)[1] if found else None
 
-    def _with_first(self, n: int, how: Mapping[str, Any]) -> Recipe:
-        bits = {layer.name: 4 for layer in self._ranked[:n]}
-        return _recipe(quantised(weight_bits={"default": 8, **bits}, **how))
+    def _with_first(self, n: int, bits: tuple[_Bits, _Bits], how: Mapping[str, Any]) -> Recipe:
+        table = {"default": bits[0], **{layer.name: bits[1] for layer in self._ranked[:n]}}
+        return _recipe(quantised(weight_bits=table, **how))
 
     @cached_property
     def _ranked(self) -> tuple[LayerDamage, ...]:

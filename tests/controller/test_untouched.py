@@ -71,7 +71,19 @@ def ranked(task: Task, monkeypatch: pytest.MonkeyPatch) -> list[LayerDamage]:
 
 def test_where_4_bits_lose_nothing_there_is_nothing_between_4_and_8(task: Task, ranked: list[LayerDamage]) -> None:
     sweep = Sweep(task, lambda stage: 0.9)
-    assert [stage.summary() for stage in sweep.asked] == ["ptq w4a8"]
+    assert [stage.summary() for stage in sweep.asked] == ["ptq w4a8", "ptq w2a8"]
+
+
+def test_where_4_bits_are_good_enough_the_least_sensitive_layers_get_2(task: Task, ranked: list[LayerDamage]) -> None:
+    def accuracy(stage: Any) -> float:
+        lost = sum(stage.bits(layer.name, "")[0] == 2 for layer in ranked) / len(ranked)
+        return 0.9 - 0.3 * max(0.0, lost - 0.5)
+
+    sweep = Sweep(task, accuracy)
+    assert [stage.summary() for stage in sweep.asked[:2]] == ["ptq w4a8", "ptq w2a8"]
+    assert 2 <= len(sweep.mixed) <= 6 and all(stage.weight_bits["default"] == 4 for stage in sweep.mixed)
+    names = [layer.name for layer in ranked]
+    assert all([n for n in names if n in s.weight_bits] == names[: len(s.weight_bits) - 1] for s in sweep.mixed)
 
 
 def test_where_4_bits_lose_accuracy_the_sensitive_layers_get_8_again(task: Task, ranked: list[LayerDamage]) -> None:
@@ -102,7 +114,7 @@ def test_other_observers_equalisation_and_float_arithmetic_are_tried_where_int8_
 
 
 def test_float_arithmetic_is_tried_where_int8_is_not_faster(task: Task, ranked: list[LayerDamage]) -> None:
-    assert [s.summary() for s in Sweep(task, lambda stage: 0.9, int8_ms=1.5).asked][1:] == ["ptq w8a32", "ptq w4a32"]
+    assert [s.summary() for s in Sweep(task, lambda stage: 0.9, int8_ms=1.5).asked][2:] == ["ptq w8a32", "ptq w4a32"]
 
 
 def test_formats_that_fail_end_nothing(task: Task, ranked: list[LayerDamage]) -> None:

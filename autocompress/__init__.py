@@ -11,6 +11,8 @@ _HOMES = {
     "Task": "autocompress.tasks.task",
     "TaskKind": "autocompress.tasks.kind",
     "Metric": "autocompress.tasks.metric",
+    "task_from_onnx": "autocompress.given.start",
+    "ImageOptions": "autocompress.given.samples",
     "Recipe": "autocompress.recipes.recipe",
     "SearchSpace": "autocompress.recipes.space",
     "DeviceProfile": "autocompress.devices.profile",

@@ -23,6 +23,7 @@ ORDER = (
         "runtimes.adapters.onnxruntime",
         "runtimes.adapters",
         "graphs",
+        "given",
     ),
     *("devices", "devices.calibration", "compression", "compression.techniques", "recipes", "studies"),
     *("evaluation", "evaluation.screening", "controller.executors", "controller"),

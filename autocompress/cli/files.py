@@ -8,14 +8,25 @@ from typing import Annotated
 
 import typer
 
-from autocompress.cli.inputs import checked_task, profile_if_known, profile_of_this_machine
-from autocompress.cli.options import DeviceOption, JsonOption, SeedOption, ShapeOption, TaskArgument, ThreadsOption
+from autocompress.cli.inputs import checked_task, profile_if_known, profile_of_this_machine, source_of
+from autocompress.cli.options import (
+    DeviceOption,
+    Given,
+    JsonOption,
+    SeedOption,
+    ShapeOption,
+    TaskArgument,
+    ThreadsOption,
+    with_data,
+)
 from autocompress.errors import InputError
 
 
+@with_data
 def apply(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
     task: TaskArgument,
+    given: Given,
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
     device: DeviceOption = "host",
     seed: SeedOption = 0,
@@ -27,7 +38,7 @@ def apply(
 
     parsed, profile = Recipe.load(recipe), profile_if_known(device)
     target = out.absolute()  # a task may change the working directory
-    loaded = checked_task(task, threads)
+    loaded = checked_task(source_of(task, given), threads)
     profile = profile or profile_of_this_machine()
     from autocompress.evaluation.replay import apply as run
     from autocompress.report.text.live import Live
@@ -42,7 +53,7 @@ def apply(
     interval = "95 % interval {:.4f} to {:.4f}".format(*score.interval) if score.interval else "no interval known"
     typer.echo(
         f"wrote {out}: {result.size_bytes:,} bytes, {result.label}\n"
-        f"accuracy {score.value:.4f} ({score.split}, {interval}), "
+        f"{loaded.figure} {score.value:.4f} ({score.split}, {interval}), "
         f"latency {result.latency_ms:.3f} ms ({result.latency_source}, {profile.name}), parity {result.parity:.1%}"
     )
     for note in result.notes:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from autocompress.cli.devices import calibrate_this_machine
+from autocompress.cli.options import Given
+from autocompress.errors import TaskError
 
 if TYPE_CHECKING:
+    from autocompress.controller.executors.base import Source
     from autocompress.devices.profile import DeviceProfile
+    from autocompress.recipes.space import SearchSpace
     from autocompress.tasks.task import Task
 
 
@@ -35,7 +40,72 @@ def with_power(profile: DeviceProfile, active_power_mw: float | None) -> DeviceP
     return profile if active_power_mw is None else profile.model_copy(update={"active_power_mw": active_power_mw})
 
 
-def checked_task(reference: str, threads: int | None) -> Task:
+def source_of(task: str, given: Given) -> Source:
+    """Where the task comes from: a task module, or an ONNX file with samples.
+
+    Raises:
+        TaskError: options for an ONNX file were given for a task module, or cannot be understood.
+    """
+    if not task.endswith(".onnx"):
+        if given != Given(None, "auto", {}):
+            raise TaskError(
+                f"--data, --kind and --image-... go with an ONNX file, got {task}; a task brings its own data"
+            )
+        return task
+    from autocompress.given.samples import ImageOptions
+    from autocompress.given.start import KINDS, OnnxStart
+
+    if given.kind not in KINDS:
+        raise TaskError(f"--kind must be {', '.join(KINDS)}, got {given.kind}")
+    images = {name: _IMAGE_VALUES[name](f"--image-{name}", value) for name, value in given.images.items()}
+    options = [
+        *(("--data", given.data) if given.data else ()),
+        *(("--kind", given.kind) if given.kind != KINDS[0] else ()),
+    ]
+    for name, value in given.images.items():
+        options += [f"--image-{name}"] if value is True else [f"--image-{name}", str(value)]
+    # a task may change the working directory
+    path, data = str(Path(task).absolute()), _absolute(given.data or "")
+    return OnnxStart(path, data, given.kind, ImageOptions(**images), (task, *options))
+
+
+def space_of(name: str | None, source: Source) -> SearchSpace:
+    """Load a space, the default one for this kind of task where none was named.
+
+    Raises:
+        SpaceError: there is no such space, or it is not valid.
+    """
+    from autocompress.recipes.space import SearchSpace
+
+    return SearchSpace.load(name or ("auto" if isinstance(source, str) else "formats"))
+
+
+def _absolute(data: str) -> str:
+    return str(Path(data).absolute()) if data and Path(data).exists() else data
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise TaskError(f"{option} must be numbers with commas between them, got {text!r}") from None
+
+
+def _size(option: str, text: str) -> tuple[int, int]:
+    height, separator, width = text.partition("x")
+    if not (separator and height.isdigit() and width.isdigit()):
+        raise TaskError(f"{option} must be height and width, such as 224x224, got {text!r}")
+    return int(height), int(width)
+
+
+def _as_it_is(option: str, value: Any) -> Any:
+    return value
+
+
+_IMAGE_VALUES = {"size": _size, "scale": _as_it_is, "mean": _numbers, "std": _numbers, "crop": _as_it_is}
+
+
+def checked_task(source: Source, threads: int | None) -> Task:
     """Load a task and check its data; training uses `threads` threads from here on.
 
     Raises:
@@ -46,6 +116,6 @@ def checked_task(reference: str, threads: int | None) -> Task:
     prepare_training(threads)
     from autocompress.tasks.loading import load_task
 
-    task = load_task(reference)
+    task = load_task(source) if isinstance(source, str) else source()
     task.validate()
     return task

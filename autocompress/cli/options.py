@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,16 +17,31 @@ from autocompress.studies.constraints import Constraint, at_least, at_most
 from autocompress.studies.constraints import max_accuracy_drop as drop_at_most
 
 
+@dataclass(frozen=True)
+class Given:
+    """What was typed about the samples for an ONNX file."""
+
+    data: str | None
+    kind: str
+    images: dict[str, Any]
+    """By the fields of `ImageOptions`, as text."""
+
+
 def _above_0(parameter: typer.CallbackParam, value: float | None) -> float | None:
     if value is not None and not 0 < value < math.inf:
         raise InputError(f"{parameter.opts[0]} must be a number above 0, got {value}")
     return value
 
 
-TaskArgument = Annotated[str, typer.Argument(help="module.py:name of a Task, or of a function that returns one.")]
+TaskArgument = Annotated[
+    str, typer.Argument(help="module.py:name of a Task, or of a function that returns one; or model.onnx with --data.")
+]
 StudyArgument = Annotated[Path, typer.Argument(help="Folder of a study (--out of a search).")]
 DeviceOption = Annotated[str, typer.Option(help="Name or path of a device profile; 'host' is this machine.")]
-SpaceOption = Annotated[str, typer.Option(help="Name of a shipped search space, or path of a YAML file.")]
+SpaceOption = Annotated[
+    str | None,
+    typer.Option(help="Name of a shipped search space, or path of a YAML file; auto, for an ONNX file formats."),
+]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything that is random.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads for training, of each worker; all processors by default.")
@@ -81,19 +97,72 @@ def _constraints(
     return [c for c in found if c is not None]
 
 
+_Data = Annotated[
+    str | None,
+    typer.Option(
+        help="For an ONNX file: folder of images, folder or file of .npy or .npz arrays, or module.py:function."
+    ),
+]
+_Kind = Annotated[
+    str,
+    typer.Option(
+        help="For an ONNX file: classification if the largest output is the answer, other if it is not; auto: by shape."
+    ),
+]
+_ImageSize = Annotated[str | None, typer.Option(help="Height and width of images, such as 224x224; the network's own.")]
+_ImageScale = Annotated[float | None, typer.Option(help="What the values of images (0 to 255) are divided by; 255.")]
+_ImageMean = Annotated[str | None, typer.Option(help="Subtracted then: 0.5, or one per channel: 0.485,0.456,0.406.")]
+_ImageStd = Annotated[str | None, typer.Option(help="Divided by then: 0.5, or one per channel: 0.229,0.224,0.225.")]
+_ImageCrop = Annotated[
+    bool, typer.Option("--image-crop", help="Cut the middle out of images instead of squeezing them.")
+]
+
+
+def _given(
+    data: _Data = None,
+    kind: _Kind = "auto",
+    image_size: _ImageSize = None,
+    image_scale: _ImageScale = None,
+    image_mean: _ImageMean = None,
+    image_std: _ImageStd = None,
+    image_crop: _ImageCrop = False,
+) -> Given:
+    """What was typed about the samples for an ONNX file."""
+    images = {
+        "size": image_size,
+        "scale": image_scale,
+        "mean": image_mean,
+        "std": image_std,
+        "crop": image_crop or None,
+    }
+    return Given(data, kind, {name: value for name, value in images.items() if value is not None})
+
+
 def with_constraints(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `_constraints` instead of its parameter `constraints`.
+    """Give a command the options of `_constraints` instead of its parameter `constraints`."""
+    return _with_options(command, "constraints", _constraints)
+
+
+def with_data(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_given` instead of its parameter `given`."""
+    return _with_options(command, "given", _given)
+
+
+def _with_options(command: Callable[..., None], name: str, gather: Callable[..., Any]) -> Callable[..., None]:
+    """Give a command options instead of a parameter that is made of them.
 
     Typer reads options off the signature and has no groups of them: the signature that it sees is put together here.
     """
-    options = inspect.signature(_constraints, eval_str=True).parameters
+    options = inspect.signature(gather, eval_str=True).parameters
     own = inspect.signature(command, eval_str=True)
 
     @functools.wraps(command)
     def gathered(**values: Any) -> None:
-        limits = {name: values.pop(name) for name in options}
-        command(constraints=_constraints(**limits), **values)
+        chosen = {option: values.pop(option) for option in options}
+        command(**{name: gather(**chosen)}, **values)
 
-    parameters = [q for p in own.parameters.values() for q in (options.values() if p.name == "constraints" else [p])]
-    gathered.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    named = inspect.Parameter.KEYWORD_ONLY  # so that those with a default may stand before those without
+    parameters = [q for p in own.parameters.values() for q in (options.values() if p.name == name else [p])]
+    signature = own.replace(parameters=[p.replace(kind=named) for p in parameters])
+    gathered.__signature__ = signature  # type: ignore[attr-defined]
     return gathered

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autocompress.cli.inputs import checked_task, profile_if_known, profile_of_this_machine
+from autocompress.cli.inputs import checked_task, profile_if_known, profile_of_this_machine, source_of
 from autocompress.cli.options import (
+    Given,
     JsonOption,
     MaxDrop,
     MaxEnergy,
@@ -22,6 +23,7 @@ from autocompress.cli.options import (
     StudyArgument,
     TaskArgument,
     ThreadsOption,
+    with_data,
 )
 from autocompress.cli.output import print_rich, print_study
 from autocompress.errors import InputError, StudyError
@@ -88,9 +90,11 @@ def show(
         print_study(opened)
 
 
+@with_data
 def ablate(
     study: StudyArgument,
     task: TaskArgument,
+    given: Given,
     pick: Annotated[
         list[str] | None,
         typer.Option(help="knee, fastest, smallest or most-accurate; can be repeated. All four by default."),
@@ -107,7 +111,7 @@ def ablate(
 
     opened = Study.open(study.absolute())  # a task may change the working directory
     chosen = [opened.front.select(name).trial for name in pick or ()]  # type: ignore[arg-type]
-    loaded = checked_task(task, threads)
+    loaded = checked_task(source_of(task, given), threads)
     from autocompress.controller.ablate import ablate as run
     from autocompress.report.text.live import Live
 

@@ -9,10 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from autocompress.cli.inputs import checked_task, profile_if_known, profile_of_this_machine, with_power
+from autocompress.cli.inputs import (
+    checked_task,
+    profile_if_known,
+    profile_of_this_machine,
+    source_of,
+    space_of,
+    with_power,
+)
 from autocompress.cli.options import (
     ActivePower,
     DeviceOption,
+    Given,
     JsonOption,
     PortOption,
     SeedOption,
@@ -20,20 +28,28 @@ from autocompress.cli.options import (
     TaskArgument,
     ThreadsOption,
     with_constraints,
+    with_data,
 )
 from autocompress.cli.output import print_study
 from autocompress.errors import InputError
 from autocompress.studies.constraints import Constraint
 
+_TRIALS_OF_FORMATS = 24
+"""Of an ONNX file, whose candidates take seconds, where no budget is given."""
 
+
+@with_data
 @with_constraints
 def search(
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Folder of the study; the same one again resumes.")],
     constraints: list[Constraint],
+    given: Given,
     device: DeviceOption = "host",
-    space: SpaceOption = "auto",
-    trials: Annotated[int | None, typer.Option(help="Candidates to evaluate; rejected ones are free.")] = None,
+    space: SpaceOption = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Candidates to evaluate; rejected ones are free. 24 for an ONNX file.")
+    ] = None,
     hours: Annotated[float | None, typer.Option(help="Hours of search, over all sessions.")] = None,
     active_power_mw: ActivePower = None,
     sampler: Annotated[str, typer.Option(help="ehvi, tpe, nsga2, gp or random.")] = "ehvi",
@@ -71,15 +87,16 @@ def search(
     from autocompress.controller.driver import check_choices
     from autocompress.controller.executors.base import Workers
     from autocompress.controller.plan import Budget
-    from autocompress.recipes.space import SearchSpace
     from autocompress.studies.folder import read_settings
 
     # What costs nothing to check comes before the task, and that before a minute of calibration.
-    given, out = out, out.absolute()  # a task may change the working directory
+    source, typed, out = source_of(task, given), out, out.absolute()  # a task may change the working directory
     start_from = start_from and start_from.absolute()
+    if trials is None and hours is None and not isinstance(source, str):
+        trials = _TRIALS_OF_FORMATS
     budget = Budget(trials, hours)
     pool = Workers(workers, threads, trial_timeout_minutes, executor, address)  # type: ignore[arg-type]
-    search_space, profile = SearchSpace.load(space), profile_if_known(device)
+    search_space, profile = space_of(space, source), profile_if_known(device)
     check_choices(sampler, evaluator, out)
     if start_from is not None:
         read_settings(start_from)
@@ -88,7 +105,7 @@ def search(
         from autocompress.report.web.watch import Watch
 
         page = Watch(out, port=port)
-    loaded = checked_task(task, threads)
+    loaded = checked_task(source, threads)
     profile = with_power(profile or profile_of_this_machine(), active_power_mw)
 
     from autocompress.controller.ablate import ablate
@@ -108,7 +125,7 @@ def search(
             sampler=sampler,
             evaluator=evaluator,  # type: ignore[arg-type]
             seed=seed,
-            reference=task,
+            reference=source,
             start_from=start_from,
             workers=pool,
             storage=storage,
@@ -122,15 +139,19 @@ def search(
     print_study(study)
     from autocompress.report.against import ship_option
 
-    typer.echo(f"\nlook at it:  autocompress show {given} --html report.html")
-    typer.echo(f"ship one:    autocompress export {given} {ship_option(study)}")
+    typer.echo(f"\nlook at it:  autocompress show {typed} --html report.html")
+    typer.echo(f"ship one:    autocompress export {typed} {ship_option(study)}")
 
 
+@with_data
 @with_constraints
 def check(
-    target: Annotated[str, typer.Argument(help="A task (module.py:name), or a recipe, space or device as YAML.")],
+    target: Annotated[
+        str, typer.Argument(help="A task (module.py:name or model.onnx), or a recipe, space or device as YAML.")
+    ],
     constraints: list[Constraint],
-    space: SpaceOption = "auto",
+    given: Given,
+    space: SpaceOption = None,
     device: DeviceOption = "host",
     active_power_mw: ActivePower = None,
     as_json: JsonOption = False,
@@ -139,10 +160,10 @@ def check(
     if Path(target).suffix in (".yaml", ".yml"):
         typer.echo(_check_file(Path(target)))
         return
-    from autocompress.recipes.space import SearchSpace
 
-    search_space, profile = SearchSpace.load(space), profile_if_known(device)
-    task = checked_task(target, None)
+    source, profile = source_of(target, given), profile_if_known(device)
+    search_space = space_of(space, source)
+    task = checked_task(source, None)
     profile = with_power(profile or profile_of_this_machine(), active_power_mw)
 
     from autocompress.controller.dry_run import dry_run

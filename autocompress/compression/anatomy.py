@@ -17,6 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 from autocompress.compression.labels import OUTPUT
 from autocompress.compression.probe import Prunable, probe_groups
 from autocompress.compression.structure import Outline
+from autocompress.given.network import UNCHANGEABLE, GraphNetwork
+from autocompress.graphs.quantizable import Graph, quantizable_layers, output_axis
+from autocompress.runtimes.base import reference
 from autocompress.tasks.interface import Inputs, Tensors, joined, take, tensors, values
 from autocompress.tasks.networks import evaluating, in_known_operators
 from autocompress.tasks.task import Task
@@ -78,10 +81,14 @@ class Anatomy:
     notes: tuple[str, ...] = field(default=())
     blocks: Mapping[str, str] = field(default_factory=dict)
     """Blocks that the network runs without, since they keep the shape of their input, each with its stage."""
+    unchangeable: str = ""
+    """Why the layers can be neither changed nor trained; empty where they can."""
 
     @property
     def prunable(self) -> str:
-        """How much can be pruned, in words."""
+        """How much can be pruned, in words; nothing where that is no question."""
+        if self.unchangeable:
+            return ""
         others = sum(reason != OUTPUT for reason in self.unprunable.values())
         return (
             f"{len(self.groups)} of {len(self.groups) + others} groups, "
@@ -96,6 +103,7 @@ class Anatomy:
             layers=dict(self.layers),
             places=tuple(place.name for place in self.places),
             blocks=dict(self.blocks),
+            unchangeable=self.unchangeable,
         )
 
     def stage_of(self, layer: str) -> str:
@@ -120,6 +128,8 @@ def _shared_modules(one: str, other: str) -> int:
 
 def dissect(task: Task) -> Anatomy:
     """Trace the task's model once and probe every channel group of it."""
+    if isinstance(task.model, GraphNetwork):
+        return _of_graph(task.model)
     example = take(task.inputs, slice(1))
     visits = trace(task.model, example)
     modules = dict(task.model.named_modules())
@@ -140,6 +150,30 @@ def dissect(task: Task) -> Anatomy:
         blocks=_removable(task.model, visits, stages),
         macs=count_macs(task.model, example),
         n_params=sum(p.numel() for p in task.model.parameters()),
+    )
+
+
+def _of_graph(model: GraphNetwork) -> Anatomy:
+    """What there is to choose in a network that is known as a graph only: the number formats of its layers."""
+    layers, graph = quantizable_layers(model.graph), Graph(model.graph.graph)
+    forms = reference().kernels(model.graph)
+    visits, channels = {}, {}
+    for order, layer in enumerate(layers):
+        node = graph.producer[layer.nodes[0]]
+        visits[layer.name] = Visit(tuple(forms.shapes.get(layer.nodes[0], (1, 1)))[1:], 0, order)
+        channels[layer.name] = int(graph.initializers[layer.weight].dims[output_axis(node, graph) or 0])
+    return Anatomy(
+        layers=_stages(visits),
+        channels=channels,
+        groups={},
+        widths={},
+        unprunable={},
+        prunable_share=0.0,
+        untouched={},
+        places=(),
+        macs=forms.workload().macs,
+        n_params=sum(p.numel() for p in model.parameters()),
+        unchangeable=UNCHANGEABLE,
     )
 
 

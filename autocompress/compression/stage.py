@@ -124,6 +124,11 @@ class Stage(BaseModel):
         return "the task brings no training data" if trains and not trainable else ""
 
     @classmethod
+    def needs_layers(cls) -> bool:
+        """Whether it changes or trains the network, whose layers it must have for that and not their graph alone."""
+        return cls.phase in (Phase.STRUCTURE, Phase.TRAINING) or bool(cls.effort)
+
+    @classmethod
     def limits(cls, device: DeviceProfile) -> Mapping[str, Limit]:
         """The fields of which a device can execute some values only."""
         return {}

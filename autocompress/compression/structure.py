@@ -22,6 +22,8 @@ class Outline:
     """Modules after which an early exit can be attached, in order of execution."""
     blocks: Mapping[str, str] = field(default_factory=dict)
     """Blocks whose output has the shape of their input, so that the network runs without them."""
+    unchangeable: str = ""
+    """Why the layers can be neither changed nor trained; empty where they can."""
 
     def stages_of(self, over: Parts) -> Mapping[str, str]:
         """All parts of one kind with their stages of the network; a place of an exit is a stage of its own."""

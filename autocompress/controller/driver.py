@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import FunctionType
 
 import torch
 
@@ -139,7 +140,9 @@ def _bugs_leave_it_intact(out: Path) -> Iterator[None]:
 
 def _text(reference: Source) -> str:
     """What the study keeps as the origin of its task."""
-    return reference if isinstance(reference, str) else f"{reference.__module__}:{reference.__qualname__}"
+    if isinstance(reference, FunctionType):
+        return f"{reference.__module__}:{reference.__qualname__}"
+    return str(reference)
 
 
 def _is_this_process(workers: Workers) -> bool:

@@ -32,6 +32,8 @@ class DryRun:
     device: str
     n_params: int
     macs: int
+    metric: str
+    """What `accuracy` is."""
     accuracy: float
     latency_ms: float
     size_bytes: int
@@ -40,7 +42,7 @@ class DryRun:
     profile: str
     """How far the device profile can be trusted for this network."""
     prunable: str
-    """How many groups, and what share of the parameters, can be pruned."""
+    """How many groups, and what share of the parameters, can be pruned; empty for a network that is an ONNX file."""
     groups: dict[str, int]
     unprunable: dict[str, str]
     untouched: dict[str, int]
@@ -76,16 +78,15 @@ class DryRun:
         widths = ", ".join(f"{name} ({n})" for name, n in self.groups.items())
         lines = [
             f"{self.task} on {self.device}: {self.n_params:,} parameters, {self.macs:,} MACs; the fp32 file has "
-            f"accuracy {self.accuracy:.4f} (validation), {self.latency_ms:.3f} ms (predicted), "
+            f"{self.metric} {self.accuracy:.4f} (validation), {self.latency_ms:.3f} ms (predicted), "
             f"{self.size_bytes:,} bytes{self._memory_and_energy()}",
             self.profile,
             *(f"note: {note}" for note in self.notes),
-            f"\n{self.prunable}: {widths or 'none'}",
+            f"\n{self.prunable}: {widths or 'none'}" if self.prunable else "",
             *(f"  cannot be pruned: {name}: {reason}" for name, reason in self.unprunable.items()),
             *self._untouched(),
             f"quantisable layers ({len(self.layers)}): {', '.join(self.layers) or 'none'}",
-            "exit places: "
-            + (", ".join(f"{name} ({share:.0%} of the MACs)" for name, share in self.places.items()) or "none"),
+            *self._places(),
             f"\nsearch space: {self.n_knobs} knobs, {size} recipes",
             *(f"  {note}" for note in self.left_out),
             "\nwhich techniques speed up this device (predicted, one at a time):",
@@ -104,6 +105,11 @@ class DryRun:
             f"{3600 / self.seconds_per_trial:.0f} trials an hour"
         )
         return "\n".join(lines)
+
+    def _places(self) -> list[str]:
+        """Where early exits could be, where that is a question."""
+        places = ", ".join(f"{name} ({share:.0%} of the MACs)" for name, share in self.places.items())
+        return [f"exit places: {places or 'none'}"] if self.prunable else []
 
     def _untouched(self) -> list[str]:
         """Modules that stay as they are, the largest ones by name."""
@@ -146,6 +152,7 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
         device=device.name,
         n_params=anatomy.n_params,
         macs=base.macs or anatomy.macs,
+        metric=task.figure,
         accuracy=base.validation.value,
         latency_ms=base.predicted_latency_ms,
         size_bytes=base.size_bytes,

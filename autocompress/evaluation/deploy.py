@@ -21,6 +21,7 @@ from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError
 from autocompress.evaluation.inventory import FileLayer, inventory, layer_names
+from autocompress.given.network import GraphNetwork
 from autocompress.graphs import export, nested_if, qdq
 from autocompress.graphs.equalize import equalize
 from autocompress.graphs.observe import ActivationRange, observe
@@ -184,6 +185,8 @@ class Deployer:
 
     def _float(self, candidate: Candidate) -> tuple[nn.Module, onnx.ModelProto]:
         """The folded model and its graph; kept for the next candidate, which often differs in number formats only."""
+        if isinstance(candidate.model, GraphNetwork):
+            return candidate.model, candidate.model.graph
         if self._latest is None or self._latest[0] is not candidate.model:
             folded, key = self._folded(candidate)
             self._latest = (candidate.model, folded, self._float_graph(candidate, folded, key))

@@ -292,6 +292,8 @@ class Evaluator:
         return candidate
 
     def _carry_out(self, stage: Stage, candidate: Candidate) -> Candidate:
+        if self.anatomy.unchangeable and stage.needs_layers():
+            raise CandidateError(f"{stage.technique} cannot be applied: {self.anatomy.unchangeable}")
         with failing_as(CandidateError, f"the stage {stage.technique}"):
             return stage.apply(candidate, self.workshop)
 

@@ -23,7 +23,8 @@ from autocompress.errors import RecipeError
 WEIGHT_BITS = (2, 4, 8, 16, 32)
 ACTIVATION_BITS = (8, 32)
 
-_SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+"""Where the exporter notes the module paths down to the call that became a node."""
 _FUSED = frozenset({"Relu", "Clip"})
 _JOINS = frozenset({"Add", "Concat"})
 _RESHAPES = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
@@ -210,7 +211,7 @@ def captured(node: onnx.NodeProto) -> Iterator[str]:
 def scopes(node: onnx.NodeProto) -> tuple[str, ...]:
     """Return the module paths down to the torch call that became `node`; the last is the fx node's name."""
     for prop in node.metadata_props:
-        if prop.key == _SCOPES_KEY:
+        if prop.key == SCOPES_KEY:
             try:
                 value = ast.literal_eval(prop.value)
             except (ValueError, SyntaxError):

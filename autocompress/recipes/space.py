@@ -192,17 +192,19 @@ class SearchSpace:
     def restrict(self, device: DeviceProfile, outline: Outline, *, trainable: bool = True) -> SearchSpace:
         """Drop what this device, this network or this task cannot use, and say so in `notes`."""
         notes: list[str] = []
+        left_out: dict[str, list[str]] = {}
         slots = []
         for slot in self.slots:
             kept = []
             for alternative in slot.alternatives:
                 reason = _unusable(alternative, device, outline, trainable)
                 if reason:
-                    notes.append(f"{alternative.technique}: left out: {reason}")
+                    left_out.setdefault(reason, []).append(alternative.technique)
                 else:
                     kept.append(_executable(alternative, device, notes))
             if kept:
                 slots.append(Slot(slot.name, tuple(kept), slot.optional))
+        notes[:0] = [f"{', '.join(names)}: left out: {reason}" for reason, names in left_out.items()]
         if not slots:
             raise SpaceError("nothing of the search space can be used here: " + "; ".join(notes))
         if 32 not in device.weight_bits:
@@ -249,6 +251,8 @@ def _drop_unmet(stages: Sequence[Stage]) -> list[Stage]:
 
 
 def _unusable(space: StageSpace, device: DeviceProfile, outline: Outline, trainable: bool) -> str:
+    if outline.unchangeable and space.cls.needs_layers():
+        return outline.unchangeable
     if reason := space.cls.unusable(outline, device, trainable=trainable):
         return reason
     limits = space.cls.limits(device).items()

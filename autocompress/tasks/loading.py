@@ -18,23 +18,37 @@ def load_task(reference: str) -> Task:
     Raises:
         TaskError: the module cannot be found or raises, or does not give a Task.
     """
-    source, separator, name = reference.rpartition(":")
-    if not separator:
-        source, name = reference, "task"
-    module = _import(source, reference)
-    if not hasattr(module, name):
-        raise TaskError(f"{source}: has no {name!r}; write a function task() that returns autocompress.Task(...)")
-    value = getattr(module, name)
-    if callable(value) and not isinstance(value, Task):
-        try:
-            value = value()
-        except TaskError:
-            raise
-        except (Exception, SystemExit) as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"{reference}: {name}() raised {where(error)}") from error
+    value = load_value(
+        reference if ":" in reference else f"{reference}:task", "task() that returns autocompress.Task(...)"
+    )
     if not isinstance(value, Task):
         raise TaskError(f"{reference}: must be a Task or a function that returns one, got {type(value).__name__}")
     return value
+
+
+def load_value(reference: str, wanted: str) -> Any:
+    """Load "module.py:name"; a function is called, and what it returns is the value.
+
+    Args:
+        reference: module and name.
+        wanted: the function that should be there, for the message that it is not.
+
+    Raises:
+        TaskError: the module cannot be found, has no such name, or raises.
+    """
+    source, _, name = reference.rpartition(":")
+    module = _import(source, reference)
+    if not hasattr(module, name):
+        raise TaskError(f"{source}: has no {name!r}; write a function {wanted}")
+    value = getattr(module, name)
+    if not callable(value) or isinstance(value, Task):
+        return value
+    try:
+        return value()
+    except TaskError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's own code: any error of it is an input error
+        raise TaskError(f"{reference}: {name}() raised {where(error)}") from error
 
 
 def _import(source: str, reference: str) -> Any:

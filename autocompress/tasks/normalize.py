@@ -69,21 +69,27 @@ def normalize(given: nn.Module, example: Tensors, who: str = "the model", *, tra
     in_float32 = _float32(model, example, who)
     outputs = outputs or _make_flat(model, example)
     notes += [*in_float32, *(_states(given, model) if trains else ())]
-    if not notes and (isinstance(given, _Flat) or not isinstance(model, _Flat)):
-        return Normalized(given, outputs=outputs)
+    if not notes and (isinstance(given, Flat) or not isinstance(model, Flat)):
+        return Normalized(given, given.notes if isinstance(given, Flat) else (), outputs)
     _compare(before, _run(model, example), who, _TOLERANCE_OF_HALF if in_float32 else _TOLERANCE)
     return Normalized(model, tuple(f"{who} {note}" for note in notes), outputs)
 
 
-class _Flat:
-    """Mixed into the class of a network: tensors in by position, a tensor or a flat tuple of tensors out."""
+class Flat:
+    """Mixed into the class of a network: tensors in by position, a tensor or a flat tuple of tensors out.
+
+    A network that is like this by itself says so by being one, with its own `forward` and `structure`.
+    """
 
     called: ClassVar[str]
     """How the user's own `forward` is called: "by position", "by keyword" or "with a mapping"."""
     inputs: ClassVar[tuple[str, ...]]
-    structure: ClassVar[OutputStructure]
+    structure: OutputStructure
+    notes: tuple[str, ...] = ()
+    """What users are told of it."""
 
     def forward(self, *given: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Call the user's own `forward` with its structures."""
         found = flat(_called(super().forward, self.called, dict(zip(self.inputs, given, strict=True))))  # type: ignore[misc]
         names = self.structure.names if found.keys() >= set(self.structure.names) else tuple(found)
         outputs = tuple(found[name] for name in names)  # in training mode some networks return more
@@ -98,7 +104,7 @@ def _called(forward: Any, how: str, inputs: dict[str, Tensor]) -> Any:
 
 def _make_flat(model: nn.Module, example: Tensors) -> OutputStructure | None:
     """Change the class of a network where it takes or returns something else than tensors by position."""
-    if isinstance(model, _Flat):  # made for another task
+    if isinstance(model, Flat):  # made for another task
         return model.structure
     how, output = _way_to_call(model, example)
     if isinstance(output, BaseException):  # `Task.validate` says what it raises
@@ -107,7 +113,7 @@ def _make_flat(model: nn.Module, example: Tensors) -> OutputStructure | None:
     plain = structure.lone or (type(output) is tuple and all(isinstance(t, Tensor) for t in output))
     if structure.names and (how != "by position" or not plain):
         settings = {"called": how, "inputs": tuple(example), "structure": structure}
-        _mix(model, _Flat, settings)
+        _mix(model, Flat, settings)
     return structure
 
 

@@ -50,7 +50,7 @@ _MAX_SEEN = 4096
 _PARITY_SAMPLES = 256
 _DIRECTION_SAMPLES = 512
 """Samples that tell whether a metric is upside down."""
-_SPLITS = ("train", "validation", "test")
+_SPLITS = ("train", "calibration", "validation", "test")
 
 _NOTES: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
 """What was done to the networks of tasks, so that a task made from another one still tells it."""
@@ -81,6 +81,7 @@ class Task:
         channels_last: memory format in training, which is 20 to 25 % faster for convolutions on CPUs.
         classes: names of the classes of a classification, in the order of the outputs, for those who run the file.
         preprocessing: how an input is prepared, in words ("RGB / 255, minus 0.5"), for those who run the file.
+        calibration: without `train`, data like it that ranges of activations are observed on, instead of `val`.
     """
 
     model: nn.Module
@@ -100,6 +101,7 @@ class Task:
     channels_last: bool = False
     classes: Sequence[str] = ()
     preprocessing: str = ""
+    calibration: Any = None
     batch_size: int = 64
     """Used where a split is a Dataset of single samples."""
     inputs: Tensors = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -173,6 +175,11 @@ class Task:
         return self.train is not None
 
     @property
+    def figure(self) -> str:
+        """What the figure that files are judged by is called."""
+        return self.metric.title if self.evaluate is None else "evaluate"
+
+    @property
     def outputs(self) -> OutputStructure:
         """How the network arranges its outputs.
 
@@ -240,13 +247,13 @@ class Task:
         key = f"drawn.{seed}"
         n_samples = max(n_samples, 4 * _PARITY_SAMPLES)  # below that, a quarter of them would depend on the number
         if n_samples > self._memo.get(f"{key}.n", 0):
-            source = self.train if self.trainable else self.val
+            split = "train" if self.trainable else "validation" if self.calibration is None else "calibration"
+            source = self._source(split)
             if source is None:
                 inputs, size = self._evaluated(), self.batch_size
                 order = np.random.default_rng(seed).permutation(n_of(inputs))
                 self._memo[key] = take(inputs, order), size
             else:
-                split = "train" if self.trainable else "validation"
                 found = draw(source, self.batch_size, n_samples, seed, split, tuple(self.inputs))
                 self._memo[key] = arrays(self._typed(found.inputs)), found.batch_size
             self._memo[f"{key}.n"] = n_samples
@@ -382,6 +389,8 @@ class Task:
             self._check_loss(inputs, targets)
             self._check_teacher(inputs)
             self._survey("train")
+        elif self.calibration is not None:
+            self._survey("calibration")
         splits: tuple[Split, ...] = ("validation", "test")
         for split, source in zip(splits, (self.val, self.test), strict=True):
             if source is None:
@@ -429,18 +438,24 @@ class Task:
     def _survey(self, split: str) -> Survey:
         """Look at all samples of a split, of large training data at a fixed choice of them (see `batches.look_at`)."""
         if f"survey.{split}" not in self._memo:
-            source = {"train": self.train, "validation": self.val, "test": self.test}[split]
+            source = self._source(split)
             shapes = {name: tuple(tensor.shape[1:]) for name, tensor in self.inputs.items()}
-            batches = self._look_at(split) if split == "train" else self._as_draws(split)
+            batches = self._look_at(split) if split in ("train", "calibration") else self._as_draws(split)
             survey = Survey(split, self._labels_checked(batches, split), shapes, partial(self._means_missing, split))
-            if split == "train" and (cut := cut_short(source, self.batch_size, survey.n_samples, survey.n_values)):
+            if split in ("train", "calibration") and (
+                cut := cut_short(source, self.batch_size, survey.n_samples, survey.n_values)
+            ):
                 survey.notes += (f"{split} data: {cut} were checked, and tell whether the data are the same",)
             self._memo[f"survey.{split}"] = survey
         found: Survey = self._memo[f"survey.{split}"]
         return found
 
     def _look_at(self, split: str) -> Iterator[Draw]:
-        return look_at(self.train, self.batch_size, 0, split, tuple(self.inputs))
+        return look_at(self._source(split), self.batch_size, 0, split, tuple(self.inputs))
+
+    def _source(self, split: str) -> Any:
+        sources = {"train": self.train, "calibration": self.calibration, "validation": self.val, "test": self.test}
+        return sources[split]
 
     def _as_draws(self, split: Any) -> Iterator[Draw]:
         start = 0
@@ -457,6 +472,8 @@ class Task:
     def _means_missing(self, split: str, inputs: Tensors, targets: Any) -> bool:
         """Whether loss (in training) or metric are finite on targets that are not: they mark missing labels."""
         outputs = outputs_of(self.model, self._typed(inputs))
+        if split == "calibration":
+            return True  # nobody reads its targets
         if split == "train":
             return bool(torch.isfinite(self.loss(self.own(outputs), each(targets, torch.clone))).all())
         if (self.evaluate if split == "validation" else self.evaluate_test) is not None:
@@ -514,8 +531,8 @@ class Task:
         for part, value in parts.items():
             if value is not None:
                 found |= code_of(part, value)
-        for split, source in (("validation", self.val), ("test", self.test)):
-            if source is not None:
+        for split in ("calibration", "validation", "test"):
+            if (source := self._source(split)) is not None:
                 found[f"the {split} data"] = f"v:{self._survey(split).digest[:16]}"
                 found |= code_of(f"the collate function of the {split} data", getattr(source, "collate_fn", None))
         return found

@@ -155,7 +155,7 @@ def test_search_reports_progress_on_standard_error(tmp_path: Path, run: Run) -> 
         assert text in result.err
 
 
-@pytest.mark.parametrize("name", ["auto", "cnn", "ptq-only", "qat", "quickstart", "vit"])
+@pytest.mark.parametrize("name", ["auto", "cnn", "formats", "ptq-only", "qat", "quickstart", "vit"])
 def test_shipped_spaces_are_valid(run: Run, name: str) -> None:
     from autocompress.recipes.space import _SHIPPED
 

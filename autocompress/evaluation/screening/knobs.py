@@ -64,9 +64,11 @@ class Knobs:
         self.parts: list[tuple[str, str]] = [*layers.items(), *(("", stage) for stage in stages)]
         """What has bits of its own: every layer, with its stage, and of each stage the layers that have no name."""
         task = evaluator.task
-        pruner = ChannelPruner(copy.deepcopy(task.model), take(task.inputs, slice(1)), tuple(self.anatomy.layers))
-        by_name = {group.name: group for group in pruner.groups}
-        self.groups: list[ChannelGroup] = [by_name[name] for name in self.anatomy.groups]
+        self.groups: list[ChannelGroup] = []
+        if self.anatomy.groups:
+            pruner = ChannelPruner(copy.deepcopy(task.model), take(task.inputs, slice(1)), tuple(self.anatomy.layers))
+            by_name = {group.name: group for group in pruner.groups}
+            self.groups = [by_name[name] for name in self.anatomy.groups]
         self.full: Ints = np.array([group.n_units for group in self.groups], np.int64)
 
     def rows(self, columns: Mapping[str, NDArray[Any]]) -> Rows:

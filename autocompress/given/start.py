@@ -1,0 +1,175 @@
+"""A task from an ONNX file and samples of what it will see."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress.errors import TaskError
+from autocompress.given.file import read
+from autocompress.given.network import GraphNetwork
+from autocompress.given.samples import ImageOptions, Samples, read_samples
+from autocompress.tasks.interface import joined, leaves, n_samples, take, tensors
+from autocompress.tasks.metric import ACCURACY, Metric
+from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.task import Task
+
+Array = NDArray[Any]
+Kind = Literal["auto", "classification", "other"]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_MOST_CALIBRATION = 512
+_BATCH = 64
+
+
+def _same_class(outputs: Array, original: Array) -> Array:
+    same: Array = (outputs.argmax(-1) == original).astype(np.float64)
+    return same
+
+
+def _closeness(outputs: Any, original: Any) -> Array:
+    """1 - |a - b| / |b| for each sample and output, not below 0; the mean over the outputs."""
+    found = []
+    for a, b in zip(leaves(outputs), leaves(original), strict=True):
+        a, b = (values.reshape(len(values), -1).astype(np.float64) for values in (a, b))
+        length = np.maximum(np.linalg.norm(b, axis=1), 1e-12)
+        found.append(np.clip(1 - np.linalg.norm(a - b, axis=1) / length, 0, 1))
+    mean: Array = np.mean(found, axis=0)
+    return mean
+
+
+SAME_CLASS = Metric("agreement with the original", _same_class, unit="share")
+"""Share of samples with the same largest output as the given file; no labels are needed."""
+CLOSENESS = Metric("agreement with the original (1 - relative L2 distance)", _closeness, unit="share")
+"""1 - |a - b| / |b| of the outputs of a sample, for outputs that are no classes."""
+
+
+@dataclass(frozen=True)
+class OnnxStart:
+    """What a task is made from; worker processes make theirs by calling a copy of it."""
+
+    path: str
+    data: str = ""
+    kind: Kind = "auto"
+    images: ImageOptions = field(default_factory=ImageOptions)
+    words: tuple[str, ...] = ()
+    """File and options as they were typed, for the command that repeats a study."""
+
+    def __call__(self) -> Task:
+        """Read file and samples; raises what `task_from_onnx` raises."""
+        if not self.data:
+            raise TaskError(
+                f"{self.path}: bring samples of what the network will see: --data with a folder of images, of .npy or "
+                ".npz files, or module.py:function; random numbers are no data"
+            )
+        return task_from_onnx(self.path, self.data, kind=self.kind, images=self.images)
+
+    def __str__(self) -> str:
+        """The arguments of the command line."""
+        return shlex.join(self.words or (self.path, "--data", self.data))
+
+
+def task_from_onnx(
+    path: str | Path,
+    data: str | Path | Mapping[str, Any],
+    *,
+    kind: Kind = "auto",
+    metric: Metric | None = None,
+    images: ImageOptions = ImageOptions(),  # noqa: B008  frozen
+    split_seed: int = 0,
+    name: str = "",
+) -> Task:
+    """Make a task of an ONNX file in float32 and samples, with labels or without.
+
+    The samples are shuffled and cut into those that ranges are observed on (a quarter, 512 at most), validation and
+    test data. With labels a classification is judged by accuracy; without, every file is judged by its agreement with
+    the given one. Nothing can be trained or pruned.
+
+    Args:
+        path: the file; opset 11 or newer.
+        data: a folder of images (with one sub-folder per class, or without), a folder or file of .npy and .npz
+            arrays with the names of the inputs, "module.py:function", or arrays by name; labels are called "labels".
+        kind: "classification" if the largest of the outputs (N, classes) is the answer; "auto": if there is one
+            output with two dimensions.
+        metric: of outputs and labels, higher is better; for labels that are no classes.
+        images: how images become inputs.
+        split_seed: of the shuffle.
+        name: of the task; by default that of the file.
+
+    Raises:
+        TaskError: the file or the data cannot be used; the message says why and what to do.
+    """
+    file = read(path)
+    samples = read_samples(data, file, images, split_seed)
+    file = file.sized({name: array.shape[1:] for name, array in samples.inputs.items()})
+    two = take(samples.inputs, slice(2))
+    shapes = [values.shape for values in file.checked(two).values()]
+    classifies = len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] > 1 if kind == "auto" else kind == KINDS[1]
+    unusable = _why_no_accuracy(samples, classifies, shapes[0]) if metric is None else ""
+    metric = metric or (ACCURACY if not unusable else SAME_CLASS if classifies else CLOSENESS)
+    parts = _parts(len(samples), split_seed)
+    told = f"judged by {metric.name}{unusable and f', since {unusable}'}; {_told(parts)}"
+    network = GraphNetwork(file.graph, file.sha256, (*file.notes, *samples.notes, told))
+    targets = samples.labels if metric not in (SAME_CLASS, CLOSENESS) else _answers(network, samples.inputs, classifies)
+    calibration, validation, test = (_batches(samples.inputs, targets, rows) for rows in parts.values())
+    return Task(
+        model=network,
+        example_input=tensors(take(samples.inputs, slice(1))),
+        calibration=calibration,
+        val=validation,
+        test=test,
+        metric=metric,
+        kind="classification" if classifies else "other",
+        name=name or Path(path).stem,
+        classes=samples.classes if classifies and len(samples.classes) == shapes[0][1] else (),
+        preprocessing=samples.preprocessing,
+    )
+
+
+def _why_no_accuracy(samples: Samples, classifies: bool, shape: tuple[int, ...]) -> str:
+    """Why labels cannot judge the files, or nothing."""
+    if samples.labels is None:
+        return "the data have no labels"
+    if not classifies:
+        return "the outputs are no classes; a metric for other labels is given to task_from_onnx in a task file"
+    if samples.labels.ndim != 1 or samples.labels.dtype.kind not in "iub":
+        return f"labels must be one whole number for each sample, got {samples.labels.dtype} {samples.labels.shape[1:]}"
+    if samples.classes and len(samples.classes) != shape[1]:
+        return f"the data have {len(samples.classes)} folders and the network {shape[1]} outputs"
+    return ""
+
+
+def _parts(n: int, seed: int) -> dict[str, Array]:
+    """Which samples serve for what."""
+    order = np.random.default_rng(seed).permutation(n)
+    first = min(_MOST_CALIBRATION, n // 4)
+    middle = first + (n - first) // 2
+    return {"calibration": order[:first], "validation": order[first:middle], "test": order[middle:]}
+
+
+def _told(parts: Mapping[str, Array]) -> str:
+    return ", ".join(f"{len(rows)} {name}" for name, rows in parts.items()) + " samples, shuffled"
+
+
+def _answers(network: GraphNetwork, inputs: Mapping[str, Array], classifies: bool) -> Any:
+    """What the given network says: the class, or all outputs by name or the lone one."""
+    found = []
+    for start in range(0, n_samples(inputs), _BATCH):
+        batch = tensors(take(inputs, slice(start, start + _BATCH)))
+        outputs = [tensor.numpy() for tensor in outputs_of(network, batch)]
+        found.append(dict(zip(network.structure.names, outputs, strict=True)))
+    answers = joined(found)
+    if classifies:
+        return answers[network.structure.names[0]].argmax(-1)
+    return network.structure.pack(answers)
+
+
+def _batches(inputs: Mapping[str, Array], targets: Any, rows: Array) -> list[tuple[Any, Any]]:
+    parts = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
+    return [(tensors(take(inputs, part)), tensors(take(targets, part))) for part in parts]

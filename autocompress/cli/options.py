@@ -106,7 +106,7 @@ _Data = Annotated[
 _Kind = Annotated[
     str,
     typer.Option(
-        help="For an ONNX file: classification if the largest output is the answer, other if it is not; auto: by shape."
+        help="For an ONNX file: classification if the largest output is the answer, else generic; auto: by shape."
     ),
 ]
 _ImageSize = Annotated[str | None, typer.Option(help="Height and width of images, such as 224x224; the network's own.")]

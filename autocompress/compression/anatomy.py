@@ -18,7 +18,7 @@ from autocompress.compression.labels import OUTPUT
 from autocompress.compression.probe import Prunable, probe_groups
 from autocompress.compression.structure import Outline
 from autocompress.given.network import UNCHANGEABLE, GraphNetwork
-from autocompress.graphs.quantizable import Graph, quantizable_layers, output_axis
+from autocompress.graphs.quantizable import Graph, output_axis, quantizable_layers
 from autocompress.runtimes.base import reference
 from autocompress.tasks.interface import Inputs, Tensors, joined, take, tensors, values
 from autocompress.tasks.networks import evaluating, in_known_operators

@@ -21,7 +21,7 @@ from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
 
 Array = NDArray[Any]
-Kind = Literal["auto", "classification", "other"]
+Kind = Literal["auto", "classification", "generic"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _MOST_CALIBRATION = 512
@@ -125,7 +125,7 @@ def task_from_onnx(
         val=validation,
         test=test,
         metric=metric,
-        kind="classification" if classifies else "other",
+        kind="classification" if classifies else "generic",
         name=name or Path(path).stem,
         classes=samples.classes if classifies and len(samples.classes) == shapes[0][1] else (),
         preprocessing=samples.preprocessing,

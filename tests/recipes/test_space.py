@@ -148,7 +148,7 @@ def test_restrict_drops_what_cannot_be_used_and_says_so() -> None:
     flat = Outline(groups={}, layers=OUTLINE.layers)
     restricted = space.restrict(device(), flat, trainable=False)
     assert {s.technique for r in sampled(restricted, 40, flat) for s in r.stages} == {"ptq"}
-    assert [note.partition(":")[0] for note in restricted.notes] == ["early_exit", "prune", "distill", "qat"]
+    assert [note.partition(":")[0] for note in restricted.notes] == ["early_exit", "prune", "distill, qat"]
     assert "the task brings no training data" in restricted.notes[2]
     assert space.restrict(device(), OUTLINE).slots == space.slots
 
@@ -260,7 +260,7 @@ def test_restrict_always_quantises_for_an_int8_only_device() -> None:
 def test_restrict_does_not_quantise_for_a_float_only_device() -> None:
     restricted = SearchSpace.parse(SPACE).restrict(target("ncnn", "float32"), OUTLINE)
     assert {s.technique for r in sampled(restricted) for s in r.stages} == {"prune", "distill"}
-    assert "ptq: left out: d computes in float only" in restricted.notes
+    assert "ptq, qat: left out: d computes in float only" in restricted.notes
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import nn
 from autocompress.compression.anatomy import Anatomy
 from autocompress.compression.exit_heads import MultiExit
 from autocompress.compression.fingerprint import fingerprint
+from autocompress.compression.quantize import Quantize
 from autocompress.tasks.task import Task
 
 _BACKBONE = "backbone."
@@ -24,7 +25,7 @@ class Candidate:
     """A compressed model under way. Stages return a new one and leave the old one as it was."""
 
     model: nn.Module
-    quantization: Any = None
+    quantization: Quantize | None = None
     """The NUMERICS stage to be carried out on the exported graph, or None."""
     thresholds: tuple[float, ...] = ()
     removed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from autocompress import __version__
-from autocompress.compression.techniques._quantize import Quantize
+from autocompress.compression.quantize import Quantize
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError, ConstraintError, InputError
 from autocompress.evaluation.evaluator import Evaluator, Forecast

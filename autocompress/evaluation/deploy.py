@@ -15,7 +15,7 @@ from autocompress import __version__
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.fingerprint import architecture
 from autocompress.compression.gain import fit_for_gain
-from autocompress.compression.techniques._quantize import Quantize
+from autocompress.compression.quantize import Quantize
 from autocompress.compression.training import Distillation, Schedule
 from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile
@@ -124,11 +124,11 @@ class Deployer:
             parity = self._agreement(graph, folded) if final else None
             return Deployment(graph, names, len(candidate.exits), layers, parity)
         if not final:
-            return Deployment(self._placeholder(proto, candidate), names, len(candidate.exits), layers)
+            return Deployment(self._placeholder(proto, candidate, stage), names, len(candidate.exits), layers)
         if stage.training:
             return self._trained(candidate, folded, stage, *stage.training)
-        graph, told = self._quantized(proto, candidate)
-        parity, notes = self._agreement(graph, folded), (*self._left_in_float(graph, proto, candidate), *told)
+        graph, told = self._quantized(proto, candidate, stage)
+        parity, notes = self._agreement(graph, folded), (*self._left_in_float(graph, proto, candidate, stage), *told)
         return Deployment(graph, names, len(candidate.exits), layers, parity, notes)
 
     def float_graph(self, candidate: Candidate) -> onnx.ModelProto:
@@ -240,8 +240,7 @@ class Deployer:
         """Two samples of the training data, or one where it comes in batches of one."""
         return self.workshop.task.calibration_batches(2, self.workshop.seed)[0]
 
-    def _spec(self, proto: onnx.ModelProto, candidate: Candidate) -> QuantSpec:
-        stage: Quantize = candidate.quantization
+    def _spec(self, proto: onnx.ModelProto, candidate: Candidate, stage: Quantize) -> QuantSpec:
         weights: dict[str, int] = {}
         activations: dict[str, int] = {}
         names, anatomy = [layer.name for layer in quantizable_layers(proto)], self.workshop.anatomy
@@ -251,8 +250,9 @@ class Deployer:
             weights[name], activations[name] = stage.bits(candidate.own_name(name), candidate.stage_of(name, anatomy))
         return QuantSpec(weights, activations, reduce_range=self.device.int8_arithmetic == "saturating")
 
-    def _left_in_float(self, graph: onnx.ModelProto, proto: onnx.ModelProto, candidate: Candidate) -> tuple[str, ...]:
-        stage: Quantize = candidate.quantization
+    def _left_in_float(
+        self, graph: onnx.ModelProto, proto: onnx.ModelProto, candidate: Candidate, stage: Quantize
+    ) -> tuple[str, ...]:
         layers = inventory(graph, self.runtime, layer_names(proto))
 
         def asked(name: str) -> int:
@@ -261,19 +261,19 @@ class Deployer:
         return _left_in_float(stage, layers, asked)
 
     def _plan(
-        self, proto: onnx.ModelProto, candidate: Candidate
+        self, proto: onnx.ModelProto, candidate: Candidate, stage: Quantize
     ) -> tuple[QuantPlan, dict[str, ActivationRange], list[str]]:
-        stage: Any = candidate.quantization
-        spec = plan(proto, self._spec(proto, candidate))
+        spec = plan(proto, self._spec(proto, candidate, stage))
         notes: list[str] = []
         return spec, observe(proto, spec, self._calibration(stage), stage.observer, notes), notes
 
-    def _quantized(self, proto: onnx.ModelProto, candidate: Candidate) -> tuple[onnx.ModelProto, list[str]]:
+    def _quantized(
+        self, proto: onnx.ModelProto, candidate: Candidate, stage: Quantize
+    ) -> tuple[onnx.ModelProto, list[str]]:
         """The graph without training, and notes."""
-        stage: Quantize = candidate.quantization
         repairs, batches = stage.repairs, self._calibration(stage)
         graph = equalize(proto, batches) if repairs.equalize else proto
-        spec, ranges, told = self._plan(graph, candidate)
+        spec, ranges, told = self._plan(graph, candidate, stage)
         repaired, weights = repair(
             graph, spec, ranges, batches, rounding=repairs.rounding, bias_correction=repairs.bias_correction
         )
@@ -282,9 +282,9 @@ class Deployer:
     def _calibration(self, stage: Quantize) -> list[Arrays]:
         return self.workshop.task.calibration_batches(stage.observer_samples, self.workshop.seed)
 
-    def _placeholder(self, proto: onnx.ModelProto, candidate: Candidate) -> onnx.ModelProto:
+    def _placeholder(self, proto: onnx.ModelProto, candidate: Candidate, stage: Quantize) -> onnx.ModelProto:
         """Quantised as the final graph will be, with ranges that nobody observed."""
-        spec = plan(proto, self._spec(proto, candidate))
+        spec = plan(proto, self._spec(proto, candidate, stage))
         ranges = {tensor: ActivationRange(1.0, 0) for tensor in (a.tensor for a in spec.activations)}
         return export.strip(qdq.write_qdq(proto, spec, ranges))
 
@@ -298,7 +298,7 @@ class Deployer:
                 "quantisation-aware training trains the exported graph, and that of this network takes one sample at a "
                 "time; quantise without training, or use training data in batches of one"
             )
-        spec, ranges, told = self._plan(exported.proto, candidate)
+        spec, ranges, told = self._plan(exported.proto, candidate, stage)
         twin = build_twin(exported.program, exported.proto, spec, ranges)
         rate = schedule.learning_rate
         groups = [
@@ -321,7 +321,7 @@ class Deployer:
                 f"the quantised file agrees with its training twin on {agreement:.1%} of the samples only, "
                 f"at least {_MIN_AGREEMENT:.0%} are needed"
             )
-        notes = (*self._left_in_float(graph, exported.proto, candidate), *told)
+        notes = (*self._left_in_float(graph, exported.proto, candidate, stage), *told)
         notes += (f"{stage.technique}: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
         notes += (f"{stage.technique}: no better than before: undone",) if trained.kept == "start" else ()
         layers = _layer_of_nodes(exported.proto, candidate)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from autocompress.compression.anatomy import Anatomy, dissect
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.catalogue import technique
+from autocompress.compression.quantize import Quantize
 from autocompress.compression.stage import Phase, Stage
 from autocompress.compression.techniques import _usual as usual
-from autocompress.compression.techniques._quantize import Quantize
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError, TaskError, failing_as

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from autocompress.compression.techniques._quantize import Quantize
+from autocompress.compression.quantize import Quantize
 from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import DeviceError, InputError, StudyError

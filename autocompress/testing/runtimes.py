@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.compression.candidate import Candidate
-from autocompress.compression.techniques._quantize import Quantize
+from autocompress.compression.quantize import Quantize
 from autocompress.compression.techniques._usual import exits as early_exits
 from autocompress.compression.techniques._usual import quantised
 from autocompress.devices.profile import DeviceProfile

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autocompress.compression.quantize import Quantize
 from autocompress.compression.stage import Stage
 from autocompress.compression.structure import Outline
-from autocompress.compression.techniques._quantize import Quantize
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.compression.techniques.prune import Prune

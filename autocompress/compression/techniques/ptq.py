@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from autocompress.compression.gains import Knob
-from autocompress.compression.techniques._quantize import Quantize, Repairs
+from autocompress.compression.quantize import Quantize, Repairs
 
 if TYPE_CHECKING:
     from autocompress.compression.gains import Bench

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from autocompress.compression.quantize import Quantize
 from autocompress.compression.stage import Number
-from autocompress.compression.techniques._quantize import Quantize
 
 if TYPE_CHECKING:
     from autocompress.compression.training import Distillation, Schedule

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from autocompress.compression.channels import ChannelGroup, ChannelPruner
 from autocompress.compression.effects import RemovesChannels, Variant
+from autocompress.compression.quantize import Quantize
 from autocompress.compression.stage import Phase, Stage
 from autocompress.compression.tables import lookup
-from autocompress.compression.techniques._quantize import Quantize
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.space import SearchSpace

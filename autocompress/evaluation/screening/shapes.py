@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.compression.candidate import Candidate
+from autocompress.compression.quantize import Quantize
 from autocompress.compression.techniques import _usual as usual
-from autocompress.compression.techniques._quantize import Quantize
 from autocompress.errors import CandidateError
 from autocompress.evaluation.deploy import Deployment
 from autocompress.evaluation.evaluator import Evaluator

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autocompress.compression.candidate import Candidate, Workshop
-from autocompress.compression.techniques._quantize import Quantize
+from autocompress.compression.quantize import Quantize
 from autocompress.compression.techniques.ptq import Ptq
 from autocompress.compression.techniques.qat import Qat
 from autocompress.errors import CandidateError

@@ -73,7 +73,7 @@ def to_nested_if(model: onnx.ModelProto, outputs: Sequence[str], thresholds: Seq
     ]
     for i, value in enumerate(thresholds):
         initializers.append(numpy_helper.from_array(np.array(value, np.float32), threshold_name(i)))
-    inputs = [model.graph.input[0]]
+    inputs = list(model.graph.input)
     inputs += [helper.make_tensor_value_info(threshold_name(i), TensorProto.FLOAT, []) for i in range(len(thresholds))]
     results = [
         helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [1, builder.n_classes]),

@@ -169,6 +169,11 @@ class Task:
         """Mean squared error and the given metric (higher is better)."""
         return cls(model=model, metric=metric, kind="regression", **settings)
 
+    @classmethod
+    def segmentation(cls, model: nn.Module, **settings: Any) -> Task:
+        """Logits of each pixel (N, classes, H, W); targets are class indices (N, H, W), 255 where there is none."""
+        return cls(model=model, kind="segmentation", **settings)
+
     @property
     def trainable(self) -> bool:
         """Whether there is training data."""
@@ -353,8 +358,8 @@ class Task:
 
     @cached_property
     def n_outputs(self) -> int:
-        """Size of the last dimension of the model's output."""
-        return int(self.output_shape[-1])
+        """How many classes or numbers the model's output has: the size of one of its dimensions."""
+        return int(self.output_shape[self.traits.class_axis])
 
     @cached_property
     def output_shape(self) -> tuple[int, ...]:

@@ -32,6 +32,19 @@ def evaluator(request: pytest.FixtureRequest) -> Evaluator:
     return Evaluator(task, device())
 
 
+def test_early_exits_of_a_network_with_several_inputs(exits_of: Evaluator) -> None:
+    stages = [{"technique": "early_exit", "hidden": 8}, TRAIN, {"technique": "ptq"}]
+    first, *_ = exits_of.evaluate(Recipe.parse({"stages": stages}))
+    assert [*load(first.file).inputs] == ["image", "age"]
+    assert first.evaluation.exits and sum(e.rate for e in first.evaluation.exits) == pytest.approx(1.0)
+    assert exits_of.score(first.file, "validation") == first.evaluation.validation
+
+
+@pytest.fixture(scope="module")
+def exits_of() -> Evaluator:
+    return Evaluator(many("image and scalar"), device())
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_stage_carries_them_into_the_file(name: str, evaluator: Evaluator) -> None:
     task = evaluator.task

@@ -66,7 +66,7 @@ class Classification(TaskKind):
 
     def damage(self, outputs: NDArray[Any], reference: NDArray[Any]) -> float:
         """Divergence of the probabilities, KL(reference, outputs), over axis 1."""
-        p, q = _log_softmax(reference), _log_softmax(outputs)
+        p, q = log_softmax(reference), log_softmax(outputs)
         return float((np.exp(p) * (p - q)).sum(1).mean())
 
     def classes(self, outputs: NDArray[Any]) -> NDArray[Any]:
@@ -75,7 +75,8 @@ class Classification(TaskKind):
         return found
 
 
-def _log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
+def log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    """Logarithms of the probabilities over axis 1, which holds the classes of (N, classes, ...)."""
     shifted = logits - logits.max(1, keepdims=True)
     result: NDArray[Any] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     return result

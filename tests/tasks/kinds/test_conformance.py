@@ -30,6 +30,20 @@ def regression() -> Task:
     return Task.regression(model, metric=error, example_input=inputs[:1], train=data, val=data)
 
 
+def segmentation() -> Task:
+    """Bright pixels, of which some are left out."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1)).eval()
+    images = torch.rand(48, 1, 12, 12)
+    labels = (images[:, 0] * 3).long().clamp(max=2)
+    labels[:, :2] = 255
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(80):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels, ignore_index=255).backward()
+        optimizer.step()
+    return Task.segmentation(model, example_input=images[:1], train=[(images, labels)], val=[(images, labels)])
+
+
 def documented(folder: Path) -> Task:
     """The example of the documentation, after a few steps of training."""
     (text,) = (b.text for b in doc_blocks.blocks(doc_blocks.ROOT / "docs" / "extend.md") if "MultiLabel(" in b.text)
@@ -52,6 +66,7 @@ TASKS: dict[str, Callable[[Path], Task]] = {
     "classification": lambda folder: small_task("resnet", n=96),
     "generic": lambda folder: two_heads(),
     "regression": lambda folder: regression(),
+    "segmentation": lambda folder: segmentation(),
     "documented": documented,
 }
 

@@ -157,7 +157,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
                 f"{np.mean(cells[r]['accuracy']):.2f} ({np.mean(cells[r]['error']) * 1e3:.2g})" if r in cells else ""
                 for r in REPAIRS
             ]
-            lines.append(f"| {record['network']}, {record['fp32']:.2f} | {bits} | " + " | ".join(texts) + " |")
+            if cells:
+                lines.append(f"| {record['network']}, {record['fp32']:.2f} | {bits} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
 

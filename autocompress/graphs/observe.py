@@ -98,6 +98,16 @@ def observe(
     return {activation.tensor: limits[activation.source] for activation in plan.activations}
 
 
+def outlying(reach: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which samples reach farther than the others by a factor; never more than one in twenty.
+
+    Args:
+        reach: largest magnitude of each sample, (N,).
+    """
+    usual = float(np.sort(reach)[int(_USUAL * (len(reach) - 1))])
+    return reach > _FAR * usual if usual > 0.0 else np.zeros(len(reach), bool)
+
+
 class _Extremes:
     """Smallest and largest value of one tensor in each sample."""
 
@@ -114,9 +124,7 @@ class _Extremes:
     @property
     def outliers(self) -> NDArray[np.bool_]:
         """Which samples reach farther than the others by a factor; never more than one in twenty."""
-        reach = np.maximum(np.abs(np.concatenate(self._lows)), np.abs(np.concatenate(self._highs)))
-        usual = float(np.sort(reach)[int(_USUAL * (len(reach) - 1))])
-        return reach > _FAR * usual if usual > 0.0 else np.zeros(len(reach), bool)
+        return outlying(np.maximum(np.abs(np.concatenate(self._lows)), np.abs(np.concatenate(self._highs))))
 
     def usual(self) -> tuple[float, float]:
         """What all samples that are no outliers lie between."""

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from autocompress.graphs.observe import ActivationRange
+from autocompress.graphs.observe import ActivationRange, outlying
 from autocompress.graphs.qdq import WeightQuant, quantize_weights
 from autocompress.graphs.quantizable import Graph, QuantPlan
 from autocompress.graphs.rounding import Moments, least_squares
@@ -133,12 +133,13 @@ class _Repair:
         return self._fits and coarse and rows.shape[-1] <= _WIDEST
 
     def _look(self, stop: Stop, unfolding: Unfolding, rows: Array) -> _Seen:
-        """Means of the inputs, and moments of the outputs of `rows`."""
+        """Means of the inputs, and moments of the outputs of `rows`; samples far beyond all others do not count."""
         groups, outputs, d = rows.shape
-        total, n = sum(map(len, stop.inputs)), 0
+        pairs = _usual(stop)
+        total, n = sum(len(pair[1]) for pair in pairs), 0
         means, inputs = np.zeros((2, groups, d)), np.zeros((groups, d if outputs else 0, d))
         wanted = np.zeros((groups, outputs, d))
-        for pair in zip(stop.reference, stop.inputs, strict=True):
+        for pair in pairs:
             most = max(1, _ROWS * len(pair[1]) // total)
             reference, seen = unfolding.inputs(pair, most, self._rng)
             n += seen.shape[1]
@@ -167,3 +168,11 @@ class _Repair:
         bias: Array = (numpy_helper.to_array(initializer) + (wanted - got).reshape(-1)).astype(np.float32)
         initializer.CopyFrom(numpy_helper.from_array(bias, name))
         return bias
+
+
+def _usual(stop: Stop) -> list[tuple[Array, Array]]:
+    """The inputs of a layer in both networks, by batch, without the samples that the observers leave out."""
+    reach = [np.abs(batch).reshape(len(batch), -1).max(1, initial=0.0) for batch in stop.reference]
+    kept = np.split(~outlying(np.concatenate(reach)), np.cumsum([len(batch) for batch in reach])[:-1])
+    pairs = zip(stop.reference, stop.inputs, kept, strict=True)
+    return [(reference[rows], inputs[rows]) for reference, inputs, rows in pairs if rows.any()]

@@ -71,6 +71,19 @@ def test_means_of_channels_are_those_of_the_float_network() -> None:
     assert off[1] < 0.3 * off[0]
 
 
+def test_a_broken_sample_costs_the_others_nothing() -> None:
+    model, batches, _ = network("mlp")
+    names = [layer.name for layer in quantizable_layers(model)]
+    spec = plan(model, QuantSpec(dict.fromkeys(names, 4), dict.fromkeys(names, 8)))
+    broken = [batch.copy() for batch in batches]
+    broken[0][3] *= 1e6
+    ranges = observe(model, spec, broken, "minmax")
+    feeds = [{INPUT: batch} for batch in broken]
+    repaired, weights = repair(model, spec, ranges, feeds, rounding="least_squares", bias_correction="coarse")
+    whole = error("mlp", quantised("mlp", 4, "least_squares", "coarse"))
+    assert error("mlp", write_qdq(repaired, spec, ranges, weights)) < 1.5 * whole
+
+
 def test_nothing_is_run_where_nothing_is_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("autocompress.graphs.repair.walk")
     assert error("mlp", quantised("mlp", 32, "least_squares", "coarse")) == 0.0

@@ -13,8 +13,8 @@ from torch import nn
 
 from autocompress import __version__
 from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.finetuning import fit_and_keep_best
 from autocompress.compression.fingerprint import architecture
-from autocompress.compression.gain import fit_for_gain
 from autocompress.compression.quantize import Quantize
 from autocompress.compression.training import Distillation, Schedule
 from autocompress.devices import cost_model
@@ -305,7 +305,7 @@ class Deployer:
             {"params": list(twin.weight_parameters()), "lr": rate},
             {"params": list(twin.scale_parameters()), "lr": rate / 100, "weight_decay": 0.0},
         ]
-        trained = fit_for_gain(
+        trained = fit_and_keep_best(
             twin.module,
             self.workshop,
             schedule,

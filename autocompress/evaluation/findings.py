@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from autocompress.compression.candidate import Candidate, Workshop
-from autocompress.compression.gain import RATES, Ladder, Optimizer, find_rate, optimizer_for
+from autocompress.compression.finetuning import RATES, Ladder, Optimizer, find_rate, optimizer_for
 from autocompress.compression.techniques import _usual as usual
 from autocompress.compression.training import Distillation
 from autocompress.errors import CandidateError, StudyError

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.small import SPACE, device, small_task, space
 
-from autocompress.compression import gain
+from autocompress.compression import finetuning
 from autocompress.controller import Budget, search
 from autocompress.controller.executors.base import Blueprint
 from autocompress.evaluation import findings
@@ -19,7 +19,7 @@ AUTO = {"technique": "distill", "epochs": 1, "learning_rate": "auto/3", "optimiz
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gain, "_STEPS", 2)
+    monkeypatch.setattr(finetuning, "_STEPS", 2)
 
 
 def test_a_recipe_is_kept_with_what_auto_became() -> None:

@@ -64,14 +64,14 @@ class Distill(Stage):
         Raises:
             CandidateError: the loss became infinite or NaN, or a setting is still `auto`.
         """
-        from autocompress.compression.gain import train_for_gain
+        from autocompress.compression.finetuning import fine_tune
         from autocompress.compression.training import Distillation, Schedule
 
         if self.optimizer == "auto" or isinstance(self.learning_rate, str):
             raise CandidateError("distill: what is auto has to be settled first: see Stage.settled")
         schedule = Schedule(self.epochs, self.learning_rate, self.optimizer, self.weight_decay)
         terms = Distillation(self.temperature, self.weight, self.feature_weight, self.relation_weight, self.exit_weight)
-        trained = train_for_gain(candidate, workshop, schedule, terms)
+        trained = fine_tune(candidate, workshop, schedule, terms)
         done = f"{self.epochs} epochs" if self.epochs else "BatchNorm re-estimated"
         kept = {"start": ", no better than before: undone", "average": ", weights averaged", "end": ""}[trained.kept]
         return candidate.evolve(f"distill: {done}{kept}", model=trained.model)

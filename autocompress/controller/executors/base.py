@@ -12,7 +12,7 @@ from typing import Literal, Protocol, get_args
 
 from autocompress._process import prepare_training
 from autocompress.compression.catalogue import enable, outside_names
-from autocompress.compression.gain import Ladder, Optimizer
+from autocompress.compression.finetuning import Ladder, Optimizer
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, InputError, TaskError, told
 from autocompress.evaluation.elastic import Elastic, KeptElastic

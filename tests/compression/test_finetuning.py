@@ -10,10 +10,10 @@ import torch
 from helpers.tasks import make_workshop
 from torch import nn
 
-from autocompress.compression import gain
+from autocompress.compression import finetuning
 from autocompress.compression.candidate import Candidate, Workshop
 from autocompress.compression.exit_heads import ExitHead, MultiExit
-from autocompress.compression.gain import Average, find_rate, fit_for_gain, optimizer_for, score, train_for_gain
+from autocompress.compression.finetuning import Average, find_rate, fine_tune, fit_and_keep_best, optimizer_for, score
 from autocompress.compression.techniques.prune import Prune
 from autocompress.compression.training import Distillation, Schedule, held_out_loss
 
@@ -26,14 +26,14 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 def test_a_rate_that_destroys_the_network_leaves_it_as_it_was(trained_workshop: Workshop) -> None:
     start = Candidate(trained_workshop.task.model)
-    trained = train_for_gain(start, trained_workshop, Schedule(1, 8.0), TERMS)
+    trained = fine_tune(start, trained_workshop, Schedule(1, 8.0), TERMS)
     assert trained.kept == "start" and trained.scores["end"] < trained.scores["start"]
     assert same(trained.model, start.model)
 
 
 def test_weights_that_gain_are_kept_and_score_what_they_say(trained_workshop: Workshop) -> None:
     pruned = Prune(ratio=0.5, round_to=2).apply(Candidate(trained_workshop.task.model), trained_workshop)
-    trained = train_for_gain(pruned, trained_workshop, Schedule(3, 0.05), TERMS)
+    trained = fine_tune(pruned, trained_workshop, Schedule(3, 0.05), TERMS)
     assert trained.kept != "start"
     assert score(trained.model, trained_workshop) == trained.scores[trained.kept] == max(trained.scores.values())
     assert trained.scores["start"] == score(pruned.model, trained_workshop) < trained.scores["end"]
@@ -41,7 +41,7 @@ def test_weights_that_gain_are_kept_and_score_what_they_say(trained_workshop: Wo
 
 def test_re_estimated_statistics_are_kept_only_where_they_gain(trained_workshop: Workshop) -> None:
     pruned = Prune(ratio=0.5, round_to=2).apply(Candidate(trained_workshop.task.model), trained_workshop)
-    trained = train_for_gain(pruned, trained_workshop, Schedule(0, 0.05), TERMS)
+    trained = fine_tune(pruned, trained_workshop, Schedule(0, 0.05), TERMS)
     assert set(trained.scores) == {"start", "end"}
     assert trained.scores[trained.kept] == max(trained.scores.values())
 
@@ -49,7 +49,7 @@ def test_re_estimated_statistics_are_kept_only_where_they_gain(trained_workshop:
 def test_the_model_itself_ends_with_the_best_weights(trained_workshop: Workshop) -> None:
     model = copy.deepcopy(trained_workshop.task.model)
     before = copy.deepcopy(model)
-    assert fit_for_gain(model, trained_workshop, Schedule(1, 8.0), TERMS).kept == "start"
+    assert fit_and_keep_best(model, trained_workshop, Schedule(1, 8.0), TERMS).kept == "start"
     assert same(model, before)
 
 
@@ -90,19 +90,19 @@ def test_the_optimizer_fits_the_kind_of_network(net: str, expected: str) -> None
 def test_the_search_for_a_peak_finds_it(best: int, n: int) -> None:
     values = [-abs(i - best) for i in range(n)]
     asked: set[int] = set()
-    assert gain._climb(lambda i: (asked.add(i), values[i])[1], n) == best
+    assert finetuning._climb(lambda i: (asked.add(i), values[i])[1], n) == best
     assert len(asked) <= 4
 
 
 @pytest.mark.parametrize(("values", "expected"), [([1, 1, 1], 0), ([0, 1, 1], 1), ([-math.inf] * 3, 0)])
 def test_of_equally_good_rates_the_lower_one_is_taken(values: Sequence[float], expected: int) -> None:
-    assert gain._climb(lambda i: values[i], 3) == expected
+    assert finetuning._climb(lambda i: values[i], 3) == expected
 
 
 def test_the_rate_is_found_by_short_trainings(trained_workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     workshop = replace(trained_workshop, progress=steps.append, memo={})
-    monkeypatch.setattr(gain, "_STEPS", 5)
+    monkeypatch.setattr(finetuning, "_STEPS", 5)
     pruned = Prune(ratio=0.5, round_to=2).apply(Candidate(workshop.task.model), workshop)
     ladder = find_rate(pruned, workshop, "sgd", TERMS)
     assert ladder.scores[ladder.rate] == max(ladder.scores.values()) and 2 <= len(ladder.scores) <= 4
@@ -111,7 +111,7 @@ def test_the_rate_is_found_by_short_trainings(trained_workshop: Workshop, monkey
 
 
 def test_a_rate_at_which_the_loss_is_no_number_loses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(gain.RATES, "sgd", (0.01, 1e30, 1e31))
+    monkeypatch.setitem(finetuning.RATES, "sgd", (0.01, 1e30, 1e31))
     workshop = make_workshop("mlp")
     ladder = find_rate(Candidate(workshop.task.model), workshop, "sgd", TERMS)
     assert ladder.rate == 0.01 and ladder.scores[1e30] == -math.inf

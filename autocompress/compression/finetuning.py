@@ -75,7 +75,7 @@ class Average:
                 mine.copy_(tensor)
 
 
-def train_for_gain(candidate: Candidate, workshop: Workshop, schedule: Schedule, distillation: Distillation) -> Trained:
+def fine_tune(candidate: Candidate, workshop: Workshop, schedule: Schedule, distillation: Distillation) -> Trained:
     """Train a copy of the candidate's model, and keep the best of its weights; of equal ones the later.
 
     Raises:
@@ -92,7 +92,7 @@ def train_for_gain(candidate: Candidate, workshop: Workshop, schedule: Schedule,
     return _best(model, states, workshop)
 
 
-def fit_for_gain(model: nn.Module, workshop: Workshop, schedule: Schedule, *args: Any, **settings: Any) -> Trained:
+def fit_and_keep_best(model: nn.Module, workshop: Workshop, schedule: Schedule, *args: Any, **settings: Any) -> Trained:
     """`training.fit`, after which the model has the best of its weights."""
     before = copy.deepcopy(model.state_dict())
     average = Average(model, _AVERAGED * steps_of(schedule, workshop))

@@ -77,7 +77,7 @@ def of_collection(collection: Collection) -> dict[str, Any]:
     kinds = np.array([kind_of(name, collection.workloads[name]) for name in pool.networks])
     formats = {"float": ~integer, "int8": integer}
     return {
-        "configurations": int(named.sum()),
+        "configurations_tried": int(named.sum()),
         "all": errors(predicted, measured),
         **{k: errors(predicted[:, c], measured[:, c]) for k, c in formats.items() if np.isfinite(measured[:, c]).any()},
         "covered": round(float(np.nanmean(held)), 3),
@@ -109,7 +109,7 @@ def all_collections(data: Path) -> dict[str, Any]:
             kinds[kind] = [kinds[kind][0] + share * n, kinds[kind][1] + n]
     inside, points = sum(a for a, _ in kinds.values()), sum(n for _, n in kinds.values())
     return {
-        "configurations": sum(part["configurations"] for part in found.values()),
+        "configurations_tried": sum(part["configurations"] for part in found.values()),
         "latencies": points,
         "covered": round(inside / points, 3),
         "covered_by_kind": {kind: [round(a / n, 3), n] for kind, (a, n) in sorted(kinds.items())},

@@ -2,11 +2,11 @@
 
 Usage: python hardware_profiles/fit_public_data.py FOLDER_WITH_THE_TABLES [OUTPUT_FOLDER] [COLLECTION ...]
 
-Sources and licences stand in each profile. A collection (arm, x86, gpus, nvidia, qualcomm, qualcomm_cpus, d_robotics,
-axera, renesas, spacemit, ethos, rockchip, hailo, edge_tpu, vitis, microcontrollers, st_npus, esp32) is fitted together;
-without names all are. The error in a profile is that of leaving a network out on all devices at once; a device that is
-too far off gets no profile and is listed. At the end the table in OUTPUT_FOLDER/README.md and the factors between
-runtimes (transfers.json) are written anew from the YAML files.
+Sources and licences stand in each profile. A collection (arm, x86, gpus, nvidia, intel, qualcomm, qualcomm_cpus,
+d_robotics, axera, renesas, spacemit, ethos, rockchip, hailo, edge_tpu, vitis, microcontrollers, st_npus, esp32) is
+fitted together; without names all are. The error in a profile is that of leaving a network out on all devices at once;
+a device that is too far off gets no profile and is listed. At the end the table in OUTPUT_FOLDER/README.md and the
+factors between runtimes (transfers.json) are written anew from the YAML files.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ COLLECTIONS: dict[str, Callable[[Path], Collection]] = {
     "renesas": npus.renesas,
     "spacemit": npus.spacemit,
     "ethos": npus.ethos,
+    "intel": gpus.intel,
     "rockchip": accelerators.rockchip,
     "hailo": accelerators.hailo,
     "edge_tpu": accelerators.edge_tpu,

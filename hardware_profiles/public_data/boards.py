@@ -55,6 +55,12 @@ def _isp(name: str, device: str, core: str, clock: str, threads: int, device_cla
     return timed, _ISP, device, "onnxruntime CPU EP"
 
 
+def _vino(name: str, device: str, core: str, clock: str, threads: int) -> tuple[Timed, str, str, str]:
+    timed = Timed(name, f"{device}, all cores", core, clock, threads, "openvino", "OpenVINO", "2025-02-25",
+                  _ISP_SOURCE, "computer", caveats=_ALL_CORES)  # fmt: skip
+    return timed, _ISP, device, "openvino"
+
+
 def _lite(name: str, device: str, core: str, clock: str) -> tuple[Timed, str, str, str]:
     timed = Timed(name, f"{device}, all cores", core, clock, 4, LITE, "TensorFlow Lite", "2024-09-06",
                   _LITE_SOURCE, caveats=_LITE_CAVEATS)  # fmt: skip
@@ -83,6 +89,7 @@ def _arm() -> tuple[tuple[Timed, str, str, str], ...]:
 def _intel() -> tuple[tuple[Timed, str, str, str], ...]:
     return (
         _isp("intel-core-i5-3320m-2threads", "Intel Core i5-3320M", "Ivy Bridge", "2.6 GHz", 2, "computer"),
+        _vino("intel-core-i5-3320m-2threads", "Intel Core i5-3320M", "Ivy Bridge", "2.6 GHz", 2),
         _isp("intel-core-i5-5200u-2threads", "Intel Core i5-5200U", "Broadwell", "2.2 GHz", 2, "computer"),
         _isp("intel-core-i9-10900x-10threads", "Intel Core i9-10900X", "Cascade Lake", "3.7 GHz", 10, "computer"),
         _isp("intel-core-ultra-7-155h-16threads", "Intel Core Ultra 7 155H", "Meteor Lake", "4.8 GHz", 16, "computer"),
@@ -107,7 +114,8 @@ def _read(data: Path, wanted: Iterable[tuple[Timed, str, str, str]]) -> tuple[li
     found = []
     for timed, table, device, runtime in wanted:
         for row in tables.setdefault(table, list(read_rows(data / table))):
-            key = _key(row) if row["device"] == device and runtime in row["runtime"] else None
+            cpu = row["device"] == device and row["processor"].startswith("cpu") and runtime in row["runtime"]
+            key = _key(row) if cpu else None
             if key is not None:
                 works[key[0]] = key[1]
                 timed.ms[key[0]] = float(row["latency_ms"])

@@ -59,7 +59,7 @@ _FLOAT_TERMS = (
     Term("depthwise", 200.0, _macs(("depthwise",), _F)),
     Term("grouped patches", 1000.0, _of(("grouped",), _F, "us_per_mb_patches")),
     Term("linear weights", 300.0, _weights(("linear",), _F)),
-    Term("3x3 stride 1 weights", 900.0, _weights(("conv_3x3s1",), _F)),
+    Term("3x3 stride 1 weights", 300.0, _weights(("conv_3x3s1",), _F)),
     Term("conv weights", 300.0, _weights(_STORED, _F)),
     Term("conv1x1 bytes", 400.0, _moved((*_DENSE, "linear"), _F)),
     Term("3x3 stride 1 bytes", 1500.0, _moved(("conv_3x3s1",), _F)),

@@ -62,7 +62,7 @@ def export_point(study: Study, point: Evaluation, folder: Path, key: Path | None
 
 def _card(study: Study, point: Evaluation) -> dict[str, Any]:
     s = study.settings
-    repeat = ["autocompress", "apply", "recipe.yaml", s.task, "--device", "device.yaml"]
+    repeat = ["autocompress", "apply", "recipe.yaml", *s.task_arguments, "--device", "device.yaml"]
     return {
         "version": 1,
         "study": study.path.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ class Settings(BaseModel):
 
     version: Literal[1] = 1
     task: str
-    """Reference as the user gave it, such as "my_task.py:task"."""
+    """Reference as the user gave it, such as "my_task.py:task", or an ONNX file with its options."""
     task_name: str
     task_kind: str = "classification"
     """See `tasks.kind`; "other" in studies of before kinds had names."""
@@ -57,6 +58,11 @@ class Settings(BaseModel):
     versions: dict[str, str]
     """Of Python and the libraries that matter."""
     created_at: str
+
+    @property
+    def task_arguments(self) -> list[str]:
+        """The task as a command line takes it."""
+        return shlex.split(self.task) if " --data " in self.task else [self.task]
 
     @field_validator("device")
     @classmethod

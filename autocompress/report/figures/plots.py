@@ -293,7 +293,8 @@ def _hovers(study: Study, group: Iterable[Evaluation], tied: Mapping[int, Sequen
     for e in group:
         text = f"<b>trial {e.trial}</b> {wrapped(description(e))}<br>{_facts(e, base, percent)}"
         if trials := (tied or {}).get(e.trial):
-            text += f"<br>accuracy: a tie with the faster trial{'s' if len(trials) > 1 else ''} {_some(trials)}"
+            who = f"the faster trial{'s' if len(trials) > 1 else ''} {_some(trials)}"
+            text += f"<br>{escape(study.settings.metric)}: a tie with {who}"
         texts.append(text)
     return texts
 

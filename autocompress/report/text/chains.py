@@ -77,7 +77,7 @@ def _share(value: float | None, whole: float | None) -> float:
     return value / whole if value and whole else 0.0
 
 
-def chain_sentence(chain: Chain, percent: bool) -> str:
+def chain_sentence(chain: Chain, percent: bool, metric: str = "accuracy") -> str:
     """Return what each stage brought, such as "latency -31 % from pruning, -22 % from quantisation; ..."."""
     found = [(s.label, c) for s, c in zip(chain.steps[1:], chain.changes(), strict=True) if c]
     latency = [f"{_percent(c.latency)} from {label}" for label, c in found if abs(c.latency) >= _SMALL_RATIO]
@@ -87,7 +87,7 @@ def chain_sentence(chain: Chain, percent: bool) -> str:
         for label, c in found
         if abs(c.accuracy) >= _SMALL_POINTS
     ]
-    parts = (("latency", latency), ("size", size), ("accuracy", accuracy))
+    parts = (("latency", latency), ("size", size), (metric, accuracy))
     words = "; ".join(f"{name} {', '.join(texts)}" for name, texts in parts if texts) or "no stage changed anything"
     return f"{words[0].upper()}{words[1:]}."
 
@@ -133,14 +133,14 @@ def _relative(e: Evaluation, base: Evaluation) -> tuple[float, float, float] | N
 
 def ablation_tables(ablation: Ablation, study: Study) -> list[Table]:
     """Return one table per chain, and one of the hand-made pipelines, for the terminal."""
-    percent = is_percentage(study)
+    percent, metric = is_percentage(study), study.settings.metric
     tables = [
-        _table(f"trial {chain.trial}: {chain_sentence(chain, percent)}", chain_lines(chain, percent))
+        _table(f"trial {chain.trial}: {chain_sentence(chain, percent, metric)}", chain_lines(chain, percent), metric)
         for chain in ablation.chains
     ]
     if ablation.pipelines:
         table = Table(title=Text("pipelines put together by hand"))
-        for name in ("pipeline", "accuracy", "latency", "size", "against unchanged", "beaten by trial"):
+        for name in ("pipeline", metric, "latency", "size", "against unchanged", "beaten by trial"):
             table.add_column(name)
         for line in pipeline_lines(ablation, study):
             cells = (line.label, line.accuracy, line.latency, line.size, line.versus, line.remark)
@@ -149,10 +149,10 @@ def ablation_tables(ablation: Ablation, study: Study) -> list[Table]:
     return tables
 
 
-def _table(title: str, lines: list[Line]) -> Table:
+def _table(title: str, lines: list[Line], metric: str) -> Table:
     table = Table(title=Text(title), caption=Text("changes are against the step before"))
     table.add_column("step")
-    for name in ("accuracy", "", "latency", "", "size", ""):
+    for name in (metric, "", "latency", "", "size", ""):
         table.add_column(name, justify="right")
     for line in lines:
         change = f"{line.accuracy_change}{' (tie)' if line.tie and line.accuracy_change else ''}"

@@ -30,7 +30,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row, Comparison], str], bool], ...] = (
     ("at equal candidates", lambda r, c: f"{r.hypervolume_equal_candidates:.4g}", True),
     ("at equal compute", lambda r, c: f"{r.hypervolume_equal_minutes:.4g}", True),
     ("front (unbeaten)", lambda r, c: f"{r.front_points}" + (f" ({r.joint_points})" if c.same_device else ""), True),
-    ("best accuracy, validation", _accuracy, True),
+    ("best score, validation", _accuracy, True),
     ("fastest within 1 point (validation)", lambda r, c: _ratio(r.near_speedup, "faster", "slower"), True),
     ("smallest within 1 point (validation)", lambda r, c: _ratio(r.near_shrink, "smaller", "larger"), True),
 )

@@ -24,7 +24,7 @@ from autocompress.tasks.metric import Score
 
 CAPTION = (
     "row: best choice for that device; column: where it runs. Latency against the column's own best choice, "
-    "difference of the metric (validation); * the accuracy may be another one there"
+    "difference of the metric (validation); * the metric may have another value there"
 )
 
 
@@ -125,8 +125,9 @@ def cross_table(result: Retargeted) -> Table:
 def sentences(result: Retargeted) -> list[str]:
     """What to know about the tables."""
     study = result.study
+    metric = study.settings.metric
     lines = [
-        f"Accuracies are those of the study (searched for {study.settings.device['name']}); "
+        f"{metric[:1].upper()}{metric[1:]} is that of the study (searched for {study.settings.device['name']}); "
         "all latencies are predicted."
     ]
     for p in result.projections:

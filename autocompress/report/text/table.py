@@ -127,7 +127,7 @@ def _progress(study: Study) -> list[str]:
         return [sentence]
     return [
         sentence,
-        "The search is not finished: all accuracies are from the validation split, which the search selects on, so the "
+        "The search is not finished: all scores are from the validation split, which the search selects on, so the "
         "best ones are optimistic; there is no test score yet.",
     ]
 
@@ -254,5 +254,5 @@ def _warnings(study: Study) -> list[str]:
     if off:
         trials = ", ".join(f"{e.trial} ({1 - (e.parity or 0):.1%})" for e in off[:8])
         what = of_study(study.settings.task_kind).differs
-        sentences.append(f"The file {what} in trial {trials}; accuracies are those of the files.")
+        sentences.append(f"The file {what} in trial {trials}; scores are those of the files.")
     return sentences

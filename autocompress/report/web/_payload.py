@@ -203,7 +203,7 @@ _AGAIN = {
 def _commands(study: Study) -> list[tuple[str, str]]:
     """What one can do with a trial, and the command for it; the script puts its number in the place of {trial}."""
     settings = study.settings
-    folder, task = shlex.quote(str(study.path)), shlex.quote(settings.task)
+    folder, task = shlex.quote(str(study.path)), shlex.join(settings.task_arguments)
     export = f"{folder}/export-trial-{{trial}}"
     recipe, device = f"{export}/recipe.yaml", f"{export}/device.yaml"
     again = f"autocompress apply {recipe} {task} --device {device} --seed {settings.seed}"
@@ -221,7 +221,7 @@ def study_command(study: Study) -> str:
     """Return the command that reproduces this study, with its search space in space.yaml."""
     settings = study.settings
     n = sum(e.state != "rejected" and not e.is_repeat and e.derived_from is None for e in study.candidates)
-    parts = ["autocompress", "search", settings.task, "--space", "space.yaml"]
+    parts = ["autocompress", "search", *settings.task_arguments, "--space", "space.yaml"]
     parts += ["--device", str(settings.device["name"]), "--sampler", settings.sampler]
     parts += ["--seed", str(settings.seed), "--trials", str(max(1, n))]
     parts += ["--evaluator", settings.evaluator] if settings.evaluator != "standalone" else []

@@ -53,7 +53,12 @@ def render(study: Study, others: Retargeted | None = None) -> str:
         tie=TIE,
         picks=picks,
         chains=[
-            (c.trial, picks.get(c.trial, ()), chain_sentence(c, percent), chain_lines(c, percent))
+            (
+                c.trial,
+                picks.get(c.trial, ()),
+                chain_sentence(c, percent, study.settings.metric),
+                chain_lines(c, percent),
+            )
             for c in (ablation.chains if ablation else ())
         ],
         pipelines=pipeline_lines(ablation, study) if ablation else [],

@@ -114,7 +114,7 @@ def test_headline_names_the_points_that_beat_every_baseline(tmp_path: Path) -> N
 
 def test_headline_says_whether_the_search_is_finished(running_study: Study, finished_study: Study) -> None:
     text = " ".join(headline(running_study))
-    assert "not finished" in text and "all accuracies are from the validation split" in text
+    assert "not finished" in text and "all scores are from the validation split" in text
     assert "All latencies are predicted for host" in text
     text = " ".join(headline(finished_study))
     assert "not finished" not in text and "points on the test split (95 % interval" in text

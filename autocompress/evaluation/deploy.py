@@ -117,7 +117,7 @@ class Deployer:
             CandidateError: the candidate cannot be exported, or file and torch disagree.
         """
         folded, proto = self._float(candidate)
-        layers, names = _layer_of_nodes(proto, candidate), self._outputs(candidate)
+        layers, names = _layer_of_nodes(proto, candidate), _names_of_outputs(proto)
         stage = candidate.quantization
         if stage is None:
             graph = export.strip(proto)
@@ -227,7 +227,7 @@ class Deployer:
         return export.export(folded, self._probe(), self._outputs(candidate))
 
     def _outputs(self, candidate: Candidate) -> tuple[str, ...]:
-        """Names of the outputs of the exported graph."""
+        """What the outputs of the exported graph are to be called."""
         return (*(f"exit{i}" for i in range(len(candidate.exits))), *self.workshop.task.outputs.names)
 
     def _probe(self) -> Tensors:
@@ -325,7 +325,7 @@ class Deployer:
         notes += (f"{stage.technique}: not trained: {', '.join(twin.skipped)}",) if twin.skipped else ()
         notes += (f"{stage.technique}: no better than before: undone",) if trained.kept == "start" else ()
         layers = _layer_of_nodes(exported.proto, candidate)
-        return Deployment(graph, self._outputs(candidate), len(candidate.exits), layers, agreement, notes)
+        return Deployment(graph, _names_of_outputs(graph), len(candidate.exits), layers, agreement, notes)
 
     def _agreement(self, graph: onnx.ModelProto, model: nn.Module) -> float:
         """How far file and torch model agree, as the kind of task counts it.
@@ -354,6 +354,10 @@ def paths(deployment: Deployment, runtime: Runtime) -> tuple[Workload, ...]:
         tests = tuple(Op("if", "float32", f"if_{k}") for k in range(min(i + 1, deployment.n_exits)))
         workloads.append(replace(workload, ops=workload.ops + tests))
     return tuple(workloads)
+
+
+def _names_of_outputs(graph: onnx.ModelProto) -> tuple[str, ...]:
+    return tuple(value.name for value in graph.graph.output)
 
 
 def _layer_of_nodes(proto: onnx.ModelProto, candidate: Candidate) -> dict[str, str]:

@@ -32,6 +32,8 @@ from autocompress.tasks.interface import INPUT, Inputs, arrays, n_samples, repla
 from autocompress.tasks.networks import evaluating, outputs_of
 
 OPSET = 21
+_OWN = "_output"
+"""Ending of outputs whose names the exporter may have given to other values."""
 TOLERANCE = 1e-3  # largest relative error of the logits, file against torch, before any quantisation
 
 BatchNormPairs = tuple[tuple[str, str], ...]
@@ -52,7 +54,7 @@ def export(model: nn.Module, samples: Inputs, output_names: Sequence[str]) -> Ex
     Args:
         model: in float32.
         samples: real inputs, each (N, ...), best two: a network that looks up embeddings takes no others.
-        output_names: one for each output.
+        output_names: one for each output; one that is taken gets an ending.
 
     The exporter merges equal tensors and drops zero biases, which a graph that is to be trained or rebound must
     keep: a copy with random parameters is exported and the real ones are put back. Where parameters were folded
@@ -95,12 +97,13 @@ def _export(model: nn.Module, samples: Inputs, output_names: Sequence[str]) -> E
                     dynamo=True,
                     opset_version=OPSET,
                     input_names=[*_named(samples)],
-                    output_names=list(output_names),
+                    output_names=[f"{name}{_OWN}" for name in output_names],
                     dynamic_shapes=shapes,
                     verbose=False,
                 )
             assert program is not None
             proto = copy.deepcopy(program.model_proto)
+            _name_outputs(proto)
             assert program.exported_program is not None
             if dynamic and not _takes_batches(proto):
                 raise ValueError("the exporter fixed the batch at that of the example")
@@ -108,6 +111,21 @@ def _export(model: nn.Module, samples: Inputs, output_names: Sequence[str]) -> E
         except Exception as error:  # the exporter raises anything on code it cannot follow
             errors.append(error)
     raise CandidateError(f"the model cannot be exported to ONNX: {_reason(errors[-1])}") from errors[-1]
+
+
+def _name_outputs(proto: onnx.ModelProto) -> None:
+    """Give the outputs their names; one that an input or another value has too keeps the ending."""
+    graph = proto.graph
+    outputs = [value.name for value in graph.output]
+    taken = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}
+    taken |= {initializer.name for initializer in graph.initializer}
+    renamed = {name: name.removesuffix(_OWN) for name in outputs if name.removesuffix(_OWN) not in taken}
+    for node in graph.node:
+        for side in (node.input, node.output):
+            for i, name in enumerate(side):
+                side[i] = renamed.get(name, name)
+    for value in (*graph.output, *graph.value_info):
+        value.name = renamed.get(value.name, value.name)
 
 
 def _named(inputs: Inputs) -> dict[str, Tensor]:

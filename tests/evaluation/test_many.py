@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.many import MANY, many
 from helpers.running import load, run
 from helpers.small import device
+from torch import Tensor, nn
 
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.interface import arrays, tensors
+from autocompress.tasks.metric import Metric
 from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.task import Task
 
 PRUNE: dict[str, Any] = {"technique": "prune", "ratio": 0.25, "round_to": 2}
 TRAIN: dict[str, Any] = {"technique": "distill", "epochs": 1, "learning_rate": 0.01, "weight": 0.5}
@@ -30,6 +34,31 @@ def evaluator(request: pytest.FixtureRequest) -> Evaluator:
     task = many(request.param)
     task.validate()
     return Evaluator(task, device())
+
+
+class Clashing(nn.Module):
+    """Names of outputs that an input and values inside the graph have too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        hidden = self.fc(x).relu()
+        answer = self.out(hidden)
+        return {"x": answer * mask[:, None], "linear": hidden, "relu": answer}
+
+
+def test_outputs_called_like_other_values_get_an_ending() -> None:
+    torch.manual_seed(0)
+    inputs, targets = {"x": torch.randn(32, 6), "mask": torch.ones(32).bool()}, torch.zeros(32)
+    same = Metric("same", lambda outputs, targets: np.isclose(outputs.x, outputs["relu"]).all(1) * 1.0)
+    example = {name: tensor[:1] for name, tensor in inputs.items()}
+    task = Task(Clashing().eval(), example, val=[(inputs, targets)], kind="generic", metric=same)
+    for stages in ([], [{"technique": "ptq"}]):
+        outcome = Evaluator(task, device()).evaluate(Recipe.parse({"stages": stages}))[0]
+        assert [*load(outcome.file).outputs] == ["x_output", "linear_output", "relu"]
+        assert outcome.evaluation.validation.value == 1.0
 
 
 def test_early_exits_of_a_network_with_several_inputs(exits_of: Evaluator) -> None:

@@ -4,6 +4,7 @@
 
 coverage.json   every collection of shipped profiles: each network is predicted by a joint fit that saw it in neither
                 number format on any device; errors, and the share inside of a 90 % interval found without it.
+transfers.json  boards with public times under two runtimes: one predicted from the other by what other boards taught.
 grids.json      width and resolution grids of MobileNet on Pixel 1 and Pixel 3 (TensorFlow Lite): a shipped profile of
                 ANOTHER board, scaled by ONE measured base network, predicts the rest of the grid.
 
@@ -18,6 +19,7 @@ import csv
 import json
 import sys
 from datetime import UTC, datetime
+from math import hypot, log1p
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,14 @@ import numpy as np
 
 from autocompress.devices import cost_model
 from autocompress.devices.profile import DeviceProfile, list_profiles
+from autocompress.devices.transfer import Z90
 from autocompress.runtimes.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "hardware_profiles"))
 
 from fit_public_data import COLLECTIONS  # noqa: E402
-from public_data import cpus, networks  # noqa: E402
+from public_data import boards, cpus, networks, transfers  # noqa: E402
 from public_data.collection import Collection, coverage, family, is_int8, kind_of  # noqa: E402
 
 GRIDS = (
@@ -118,6 +121,31 @@ def all_collections(data: Path) -> dict[str, Any]:
     }
 
 
+def from_other_boards(data: Path) -> dict[str, Any]:
+    """Part 2: times moved to another runtime by what was learnt without the board, and how often the interval held."""
+    shipped = {name: DeviceProfile.load(name) for name in list_profiles() if name != "host"}
+    pairs = transfers.pairs(shipped, *boards.arm(data))
+    rows, inside, points = [], 0, 0
+    for pair in pairs:
+        others = [other for other in pairs if other.board != pair.board]
+        known = {(t.source, t.target, t.computed_in): t for t in transfers.learn(others)}
+        own = (pair.source, pair.target, pair.computed_in)
+        learnt = known.get(own) or known.get(("", "", pair.computed_in))
+        if learnt is None:  # the only board that computes in this format
+            continue
+        found = pair.parts_ms @ np.array(list(learnt.factors.values()))
+        profile = shipped[f"{pair.board}.{pair.source}"]
+        spread = log1p(profile.error_of("int8" if pair.computed_in == "int8" else "float32")) / Z90
+        held = np.abs(np.log(found / pair.ms)) <= Z90 * hypot(spread, learnt.spread)
+        inside, points = inside + int(held.sum()), points + len(held)
+        rows.append({
+            "board": pair.board, "from": pair.source, "to": pair.target, "computed_in": pair.computed_in,
+            "learnt_from": "other boards under both" if own in known else "other pairs of runtimes",
+            "median_error": errors(found, pair.ms)["median_error"], "covered": [int(held.sum()), len(held)],
+        })  # fmt: skip
+    return {"covered": round(inside / points, 3), "points": points, "boards_left_out": rows}
+
+
 def grid(data: Path, device: str, network: str, precision: str, threads: int) -> dict[tuple[float, int], float]:
     """Measured ms by width and resolution."""
     found = {}
@@ -131,7 +159,7 @@ def grid(data: Path, device: str, network: str, precision: str, threads: int) ->
 
 
 def grids(data: Path) -> dict[str, Any]:
-    """Part 2."""
+    """Part 3."""
     shipped = [DeviceProfile.load(ROOT / "hardware_profiles" / f"{n}.yaml") for n in list_profiles() if n != "host"]
     result = {}
     for title, device, network, precision, threads, same_chip in GRIDS:
@@ -170,7 +198,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     date = {"date": datetime.now(UTC).isoformat(timespec="seconds")}
-    for name, make in (("coverage", all_collections), ("grids", grids)):
+    for name, make in (("coverage", all_collections), ("transfers", from_other_boards), ("grids", grids)):
         text = json.dumps(date | make(arguments.data), indent=1)
         (arguments.out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
         print(text)

@@ -84,6 +84,7 @@ def learn(found: Sequence[Pair]) -> list[Transfer]:
     general = [
         _general(computed, [pair for pair in from_ncnn if pair.computed_in == computed], between[computed == "int8"])
         for computed in ("float32", "float16", "int8")
+        if any(pair.computed_in == computed for pair in from_ncnn)
     ]
     return [*own, *general]
 

@@ -174,4 +174,5 @@ def _calibration(profile: DeviceProfile, runtime: str, used: dict[Dtype, Transfe
 
 
 def _times(cost: OpCost, factor: float) -> OpCost:
-    return OpCost(**{term: getattr(cost, term) * factor for term in OpCost.model_fields})
+    """In the digits that a file keeps, so that a profile that is saved and loaded predicts the same."""
+    return OpCost(**{term: float(f"{getattr(cost, term) * factor:.5g}") for term in OpCost.model_fields})

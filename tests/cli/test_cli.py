@@ -368,7 +368,10 @@ def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
         assert runtime == "onnxruntime"
         asked.append((threads, seconds))
         progress(0.5, "conv")
-        return device().model_copy(update={"name": "host", "threads": threads})
+        own = {"name": "host", "threads": threads, "transferred_from": ""}
+        calibration = device().calibration
+        assert calibration is not None
+        return device().model_copy(update=own | {"calibration": calibration.model_copy(update={"degree": "full"})})
 
     monkeypatch.setattr("autocompress.devices.calibration.fit.calibrate_host", calibrate_host)
     return asked
@@ -377,7 +380,7 @@ def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
 def test_devices(run: Run) -> None:
     assert all(name in run("devices").out for name in ("raspberry-pi-4", "jetson-nano-cpu", "rk3566"))
     names = [row["name"] for row in json.loads(run("devices", "list", "--json").out)]
-    assert DEVICE in names and "host" not in names
+    assert f"{DEVICE}.ncnn" in names and "host" not in names
     assert "measured" in run("devices", "show", DEVICE).out
     assert DeviceProfile.parse(json.loads(run("devices", "show", DEVICE, "--json").out)) == device()
 

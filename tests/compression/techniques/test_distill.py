@@ -49,7 +49,8 @@ def test_another_teacher_is_followed() -> None:
 
     task = make_task("mlp", teacher=Opposite())
     inputs, _ = task.split("validation")[0]
-    always = [(torch.from_numpy(inputs), torch.full((len(inputs),), 2))]
+    (samples,) = inputs.values()
+    always = [(torch.from_numpy(samples), torch.full((len(samples),), 2))]
     task = replace(task, val=always)  # by labels that disagree with the teacher its weights would not be kept
     workshop = Workshop(task, dissect(task))
     taught = Distill(epochs=5, weight=1.0, learning_rate=0.1).apply(Candidate(task.model), workshop)

@@ -172,7 +172,8 @@ def main() -> None:
     RECORDS.mkdir(parents=True, exist_ok=True)
     for name in args.names or NETS:
         (RECORDS / f"{name}.json").write_text(json.dumps(measure(name, args.seeds, args.bits), indent=1) + "\n")
-    print(table([json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json"))]))
+    records = [json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json"))]
+    print(table([record for record in records if "rows" in record]))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def _closeness(outputs: Any, original: Any) -> Array:
 
 SAME_CLASS = Metric("agreement with the original", _same_class, unit="share")
 """Share of samples with the same largest output as the given file; no labels are needed."""
-CLOSENESS = Metric("agreement with the original (1 - relative L2 distance)", _closeness, unit="share")
+CLOSENESS = Metric("agreement with the original (1 - relative L2 distance)", _closeness, unit="share", counts=False)
 """1 - |a - b| / |b| of the outputs of a sample, for outputs that are no classes."""
 
 

@@ -68,6 +68,9 @@ class Metric:
     """As of an error: what is maximised and told is then the figure times -1, called "minus" and its name."""
     resamples: int = 200
     """How often `over_split` is called for its 95 % interval, each time on samples drawn with replacement."""
+    counts: bool = True
+    """Whether scores that are all 0 or 1 count what is wrong and right, which gives Wilson's interval. False for a
+    distance, where all samples can be at 1 and nothing follows about others."""
 
     def __post_init__(self) -> None:
         if (self.per_sample is None) == (self.over_split is None):
@@ -124,7 +127,7 @@ class Metric:
 
         scores = np.asarray(scores, dtype=np.float64)
         mean, n = float(scores.mean()), len(scores)
-        if np.isin(scores, (0.0, 1.0)).all():
+        if self.counts and np.isin(scores, (0.0, 1.0)).all():
             interval = stats.binomtest(int(scores.sum()), n).proportion_ci(_CONFIDENCE, method="wilson")
         elif np.ptp(scores) == 0:
             return Score(value=mean, low=mean, high=mean, n_samples=n, split=split)

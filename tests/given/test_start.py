@@ -80,6 +80,7 @@ def test_outputs_that_are_no_classes_are_judged_by_their_distance(tmp_path: Path
     nearly = {"a": np.array([[3.0, 4.0], [1.0, 0.0]]), "b": np.array([[1.0], [1.0]])}
     exact = {"a": np.array([[3.0, 4.0], [2.0, 0.0]]), "b": np.array([[1.0], [1.0]])}
     assert CLOSENESS.scores(nearly, exact).tolist() == [1.0, 0.75]
+    assert CLOSENESS.score(np.ones(20), "validation").interval is None
     forced = task_from_onnx(written(torch_style(), tmp_path), {"x": images(40, 3, 12, 12)}, kind="generic")
     assert forced.metric is CLOSENESS
 

@@ -108,6 +108,9 @@ class Kernels:
         if not self._readings:
             self._first_readings(int8)
         patterns = np.unique(int8[:_MAX_PATTERNS], axis=0)
+        for pattern in patterns:  # a layer in a format that no reading has shown may matter anywhere
+            if not (np.array(self._readings) == pattern).any(0).all():
+                self._read(tuple(pattern.tolist()))
         while len(self._readings) < _MAX_READINGS:
             tables: list[Mapping[Any, Place]] = [*self.kernels, *self.buffers]
             places = [place for table in tables for place in table.values() if place.matter]

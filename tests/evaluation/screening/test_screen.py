@@ -88,3 +88,15 @@ def test_wider_and_finer_costs_more() -> None:
     assert (np.diff(costs.worst_case_ms[[0, 1, 2, 4]]) > 0).all()
     assert costs.size_bytes[3] < costs.size_bytes[4]
     assert costs.worst_case_ms[3] == costs.worst_case_ms[4]
+
+
+def test_a_first_question_about_one_format_does_not_hide_the_others() -> None:
+    """A search asks for one setting first; with one reading no place was known to depend on any layer."""
+    evaluator = Evaluator(make_task("resnet"), device())
+    space = SearchSpace.parse({"version": 1, "stages": [{"technique": "ptq", "weight_bits": {"choice": [8, 16]}}]})
+    screen = Screen(evaluator, space)
+    screen.costs({"ptq.weight_bits": [8]})
+    costs = screen.costs({"ptq.weight_bits": [8, 16]}).worst_case_ms
+    for bits, ms in zip((8, 16), costs, strict=True):
+        recipe = space.sample(Fixed({"ptq.weight_bits": bits}), evaluator.anatomy.outline)
+        assert ms == pytest.approx(evaluator.forecast(recipe).worst_case_ms, rel=1e-9)

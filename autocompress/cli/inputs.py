@@ -47,10 +47,9 @@ def source_of(task: str, given: Given) -> Source:
         TaskError: options for an ONNX file were given for a task module, or cannot be understood.
     """
     if not task.endswith(".onnx"):
-        if given != Given(None, "auto", {}):
-            raise TaskError(
-                f"--data, --kind and --image-... go with an ONNX file, got {task}; a task brings its own data"
-            )
+        if given != Given(None, "auto", False, {}):
+            names = "--data, --kind, --ignore-labels and --image-..."
+            raise TaskError(f"{names} go with an ONNX file, got {task}; a task brings its own data")
         return task
     from autocompress.given.samples import ImageOptions
     from autocompress.given.start import KINDS, OnnxStart
@@ -62,11 +61,12 @@ def source_of(task: str, given: Given) -> Source:
         *(("--data", given.data) if given.data else ()),
         *(("--kind", given.kind) if given.kind != KINDS[0] else ()),
     ]
+    options += ["--ignore-labels"] if given.ignore_labels else []
     for name, value in given.images.items():
         options += [f"--image-{name}"] if value is True else [f"--image-{name}", str(value)]
     # a task may change the working directory
     path, data = str(Path(task).absolute()), _absolute(given.data or "")
-    return OnnxStart(path, data, given.kind, ImageOptions(**images), (task, *options))
+    return OnnxStart(path, data, given.kind, ImageOptions(**images), given.ignore_labels, (task, *options))
 
 
 def space_of(name: str | None, source: Source) -> SearchSpace:

@@ -23,6 +23,7 @@ class Given:
 
     data: str | None
     kind: str
+    ignore_labels: bool
     images: dict[str, Any]
     """By the fields of `ImageOptions`, as text."""
 
@@ -109,6 +110,9 @@ _Kind = Annotated[
         help="For an ONNX file: classification if the largest output is the answer, else generic; auto: by shape."
     ),
 ]
+_IgnoreLabels = Annotated[
+    bool, typer.Option("--ignore-labels", help="Judge an ONNX file by agreement with the original, labels or not.")
+]
 _ImageSize = Annotated[str | None, typer.Option(help="Height and width of images, such as 224x224; the network's own.")]
 _ImageScale = Annotated[float | None, typer.Option(help="What the values of images (0 to 255) are divided by; 255.")]
 _ImageMean = Annotated[str | None, typer.Option(help="Subtracted then: 0.5, or one per channel: 0.485,0.456,0.406.")]
@@ -121,6 +125,7 @@ _ImageCrop = Annotated[
 def _given(
     data: _Data = None,
     kind: _Kind = "auto",
+    ignore_labels: _IgnoreLabels = False,
     image_size: _ImageSize = None,
     image_scale: _ImageScale = None,
     image_mean: _ImageMean = None,
@@ -135,7 +140,7 @@ def _given(
         "std": image_std,
         "crop": image_crop or None,
     }
-    return Given(data, kind, {name: value for name, value in images.items() if value is not None})
+    return Given(data, kind, ignore_labels, {name: value for name, value in images.items() if value is not None})
 
 
 def with_constraints(command: Callable[..., None]) -> Callable[..., None]:

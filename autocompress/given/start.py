@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -58,6 +58,7 @@ class OnnxStart:
     data: str = ""
     kind: Kind = "auto"
     images: ImageOptions = field(default_factory=ImageOptions)
+    ignore_labels: bool = False
     words: tuple[str, ...] = ()
     """File and options as they were typed, for the command that repeats a study."""
 
@@ -68,7 +69,9 @@ class OnnxStart:
                 f"{self.path}: bring samples of what the network will see: --data with a folder of images, of .npy or "
                 ".npz files, or module.py:function; random numbers are no data"
             )
-        return task_from_onnx(self.path, self.data, kind=self.kind, images=self.images)
+        return task_from_onnx(
+            self.path, self.data, kind=self.kind, images=self.images, ignore_labels=self.ignore_labels
+        )
 
     def __str__(self) -> str:
         """The arguments of the command line."""
@@ -82,6 +85,7 @@ def task_from_onnx(
     kind: Kind = "auto",
     metric: Metric | None = None,
     images: ImageOptions = ImageOptions(),  # noqa: B008  frozen
+    ignore_labels: bool = False,
     split_seed: int = 0,
     name: str = "",
 ) -> Task:
@@ -99,6 +103,7 @@ def task_from_onnx(
             output with two dimensions.
         metric: of outputs and labels, higher is better; for labels that are no classes.
         images: how images become inputs.
+        ignore_labels: judge by agreement although there are labels, as where they are not those of the network.
         split_seed: of the shuffle.
         name: of the task; by default that of the file.
 
@@ -107,6 +112,7 @@ def task_from_onnx(
     """
     file = read(path)
     samples = read_samples(data, file, images, split_seed)
+    samples = replace(samples, labels=None) if ignore_labels else samples
     file = file.sized({name: array.shape[1:] for name, array in samples.inputs.items()})
     two = take(samples.inputs, slice(2))
     shapes = [values.shape for values in file.checked(two).values()]
@@ -116,7 +122,11 @@ def task_from_onnx(
     parts = _parts(len(samples), split_seed)
     told = f"judged by {metric.name}{unusable and f', since {unusable}'}; {_told(parts)}"
     network = GraphNetwork(file.graph, file.sha256, (*file.notes, *samples.notes, told))
-    targets = samples.labels if metric not in (SAME_CLASS, CLOSENESS) else _answers(network, samples.inputs, classifies)
+    targets = samples.labels
+    if metric in (SAME_CLASS, CLOSENESS):
+        targets = _answers(network, samples.inputs, classifies)
+    elif metric is ACCURACY:
+        network.notes += _doubts(network, samples, shapes[0][1])
     calibration, validation, test = (_batches(samples.inputs, targets, rows) for rows in parts.values())
     return Task(
         model=network,
@@ -143,6 +153,18 @@ def _why_no_accuracy(samples: Samples, classifies: bool, shape: tuple[int, ...])
     if samples.classes and len(samples.classes) != shape[1]:
         return f"the data have {len(samples.classes)} folders and the network {shape[1]} outputs"
     return ""
+
+
+def _doubts(network: GraphNetwork, samples: Samples, n_classes: int) -> tuple[str, ...]:
+    """That the given network is hardly ever right, which is more often a mistake in the data."""
+    right = float((_answers(network, samples.inputs, True) == samples.labels).mean())
+    if right >= 2 / n_classes:
+        return ()
+    return (
+        f"the given network is right on {right:.1%} of the samples only, where chance is {1 / n_classes:.1%}: check "
+        "how inputs are scaled (--image-scale, --image-mean, --image-std) and the order of the classes, or judge by "
+        "agreement with the original (--ignore-labels)",
+    )
 
 
 def _parts(n: int, seed: int) -> dict[str, Array]:

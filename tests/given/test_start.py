@@ -72,6 +72,16 @@ def test_with_labels_a_classification_is_judged_by_accuracy(tmp_path: Path) -> N
     assert task_from_onnx(written(torch_style(), tmp_path), data).metric is ACCURACY
 
 
+def test_a_network_that_is_hardly_ever_right_is_doubted_and_labels_can_be_ignored(tmp_path: Path) -> None:
+    path, inputs = written(torch_style(), tmp_path), images(40, 3, 12, 12)
+    answers = np.concatenate([t.numpy() for _, t in task_from_onnx(path, {"x": inputs}, split_seed=0).val])
+    wrong = {"x": inputs, "labels": np.full(40, next(c for c in range(5) if c not in answers))}
+
+    assert any("right on" in note for note in task_from_onnx(path, wrong).notes)
+    ignoring = task_from_onnx(path, wrong, ignore_labels=True)
+    assert ignoring.metric is SAME_CLASS and not any("right on" in note for note in ignoring.notes)
+
+
 def test_outputs_that_are_no_classes_are_judged_by_their_distance(tmp_path: Path) -> None:
     path = written(two_inputs(), tmp_path)
     task = task_from_onnx(path, tokens())

@@ -173,9 +173,10 @@ def _facts(study: Study, point: Evaluation) -> list[str]:
         facts.append(f"timing: {timing.get('protocol', 'not known')}; {timing.get('clock', '')}")
     if not study.final:
         facts.append("the search was not finished: nothing was measured or scored on the test split")
+    parity = "unknown" if point.parity is None else f"{point.parity:.1%}"
     return [
         *facts,
-        f"parity with the torch model: {'unknown' if point.parity is None else format(point.parity, '.1%')}",
+        f"parity with the network it was made from: {parity}",
         f"file sha256: `{point.sha256}`",
         f"model sha256: `{s.model_sha256}`",
         f"data sha256: `{s.data_sha256}`",

@@ -44,7 +44,7 @@ class TaskKind:
     """Whether its outputs are logits (N, classes): a network can answer early where it is sure."""
     class_axis: ClassVar[int] = -1
     """The axis of the (first) output whose size is `Task.n_outputs`: that of the classes, where there are some."""
-    differs: ClassVar[str] = "gives outputs that are more than 1 % off those of its torch model"
+    differs: ClassVar[str] = "gives outputs that are more than 1 % off those of the network it was made from"
     """What is said of a file whose `agreement` with its torch model is below 0.99."""
 
     @property

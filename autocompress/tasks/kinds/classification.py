@@ -24,7 +24,7 @@ class Classification(TaskKind):
     lone_output = True
     metric = ACCURACY
     exits = True
-    differs = "answers otherwise than its torch model on more than 1 % of the samples"
+    differs = "answers otherwise than the network it was made from on more than 1 % of the samples"
 
     def check(self, task: Task) -> None:
         """Refuse what is no logits of two or more classes."""

@@ -43,7 +43,7 @@ class Segmentation(TaskKind):
     lone_output = True
     metric = Metric("mIoU of images", _iou, unit="share")
     class_axis = 1
-    differs = "gives another class than its torch model to more than 1 % of the pixels"
+    differs = "gives another class than the network it was made from to more than 1 % of the pixels"
 
     def loss(self) -> Any:
         """Cross-entropy over the pixels that have a class."""

@@ -124,7 +124,7 @@ def test_headline_warns_of_slow_and_of_unfaithful_files(tmp_path: Path) -> None:
     odd = winner().model_copy(update={"predicted_latency_ms": 9.0, "size_bytes": 9_000, "parity": 0.9})
     text = " ".join(headline(written(tmp_path / "s", odd)))
     assert "Not faster than fp32: 1 candidate of the front (trial 3)" in text
-    assert "answers otherwise than its torch model on more than 1 % of the samples" in text
+    assert "answers otherwise than the network it was made from on more than 1 % of the samples" in text
 
 
 def test_an_empty_study_has_an_empty_table_and_an_honest_headline(empty_study: Study) -> None:

@@ -82,14 +82,14 @@ def fine_tune(candidate: Candidate, workshop: Workshop, schedule: Schedule, dist
         CandidateError: the loss became infinite or NaN.
         TaskError: there is no training data.
     """
-    if schedule.epochs:
-        check_trainable(workshop)
+    start = candidate.model.state_dict()
+    if not schedule.epochs:  # BatchNorm only, which needs no training data
+        model = train_candidate(candidate, workshop, schedule, distillation)
+        return _best(model, {"start": start, "end": model.state_dict()}, workshop)
+    check_trainable(workshop)
     average = Average(candidate.model, _AVERAGED * steps_of(schedule, workshop))
     model = train_candidate(candidate, workshop, schedule, distillation, average)
-    states = {"start": candidate.model.state_dict(), "average": average.state, "end": model.state_dict()}
-    if not schedule.epochs:
-        del states["average"]
-    return _best(model, states, workshop)
+    return _best(model, {"start": start, "average": average.state, "end": model.state_dict()}, workshop)
 
 
 def fit_and_keep_best(model: nn.Module, workshop: Workshop, schedule: Schedule, *args: Any, **settings: Any) -> Trained:

@@ -138,6 +138,8 @@ def _probe(
     nodes = [*makers, *graph.node, *(helper.make_node("Shape", [name], [f"{name}:shape"]) for name in names)]
     del graph.node[:]
     graph.node.extend(nodes)
+    for node in graph.node:
+        node.ClearField("name")  # a path through nested exits may hold two of one name, which is refused
     del graph.output[:]
     graph.output.extend(helper.make_tensor_value_info(f"{n}:shape", onnx.TensorProto.INT64, None) for n in names)
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in untyped)

@@ -69,9 +69,10 @@ def without_baselines(study: Study) -> list[str]:
 def test_a_wider_space_begins_with_the_earlier_front_and_trains_nothing_for_it(
     task: Task, earlier: Study, tmp_path: Path, trained: list[str]
 ) -> None:
-    best = [p.recipe_digest for p in earlier.front if p.kind == "candidate"]
+    front = [p for p in earlier.front if p.kind == "candidate"]
+    best, networks = [p.recipe_digest for p in front], {p.derived_from or p.trial for p in front}
     study = search(
-        task, device(), space(WIDER), budget=Budget(len(best)), out=tmp_path / "s", start_from=str(earlier.path)
+        task, device(), space(WIDER), budget=Budget(len(networks)), out=tmp_path / "s", start_from=str(earlier.path)
     )
     assert best
     assert set(best) <= set(without_baselines(study))

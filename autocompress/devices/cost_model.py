@@ -133,7 +133,19 @@ def finer_key(op: Op) -> str:
     """
     if _is_gemm(op):
         return _finer(op, gemm=True)
-    return "conv_stem" if _is_stem(op) else _finer(op)
+    return "conv_stem" if _is_stem(op) else _below_stem(op)
+
+
+def _below_stem(op: Op) -> str:
+    """The finer kind of a product that is no stem."""
+    return "conv_3x3s1" if _is_3x3s1(op) else _finer(op)
+
+
+def _is_3x3s1(op: Op) -> Any:
+    """By the bytes that are read: a residual that is added belongs to them; an array where the op holds arrays."""
+    if op.kind != "conv" or op.kernel != (3, 3):
+        return False
+    return op.bytes_in / (op.cin * (1 if op.dtype == "int8" else 4)) < 3 * op.out_hw
 
 
 def _is_stem(op: Op) -> Any:
@@ -154,10 +166,7 @@ def _finer(op: Op, *, gemm: bool = False) -> str:
         return "linear_float" if np.all(op.bytes_out >= 4 * op.out_hw * op.cout) else ""
     if len(op.kernel) in _DIMENSIONS or gemm:
         return op.kind + _DIMENSIONS.get(len(op.kernel), "") + (_GEMM if gemm else "")
-    if op.kind != "conv" or op.kernel != (3, 3):
-        return ""
-    pixels_in = op.bytes_in / (op.cin * (1 if op.dtype == "int8" else 4))
-    return "conv_3x3s1" if np.all(pixels_in < 3 * op.out_hw) else ""
+    return ""
 
 
 def features(op: Op, block: int) -> tuple[float, ...]:
@@ -260,7 +269,12 @@ def op_us(profile: DeviceProfile, op: Op) -> tuple[Any, set[str]]:
     if op.kind in _OPTIONAL and op.kind not in profile.latency:
         return 0.0, set()
     dtype, values, missing = _dtype(op), features(op, profile.channel_block), set()
-    finer = {_finer(op, gemm=True): _is_gemm(op), "conv_stem": _is_stem(op), _finer(op): True}
+    finer = {
+        _finer(op, gemm=True): _is_gemm(op),
+        "conv_stem": _is_stem(op),
+        "conv_3x3s1": _is_3x3s1(op),
+        _finer(op): True,
+    }
     known = {key: where for key, where in finer.items() if dtype in profile.latency.get(key, {})}
     time_us: Any = 0.0
     left: Any = True
@@ -379,7 +393,7 @@ def _robust_nnls(relative: npt.NDArray[np.float64], ridge: float) -> npt.NDArray
 
 
 def _column(op: Op, block: int, finer: bool) -> tuple[str, Dtype]:
-    keys = (finer_key(op), _finer(op)) if finer else ()
+    keys = (finer_key(op), _below_stem(op)) if finer else ()
     fitted = (key for key in keys if key in _FITTED_FINER or key.endswith(tuple(_DIMENSIONS.values())))
     return next(fitted, cost_key(op, block)), _dtype(op)
 

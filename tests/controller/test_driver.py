@@ -181,10 +181,11 @@ def test_a_budget_shorter_than_one_trial_is_told_before_the_first_one(task: Task
                 told.append("trial")
 
     search(task, device(), space(), budget=Budget(hours=1e-6), out=tmp_path / "short", reporter=Listener())
-    assert "the budget of 1e-06 hours (0.0036 s) is shorter than one trial" in told[0]
+    before = " ".join(told[: told.index("trial")])
+    assert "the budget of 1e-06 hours (0.0036 s) is shorter than one trial" in before
     told.clear()
     search(task, device(), space(NUMERICS), budget=Budget(1, hours=5), out=tmp_path / "long", reporter=Listener())
-    assert told[0] == "trial"
+    assert "trial" in told and not any("shorter than one trial" in message for message in told)
 
 
 @pytest.mark.usefixtures("nothing_of_the_untouched")
@@ -319,7 +320,7 @@ def test_another_metric_is_refused_and_named_and_starting_from_the_study_is_the_
     task: Task, tmp_path: Path
 ) -> None:
     def other(outputs: Any, targets: Any) -> Any:
-        return (outputs.argmax(-1) != targets).astype(float)
+        return (outputs.argmax(-1) == targets) * 0.5
 
     run(task, tmp_path / "study", 1)
     changed = dataclasses.replace(task, metric=Metric("accuracy", other))
@@ -607,8 +608,9 @@ def test_kill_9_loses_and_doubles_nothing(task: Task, tmp_path: Path, kills: int
 
 
 def _hears_ctrl_c() -> None:
-    """Undo what a background job of a shell inherits: SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Undo what a background job of a shell, or nohup, hands down: signals that are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def test_a_second_signal_ends_at_once_and_a_closed_pipe_with_one_sentence(tmp_path: Path) -> None:

@@ -286,3 +286,17 @@ def test_resizing_costs_by_what_it_writes_and_constants_are_dequantised_at_a_cos
     )
     assert predict(profile, Workload((activation,))).latency_ms == pytest.approx(0.11)
     assert predict(profile, Workload((weights,))).latency_ms == 0
+
+
+def test_each_of_many_convolutions_with_a_residual_costs_what_it_costs_alone() -> None:
+    cost = {name: {"float32": {"us_per_mmac": us}} for name, us in (("conv", 9.0), ("conv_3x3s1", 2.0))}
+    profile, cin, cout = _profile(cost), np.array([16, 8, 4]), 16  # the residual is read, too: 2, 3 and 5 times cin
+
+    def conv(cin: int) -> Op:
+        macs = 9 * cin * cout * 100
+        sizes = {"bytes_in": 400 * (cin + cout), "bytes_out": 400 * cout, "bytes_weights": 36 * cin * cout}
+        return Op("conv", "float32", "c", macs=macs, **sizes, cin=cin, cout=cout, kernel=(3, 3), out_hw=100)
+
+    together = op_us(profile, conv(cin))[0]  # type: ignore[arg-type]
+    assert list(together) == pytest.approx([op_us(profile, conv(int(n)))[0] for n in cin])
+    assert together[0] / cin[0] < together[1] / cin[1]

@@ -27,7 +27,8 @@ def test_the_damage_is_that_of_the_file_with_this_layer_alone_at_4_bits() -> Non
     task = small_task("mlp")
     evaluator = Evaluator(task, device())
     worst = max(weight_sensitivity(evaluator), key=lambda layer: layer.damage)
-    stage = {"technique": "ptq", "weight_bits": {"default": 32, worst.name: 4}, "activation_bits": 32}
+    bits = {"weight_bits": {"default": 32, worst.name: 4}, "activation_bits": 32}
+    stage = {"technique": "ptq", **bits, "rounding": "nearest", "bias_correction": "none"}
     file = evaluator.evaluate(Recipe.parse({"stages": [stage]}))[0].file
     batches = task.calibration_batches(256, 0)
     before = torch.cat([outputs_of(task.model, tensors(b))[-1] for b in batches]).log_softmax(1)

@@ -53,9 +53,8 @@ class Runtime(ABC):
     """What installs it, for who has not; by default its library."""
     capabilities: ClassVar[Support]
 
-    @abstractmethod
     def convert(self, graph: onnx.ModelProto) -> bytes:
-        """Write the file that is shipped.
+        """Write the file that is shipped: the graph as it is, unless a runtime says otherwise.
 
         Args:
             graph: opset 21 or lower; int8 as pairs of QuantizeLinear and DequantizeLinear, exits as nested `If`,
@@ -64,6 +63,7 @@ class Runtime(ABC):
         Raises:
             CandidateError: the runtime has no file for this graph.
         """
+        return bytes(graph.SerializeToString(deterministic=True))
 
     @abstractmethod
     def open(self, file: bytes | Path, threads: int) -> Model:

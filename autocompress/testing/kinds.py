@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +31,7 @@ from autocompress.tasks.interface import arrays, each, n_samples, take, tensors
 from autocompress.tasks.kind import TaskKind, get, names
 from autocompress.tasks.networks import outputs_of, tensors_in
 from autocompress.tasks.task import Task
+from autocompress.testing._rules import require, require_docstrings
 
 _NOISE = 0.5
 """Of weights that are changed: relative to their standard deviation."""
@@ -77,23 +77,20 @@ class Case:
 
 def is_found_by_its_name(case: Case) -> None:
     """Check that it says what it is, and that those of the package are found by their names."""
-    _require(bool(case.kind.title) and bool(case.kind.differs), "it has no title, or does not say what differs")
+    require(bool(case.kind.title) and bool(case.kind.differs), "it has no title, or does not say what differs")
     ours = type(case.kind).__module__.startswith("autocompress.")
-    _require(not ours or (case.kind.name in names() and get(case.kind.name) is case.kind), "it is not found")
+    require(not ours or (case.kind.name in names() and get(case.kind.name) is case.kind), "it is not found")
 
 
 def is_documented(case: Case) -> None:
     """Check that module, class and own methods have docstrings."""
     cls = type(case.kind)
-    texts = {"the module": sys.modules[cls.__module__].__doc__, "the class": cls.__dict__.get("__doc__")}
-    texts |= {name: value.__doc__ for name, value in vars(cls).items() if inspect.isfunction(value)}
-    for what, text in texts.items():
-        _require(bool(inspect.cleandoc(text or "")), f"{what} has no docstring")
+    require_docstrings(cls, {name: value.__doc__ for name, value in vars(cls).items() if inspect.isfunction(value)})
 
 
 def accepts_its_own_tasks(case: Case) -> None:
     """Check that network and data of the kind are accepted."""
-    _require(case.task.trainable, "the task of the case brings no training data")
+    require(case.task.trainable, "the task of the case brings no training data")
     case.task.validate()
 
 
@@ -104,32 +101,32 @@ def has_a_loss(case: Case) -> None:
     for _ in range(5):
         optimizer.zero_grad()
         loss = case.task.loss(case.trained(model), case.batch[1])
-        _require(loss.numel() == 1 and bool(torch.isfinite(loss)), "the loss is not one finite number")
+        require(loss.numel() == 1 and bool(torch.isfinite(loss)), "the loss is not one finite number")
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(float(loss.detach()))
-    _require(min(losses[1:]) < losses[0], "steps along the gradient of the loss do not lower it")
+    require(min(losses[1:]) < losses[0], "steps along the gradient of the loss do not lower it")
 
 
 def distils(case: Case) -> None:
     """Check that the distance to the teacher is 0 for the teacher, above it for others, and has a gradient."""
     teacher = case.outputs()
     same = case.kind.distillation(case.outputs(), teacher, 2.0)
-    _require(abs(float(same)) < 1e-5, f"the teacher is {float(same):.2g} away from itself")
+    require(abs(float(same)) < 1e-5, f"the teacher is {float(same):.2g} away from itself")
     student = copy.deepcopy(case.other)
     loss = case.kind.distillation(case.trained(student), teacher, 2.0)
-    _require(float(loss.detach()) > 1e-5, "another network is as near to the teacher as the teacher itself")
+    require(float(loss.detach()) > 1e-5, "another network is as near to the teacher as the teacher itself")
     loss.backward()  # type: ignore[no-untyped-call]
-    _require(any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters()), "it has no gradient")
+    require(any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters()), "it has no gradient")
 
 
 def agrees_with_itself(case: Case) -> None:
     """Check that agreement is 1 and damage 0 for equal outputs, and worse for others."""
     ours, theirs = arrays(case.outputs()), arrays(case.outputs(case.other))
-    _require(case.kind.agreement(ours, ours) == 1.0, "equal outputs do not agree")
-    _require(0.0 <= case.kind.agreement(theirs, ours) < 1.0, "other outputs agree, or agreement is not from 0 to 1")
-    _require(abs(case.kind.damage(*(each(ours, np.float64),) * 2)) < 1e-9, "equal outputs are damaged")
-    _require(case.kind.damage(each(theirs, np.float64), each(ours, np.float64)) > 0, "other outputs are not damaged")
+    require(case.kind.agreement(ours, ours) == 1.0, "equal outputs do not agree")
+    require(0.0 <= case.kind.agreement(theirs, ours) < 1.0, "other outputs agree, or agreement is not from 0 to 1")
+    require(abs(case.kind.damage(*(each(ours, np.float64),) * 2)) < 1e-9, "equal outputs are damaged")
+    require(case.kind.damage(each(theirs, np.float64), each(ours, np.float64)) > 0, "other outputs are not damaged")
 
 
 def ranks_the_network_above_shuffled_outputs(case: Case) -> None:
@@ -144,17 +141,17 @@ def ranks_the_network_above_shuffled_outputs(case: Case) -> None:
         return take(predict(inputs), order)
 
     mine, chance = (case.task.score(function, "validation").value for function in (predict, shuffled))
-    _require(mine > chance, f"the metric is {mine:.4g} for the network and {chance:.4g} for shuffled outputs")
+    require(mine > chance, f"the metric is {mine:.4g} for the network and {chance:.4g} for shuffled outputs")
 
 
 def exits_only_where_it_is_sure(case: Case) -> None:
     """Check that a kind with exits gives a confidence per sample, and that one without gets no places for them."""
     if not case.kind.exits:
-        _require(not dissect(case.task).places, "early exits are offered for a kind without")
+        require(not dissect(case.task).places, "early exits are offered for a kind without")
         return
     confidence = case.kind.confidence(arrays(case.outputs()))
-    _require(confidence.shape == (n_samples(case.batch[0]),), "the confidence is not one number per sample")
-    _require(bool(((confidence >= 0) & (confidence <= 1)).all()), "the confidence is not from 0 to 1")
+    require(confidence.shape == (n_samples(case.batch[0]),), "the confidence is not one number per sample")
+    require(bool(((confidence >= 0) & (confidence <= 1)).all()), "the confidence is not from 0 to 1")
 
 
 def goes_into_a_file(case: Case) -> None:
@@ -163,8 +160,8 @@ def goes_into_a_file(case: Case) -> None:
     for stages, least in (((), 0.99), ((quantised(),), 0.5)):
         outcome = evaluator.evaluate(Recipe(stages=stages))[0]
         parity = outcome.evaluation.parity
-        _require(parity is not None and parity >= least, f"{stages}: the file agrees with the network by {parity}")
-        _require(np.isfinite(evaluator.score(outcome.file, "validation").value), f"{stages}: the file has no score")
+        require(parity is not None and parity >= least, f"{stages}: the file agrees with the network by {parity}")
+        require(np.isfinite(evaluator.score(outcome.file, "validation").value), f"{stages}: the file has no score")
 
 
 CHECKS: tuple[Callable[[Case], None], ...] = (
@@ -179,8 +176,3 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     goes_into_a_file,
 )
 """All of them; each takes a `Case`."""
-
-
-def _require(condition: bool, rule: str) -> None:
-    if not condition:
-        raise AssertionError(rule)

@@ -11,8 +11,6 @@ Each check raises AssertionError with the rule that was broken.
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +35,7 @@ from autocompress.runtimes.timing import TimingProtocol, measure
 from autocompress.runtimes.workload import KINDS
 from autocompress.tasks.interface import joined
 from autocompress.tasks.task import Task
+from autocompress.testing._rules import is_refused, require, require_docstrings
 
 FLOAT_ERROR = 1e-3
 """Largest difference of outputs from the reference, relative to the largest output, where all is computed in floats."""
@@ -85,45 +84,42 @@ class Case:
 def is_found_by_its_name(case: Case) -> None:
     """Check that profiles can name it, and that it says what it is."""
     runtime = case.runtime
-    _require(runtime.name == case.name, f"it is called {runtime.name!r}, and found as {case.name!r}")
-    _require(
+    require(runtime.name == case.name, f"it is called {runtime.name!r}, and found as {case.name!r}")
+    require(
         runtime.suffix.startswith(".") and bool(runtime.title), "it has no suffix that starts with a dot, or no title"
     )
-    _require(bool(runtime.version()), "its library has no version")
+    require(bool(runtime.version()), "its library has no version")
     can = runtime.capabilities
-    _require(all((can.way, can.weight_bits, can.activation_bits)), "its capabilities are empty")
+    require(all((can.way, can.weight_bits, can.activation_bits)), "its capabilities are empty")
 
 
 def is_documented(case: Case) -> None:
     """Check that module, class and methods have docstrings."""
     cls = type(case.runtime)
-    texts = {"the module": sys.modules[cls.__module__].__doc__, "the class": cls.__dict__.get("__doc__")}
-    texts |= {method: getattr(cls, method).__doc__ for method in ("convert", "open", "kernels")}
-    for what, text in texts.items():
-        _require(bool(inspect.cleandoc(text or "")), f"{what} has no docstring")
+    require_docstrings(cls, {method: getattr(cls, method).__doc__ for method in ("convert", "open", "kernels")})
 
 
 def writes_the_same_file_every_time(case: Case) -> None:
     """Check that a graph is converted to the same bytes, and not changed: files are known by their digests."""
     graph = case.file().graph
     before = graph.SerializeToString(deterministic=True)
-    _require(case.runtime.convert(graph) == case.runtime.convert(graph), "a second conversion gives another file")
-    _require(graph.SerializeToString(deterministic=True) == before, "the graph was changed")
+    require(case.runtime.convert(graph) == case.runtime.convert(graph), "a second conversion gives another file")
+    require(graph.SerializeToString(deterministic=True) == before, "the graph was changed")
 
 
 def keeps_names(case: Case) -> None:
     """Check that inputs and outputs are called as in the graph, and that one sample fits."""
     artifact = case.file()
     model, graph = case.runtime.load(artifact.file), artifact.graph.graph
-    _require(list(model.inputs) == [v.name for v in graph.input], f"its inputs are {list(model.inputs)}")
-    _require(list(model.outputs) == [v.name for v in graph.output], f"its outputs are {list(model.outputs)}")
+    require(list(model.inputs) == [v.name for v in graph.input], f"its inputs are {list(model.inputs)}")
+    require(list(model.outputs) == [v.name for v in graph.output], f"its outputs are {list(model.outputs)}")
     for name, value in case.samples.items():
         spec = model.inputs[name]
         fits = all(not isinstance(size, int) or size == n for size, n in zip(spec.shape, value.shape, strict=True))
-        _require(
+        require(
             fits and spec.dtype == str(value.dtype), f"input {name!r} is {spec}, a sample {value.shape}, {value.dtype}"
         )
-    _require(list(model(case.samples)) == list(model.outputs), "it does not return what `outputs` names")
+    require(list(model(case.samples)) == list(model.outputs), "it does not return what `outputs` names")
 
 
 def loads_files_by_their_path(case: Case) -> None:
@@ -137,14 +133,16 @@ def loads_files_by_their_path(case: Case) -> None:
         path.write_bytes(artifact.file)
         found = case.runtime.load(path)(case.samples)
     expected = case.runtime.load(artifact.file)(case.samples)
-    _require(all(np.array_equal(found[n], expected[n]) for n in expected), "a file on disk gives other outputs")
+    require(all(np.array_equal(found[n], expected[n]) for n in expected), "a file on disk gives other outputs")
 
 
 def refuses_what_it_cannot_run(case: Case) -> None:
     """Check that damaged files and wrong inputs are errors of the candidate."""
-    _require(_refused(lambda: case.runtime.load(b"no model")), "a damaged file raises no CandidateError")
+    require(
+        is_refused(lambda: case.runtime.load(b"no model"), CandidateError), "a damaged file raises no CandidateError"
+    )
     model, wrong = case.runtime.load(case.file().file), {n: v[:, :-1] for n, v in case.samples.items()}
-    _require(_refused(lambda: model(wrong)), "inputs of a wrong shape raise no CandidateError")
+    require(is_refused(lambda: model(wrong), CandidateError), "inputs of a wrong shape raise no CandidateError")
 
 
 def computes_what_the_file_says(case: Case) -> None:
@@ -155,7 +153,7 @@ def computes_what_the_file_says(case: Case) -> None:
             stage = None if bits == 32 else quantised(weight_bits=bits, activation_bits=activations)
             allowed = INTEGER_ERROR if bits <= 8 and activations == 8 else FLOAT_ERROR
             error = _error(case, case.file(stage))
-            _require(
+            require(
                 error <= allowed, f"weights of {bits}, activations of {activations} bits: relative error {error:.2g}"
             )
 
@@ -170,27 +168,27 @@ def leaves_at_each_exit(case: Case) -> None:
         for runtime, file in ((case.runtime, artifact.file), (reference(), artifact.graph.SerializeToString()))
     )
     left = [int(outputs[EXIT_INDEX]) for outputs in ours]
-    _require(left == list(range(len(theirs))), f"forced out at exits 0 to {len(theirs) - 1}, it left at {left}")
+    require(left == list(range(len(theirs))), f"forced out at exits 0 to {len(theirs) - 1}, it left at {left}")
     for a, b in zip(ours, theirs, strict=True):
-        _require(_difference(a, b) <= FLOAT_ERROR, "an exit answers otherwise than in the reference")
+        require(_difference(a, b) <= FLOAT_ERROR, "an exit answers otherwise than in the reference")
 
 
 def reads_kernels(case: Case) -> None:
     """Check that a graph becomes kernel calls of known kinds, fewer bytes of weights where they are int8."""
     plain, int8 = (case.runtime.kernels(case.file(stage).graph).workload() for stage in (None, quantised()))
-    _require(plain.macs > 0 and plain.macs == int8.macs, "the multiply-accumulates are not counted")
-    _require({op.kind for op in (*plain.ops, *int8.ops)} <= set(KINDS), "an operator has a kind that is not known")
-    _require(int8.weight_bytes < plain.weight_bytes, "int8 weights take as many bytes as floats")
+    require(plain.macs > 0 and plain.macs == int8.macs, "the multiply-accumulates are not counted")
+    require({op.kind for op in (*plain.ops, *int8.ops)} <= set(KINDS), "an operator has a kind that is not known")
+    require(int8.weight_bytes < plain.weight_bytes, "int8 weights take as many bytes as floats")
     if case.runtime.capabilities.early_exits:
         several = case.deployment(exits=True)
         first, whole = (case.runtime.kernels(several.proto, several.outputs[:n]).workload() for n in (1, 2))
-        _require(first.macs < whole.macs, "the way to the first exit costs as much as the whole network")
+        require(first.macs < whole.macs, "the way to the first exit costs as much as the whole network")
 
 
 def can_be_timed(case: Case) -> None:
     """Check that the timing protocol gives a latency."""
     (timing,) = measure([(case.runtime.load(case.file().file), case.samples)], case.runtime, protocol=_BRIEF)
-    _require(timing.latency_ms > 0, "a run takes no time")
+    require(timing.latency_ms > 0, "a run takes no time")
 
 
 CHECKS: tuple[Callable[[Case], None], ...] = (
@@ -206,19 +204,6 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     can_be_timed,
 )
 """All of them; each takes a `Case`."""
-
-
-def _require(condition: bool, rule: str) -> None:
-    if not condition:
-        raise AssertionError(rule)
-
-
-def _refused(attempt: Callable[[], object]) -> bool:
-    try:
-        attempt()
-    except CandidateError:
-        return True
-    return False
 
 
 def _error(case: Case, artifact: Artifact) -> float:

@@ -12,9 +12,7 @@ Each check raises AssertionError with the rule that was broken.
 from __future__ import annotations
 
 import copy
-import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,6 +40,7 @@ from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.interface import Inputs, joined, take, tensors
 from autocompress.tasks.networks import outputs_of, seed_everything
 from autocompress.tasks.task import Task
+from autocompress.testing._rules import is_refused, require, require_docstrings
 
 _SAMPLES = 8
 """On which outputs are compared."""
@@ -97,8 +96,8 @@ class Case:
 def survives_yaml(case: Case) -> None:
     """Check that a recipe with the stage is the same after writing and reading it."""
     again = Recipe.parse(yaml.safe_load(case.recipe.to_yaml()))
-    _require(again == case.recipe, "the recipe is another one after a round trip through YAML")
-    _require(type(again.stages[-1]) is type(case.stage), "the stage has another class after a round trip")
+    require(again == case.recipe, "the recipe is another one after a round trip through YAML")
+    require(type(again.stages[-1]) is type(case.stage), "the stage has another class after a round trip")
 
 
 def has_a_stable_digest(case: Case) -> None:
@@ -106,11 +105,11 @@ def has_a_stable_digest(case: Case) -> None:
     again = Recipe.parse(yaml.safe_load(case.recipe.to_yaml()))
     full = case.stage.model_validate(case.stage.model_dump())
     spelled_out = Recipe(stages=(*case.before, full))
-    _require(again.digest() == case.recipe.digest(), "equal recipes have different digests")
-    _require(spelled_out.digest() == case.recipe.digest(), "settings given at their defaults change the digest")
+    require(again.digest() == case.recipe.digest(), "equal recipes have different digests")
+    require(spelled_out.digest() == case.recipe.digest(), "settings given at their defaults change the digest")
     if case.identity is not None and case.identity != case.stage:
         other = Recipe(stages=(*case.before, case.identity))
-        _require(other.digest() != case.recipe.digest(), "different settings have one digest")
+        require(other.digest() != case.recipe.digest(), "different settings have one digest")
 
 
 def leaves_its_input_alone(case: Case) -> None:
@@ -123,21 +122,21 @@ def leaves_its_input_alone(case: Case) -> None:
     )
     result = case.run()
     for name, model in models.items():
-        _require(_same(before[name], _state(model)), f"{name} was changed")
-    _require(_equal(outputs, case.outputs(case.start)), "the candidate's outputs were changed")
+        require(_same(before[name], _state(model)), f"{name} was changed")
+    require(_equal(outputs, case.outputs(case.start)), "the candidate's outputs were changed")
     now = (case.start.quantization, case.start.thresholds, case.start.notes)
-    _require(fields == now and result is not case.start, "the candidate's fields were changed")
+    require(fields == now and result is not case.start, "the candidate's fields were changed")
 
 
 def keeps_the_output(case: Case) -> None:
     """Check that the network's own output keeps its shape and is finite."""
     expected = case.outputs(case.start)[-1]
     got = case.outputs(case.run())[-1]
-    _require(
+    require(
         got.shape == expected.shape,
         f"the output has the shape {tuple(got.shape)}, not {tuple(expected.shape)}",
     )
-    _require(bool(torch.isfinite(got).all()), "the output is not finite")
+    require(bool(torch.isfinite(got).all()), "the output is not finite")
 
 
 def repeats(case: Case) -> None:
@@ -145,8 +144,8 @@ def repeats(case: Case) -> None:
     first = case.run()
     torch.rand(7)
     second = case.run()
-    _require(_same(_state(first.model), _state(second.model)), "a second run gives other weights")
-    _require(first.notes == second.notes and first.removed == second.removed, "a second run reports something else")
+    require(_same(_state(first.model), _state(second.model)), "a second run gives other weights")
+    require(first.notes == second.notes and first.removed == second.removed, "a second run reports something else")
 
 
 def is_known_by_its_content(case: Case) -> None:
@@ -158,10 +157,10 @@ def is_known_by_its_content(case: Case) -> None:
     if case.stage.phase is not Phase.STRUCTURE:
         return
     result = case.run()
-    _require(result.fingerprint == case.run().fingerprint, "a second run gives another fingerprint")
+    require(result.fingerprint == case.run().fingerprint, "a second run gives another fingerprint")
     for other in (case.start, *([case.run(case.identity)] if case.identity else [])):
         differs = not _equal(case.outputs(other), case.outputs(result))
-        _require(
+        require(
             not differs or result.fingerprint != other.fingerprint,
             "a network that computes something else has the same fingerprint: name what makes it differ in `facts`",
         )
@@ -174,7 +173,7 @@ def keeps_to_its_phase(case: Case) -> None:
     before, after = case.start, case.run()
     shapes = [{name: t.shape for name, t in _state(c.model).items()} for c in (before, after)]
     same = shapes[0] == shapes[1] and architecture(before.model) == architecture(after.model)
-    _require(same, f"a stage of the phase {case.stage.phase.name.lower()} changes modules or shapes")
+    require(same, f"a stage of the phase {case.stage.phase.name.lower()} changes modules or shapes")
 
 
 def does_nothing_at_zero_strength(case: Case) -> None:
@@ -182,7 +181,7 @@ def does_nothing_at_zero_strength(case: Case) -> None:
     if case.identity is None:
         return
     expected, got = case.outputs(case.start)[-1], case.outputs(case.run(case.identity))[-1]
-    _require(torch.equal(expected, got), "the settings that should change nothing change the output")
+    require(torch.equal(expected, got), "the settings that should change nothing change the output")
 
 
 def removes_what_it_reports(case: Case) -> None:
@@ -196,7 +195,7 @@ def removes_what_it_reports(case: Case) -> None:
             result = case.run(stage)
         if result is None or not result.removed:
             continue
-        _require(result.whole is not None, "it reports `removed` without `whole`, the network that had the channels")
+        require(result.whole is not None, "it reports `removed` without `whole`, the network that had the channels")
         order = [result.path_of(name) for name in case.workshop.anatomy.layers]
         pruner = ChannelPruner(copy.deepcopy(result.whole or nn.Identity()), take(case.samples, slice(1)), order)
         groups = {group.name: group for group in pruner.groups}
@@ -206,7 +205,7 @@ def removes_what_it_reports(case: Case) -> None:
         with absent(pruner.model, [mark for group, units in lost for mark in pruner.marks(group, units)]):
             wanted = outputs_of(pruner.model, case.samples)
         got = outputs_of(result.model, case.samples)
-        _require(
+        require(
             all(a.shape == b.shape and _distance(a, b) <= _ERROR for a, b in zip(got, wanted, strict=True)),
             "the network computes something else than without the channels that it reports as `removed`",
         )
@@ -222,7 +221,7 @@ def exports(case: Case) -> None:
         error = export.disagreement(deployer.float_graph(result), result.model, case.samples)
     except CandidateError as failure:
         raise AssertionError(f"no file can be written: {failure}") from failure
-    _require(error <= export.TOLERANCE, f"the file answers differently from torch, by {error:.2g}")
+    require(error <= export.TOLERANCE, f"the file answers differently from torch, by {error:.2g}")
 
 
 def reports(case: Case) -> None:
@@ -230,9 +229,9 @@ def reports(case: Case) -> None:
     start, result = case.start, case.run()
     noted = result.notes[: len(start.notes)] == start.notes and len(result.notes) > len(start.notes)
     declared = (result.quantization, result.thresholds) != (start.quantization, start.thresholds)
-    _require(noted or declared, "it adds no note and sets nothing: say what was done, or that nothing was")
+    require(noted or declared, "it adds no note and sets nothing: say what was done, or that nothing was")
     changed = not _same(_state(start.model), _state(result.model))
-    _require(noted or not changed, "it changes the model without a note")
+    require(noted or not changed, "it changes the model without a note")
 
 
 def has_valid_fields(case: Case) -> None:
@@ -240,30 +239,25 @@ def has_valid_fields(case: Case) -> None:
     cls = type(case.stage)
     required = {name for name, field in cls.model_fields.items() if field.is_required()}
     defaults = cls.model_validate({name: getattr(case.stage, name) for name in required})
-    _require(cls.model_validate(defaults.model_dump()) == defaults, "the default of a field is not valid for it")
-    _require(isinstance(cls.phase, Phase), "it has no phase")
+    require(cls.model_validate(defaults.model_dump()) == defaults, "the default of a field is not valid for it")
+    require(isinstance(cls.phase, Phase), "it has no phase")
     found = technique(case.stage.technique) if case.stage.technique in technique_names() else None
-    _require(found is cls, "`technique` is not the name that recipes find it by: the path of its module")
+    require(found is cls, "`technique` is not the name that recipes find it by: the path of its module")
     for attempt in (
         lambda: cls.model_validate({**defaults.model_dump(), "no_such_setting": 1}),
         lambda: setattr(case.stage, "technique", "other"),
     ):
-        _require(_refused(attempt), "unknown keys, or changes of a stage, are not refused")
-    _require(bool(case.stage.summary()) and "\n" not in case.stage.summary(), "its summary is not one line")
+        require(is_refused(attempt, ValidationError), "unknown keys, or changes of a stage, are not refused")
+    require(bool(case.stage.summary()) and "\n" not in case.stage.summary(), "its summary is not one line")
 
 
 def is_documented(case: Case) -> None:
     """Check that module, class and `apply` have docstrings, and that papers are named."""
     cls = type(case.stage)
-    for what, text in (
-        ("the module", sys.modules[cls.__module__].__doc__),
-        ("the class", cls.__dict__.get("__doc__")),
-        ("apply", cls.apply.__doc__),
-    ):
-        _require(bool(inspect.cleandoc(text or "")), f"{what} has no docstring")
-    _require(bool(cls.references) or cls.phase is Phase.RUNTIME, "it names no paper in `references`")
+    require_docstrings(cls, {"apply": cls.apply.__doc__})
+    require(bool(cls.references) or cls.phase is Phase.RUNTIME, "it names no paper in `references`")
     for reference in cls.references:
-        _require(bool(re.search(r"\b(19|20)\d\d\b|arXiv \d{4}\.\d{4,5}", reference)), f"no year in {reference!r}")
+        require(bool(re.search(r"\b(19|20)\d\d\b|arXiv \d{4}\.\d{4,5}", reference)), f"no year in {reference!r}")
 
 
 CHECKS: tuple[Callable[[Case], None], ...] = (
@@ -337,19 +331,6 @@ def _for_single_groups(case: Case) -> Iterator[Stage]:
 
 def _distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
-
-
-def _require(condition: bool, rule: str) -> None:
-    if not condition:
-        raise AssertionError(rule)
-
-
-def _refused(attempt: Callable[[], object]) -> bool:
-    try:
-        attempt()
-    except ValidationError:
-        return True
-    return False
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

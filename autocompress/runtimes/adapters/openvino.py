@@ -39,10 +39,6 @@ class OpenVino(Runtime):
         reads_quantized=True,
     )
 
-    def convert(self, graph: onnx.ModelProto) -> bytes:
-        """The graph as it is."""
-        return bytes(graph.SerializeToString(deterministic=True))
-
     def open(self, file: bytes | Path, threads: int) -> Model:
         """Compile the file for this processor, which takes seconds where its layers are quantised."""
         return _Compiled(file if isinstance(file, bytes) else str(file), threads)

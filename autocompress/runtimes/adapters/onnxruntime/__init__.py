@@ -29,10 +29,6 @@ class OnnxRuntime(Runtime):
         reads_quantized=True,
     )
 
-    def convert(self, graph: onnx.ModelProto) -> bytes:
-        """The graph as it is."""
-        return bytes(graph.SerializeToString(deterministic=True))
-
     def open(self, file: bytes | Path, threads: int) -> Model:
         """A quiet session."""
         from autocompress.runtimes.adapters.onnxruntime.session import Session

@@ -69,6 +69,9 @@ def normalize(given: nn.Module, example: Tensors, who: str = "the model", *, tra
     in_float32 = _float32(model, example, who)
     outputs = outputs or _make_flat(model, example)
     notes += [*in_float32, *(_states(given, model) if trains else ())]
+    if taken := _taken_names(model):
+        model = NamedFlat(model) if isinstance(model, Flat) else Named(model)
+        notes.append(f"has a part called {taken[0]!r}, as torch.export calls its own: here it is network.{taken[0]}")
     if not notes and (isinstance(given, Flat) or not isinstance(model, Flat)):
         return Normalized(given, given.notes if isinstance(given, Flat) else (), outputs)
     _compare(before, _run(model, example), who, _TOLERANCE_OF_HALF if in_float32 else _TOLERANCE)
@@ -94,6 +97,34 @@ class Flat:
         names = self.structure.names if found.keys() >= set(self.structure.names) else tuple(found)
         outputs = tuple(found[name] for name in names)  # in training mode some networks return more
         return outputs[0] if len(self.structure.names) == 1 else outputs[: len(self.structure.names)]
+
+
+class Named(nn.Module):
+    """A network one level down, so that none of its own names stand at the top."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """As the network does."""
+        return self.network(*inputs)
+
+
+class NamedFlat(Named, Flat):
+    """The same of a network whose inputs and outputs are adapted."""
+
+    def __init__(self, network: Flat) -> None:
+        super().__init__(cast(nn.Module, network))
+        self.structure, self.notes = network.structure, network.notes
+
+
+def _taken_names(model: nn.Module) -> list[str]:
+    """Parts whose names `torch.fx.GraphModule`, which an export is, has for something else."""
+    names = [*(name for name, _ in model.named_children()), *model._parameters, *model._buffers]
+    own = {*dir(torch.fx.GraphModule), "meta", "shape_env"} - {*dir(nn.Module)}
+    return [name for name in names if name in own]
 
 
 def _called(forward: Any, how: str, inputs: dict[str, Tensor]) -> Any:

@@ -121,6 +121,21 @@ def in_inference(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 P, ROW, IMAGE = nn.DataParallel, (12,), (3, 10, 10)
+
+
+class Calls(nn.Module):
+    """A network whose only part has a name of its own."""
+
+    def __init__(self, name: str, part: nn.Module) -> None:
+        super().__init__()
+        self.name = name
+        self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = getattr(self, self.name)(x)
+        return found
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "compiled": (lambda: torch.compile(mlp()), ROW, "torch.compile"),
     "compiled in place": (lambda: in_place(mlp()), ROW, "torch.compile"),
@@ -132,6 +147,9 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         ROW,
         "DataParallel, torch.compile",
     ),
+    "name of an export": (lambda: Calls("meta", mlp()), ROW, "torch.export calls its own: here it is network.meta"),
+    "method of an export": (lambda: Calls("recompile", conv()), IMAGE, "network.recompile"),
+    "name and bfloat16": (lambda: Cast(Calls("code", conv()), torch.bfloat16), IMAGE, "bfloat16"),
     "bfloat16": (lambda: Cast(conv(), torch.bfloat16), IMAGE, "bfloat16"),
     "half": (lambda: Cast(mlp(), torch.float16, "half"), ROW, "float16"),
     "half, tensors made": (lambda: Cast(mlp(), torch.float16, "made"), ROW, "float16"),

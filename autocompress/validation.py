@@ -11,6 +11,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from autocompress.errors import InputError
 
 
+_LISTED = 5
+"""Problems that are named; a file of another kind has one for each of its keys."""
+
+
 class Data(BaseModel):
     """Plain data: frozen, and an unknown field is an error."""
 
@@ -33,7 +37,7 @@ def check_version(data: Mapping[str, Any], source: str, error: type[InputError],
 
 
 def explain(error: ValidationError, source: str, fields: Sequence[str]) -> str:
-    """Turn a pydantic error into one line per problem: path, rule, what was given."""
+    """Turn a pydantic error into one line per problem: path, rule, what was given; of many the first ones."""
     lines = []
     for problem in error.errors(include_url=False):
         path = ".".join(str(part) for part in problem["loc"])
@@ -44,4 +48,6 @@ def explain(error: ValidationError, source: str, fields: Sequence[str]) -> str:
             message = problem["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]
             lines.append(f"{source}: {path}: {message}, got {problem['input']!r}")
+    if rest := lines[_LISTED:]:
+        lines = [*lines[:_LISTED], f"{source}: and {len(rest)} more; is it a file of this kind?"]
     return "\n".join(lines)

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autocompress.errors import InputError
 
-
 _LISTED = 5
 """Problems that are named; a file of another kind has one for each of its keys."""
 

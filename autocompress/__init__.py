@@ -36,6 +36,7 @@ _HOMES = {
     "Number": "autocompress.compression.stage",
     "TableField": "autocompress.compression.stage",
     "Candidate": "autocompress.compression.candidate",
+    "Context": "autocompress.compression.candidate",
     "Workshop": "autocompress.compression.candidate",
 }
 

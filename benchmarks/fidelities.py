@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from autocompress.compression.anatomy import count_macs, dissect
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.analysis import analyze, count_macs
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.stage import Phase
-from autocompress.compression.structure import Outline
+from autocompress.compression.structure import NetworkStructure
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.weights import load_weights
 from autocompress.controller.plan import Fixed, now, versions
@@ -45,46 +45,46 @@ WAYS = ("base+full", "base+0", "elastic+0", "base+1", "elastic+1", "elastic+full
 YARDSTICK = "base+full"
 
 
-def random_widths(space: SearchSpace, outline: Outline, rng: np.random.Generator) -> Recipe:
+def random_widths(space: SearchSpace, outline: NetworkStructure, rng: np.random.Generator) -> Recipe:
     """A recipe of random ratios."""
     values = space.setting(outline, rng.random, optional=False)
     widths = {name: value for name, value in values.items() if "ratio" in name}
     return space.sample(Fixed(widths), outline)
 
 
-def carry_out(recipe: Recipe, workshop: Workshop) -> Candidate:
+def carry_out(recipe: Recipe, context: Context) -> Candidate:
     """The STRUCTURE stages."""
-    candidate = Candidate(workshop.task.model)
+    candidate = Candidate(context.task.model)
     for stage in recipe.upto(Phase.STRUCTURE).stages:
-        candidate = stage.apply(candidate, workshop)
+        candidate = stage.apply(candidate, context)
     return candidate
 
 
-def draw(space: SearchSpace, workshop: Workshop, n: int, max_macs: float, seed: int) -> list[Recipe]:
+def draw(space: SearchSpace, context: Context, n: int, max_macs: float, seed: int) -> list[Recipe]:
     """Different recipes within the limit; fewer than `n` where the space has no more."""
     rng, found = np.random.default_rng(seed), {}
     for _ in range(50 * n):
-        recipe = random_widths(space, workshop.anatomy.outline, rng)
-        candidate = carry_out(recipe, workshop)
-        if count_macs(candidate.model, workshop.task.example_input) <= max_macs * workshop.anatomy.macs:
+        recipe = random_widths(space, context.analysis.outline, rng)
+        candidate = carry_out(recipe, context)
+        if count_macs(candidate.model, context.task.example_input) <= max_macs * context.analysis.macs:
             found.setdefault(str(candidate.removed), recipe)
         if len(found) == n:
             break
     return list(found.values())
 
 
-def judge(way: str, recipe: Recipe, workshop: Workshop, elastic: Elastic) -> dict[str, float]:
+def judge(way: str, recipe: Recipe, context: Context, elastic: Elastic) -> dict[str, float]:
     """Accuracy and CPU seconds of one way to judge a recipe."""
     started = time.process_time()
-    candidate = carry_out(recipe, workshop)
+    candidate = carry_out(recipe, context)
     origin, _, length = way.partition("+")
     distill = recipe.get("distill")
     assert isinstance(distill, Distill)
     epochs = distill.epochs if length == "full" else int(length)
     if origin == "elastic":
         candidate = elastic.start(candidate)
-    candidate = distill.model_copy(update={"epochs": epochs}).apply(candidate, workshop)
-    accuracy = torch_score(candidate.model, workshop).value
+    candidate = distill.model_copy(update={"epochs": epochs}).apply(candidate, context)
+    accuracy = torch_score(candidate.model, context).value
     return {"accuracy": accuracy, "cpu_seconds": time.process_time() - started}
 
 
@@ -122,8 +122,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     task = load_task(arguments.task)
-    workshop = Workshop(task, dissect(task), arguments.seed)
-    space, outline = SearchSpace.load(arguments.space), workshop.anatomy.outline
+    context = Context(task, analyze(task), arguments.seed)
+    space, outline = SearchSpace.load(arguments.space), context.analysis.outline
     rng = np.random.default_rng(arguments.seed + 1)
     strongest = space.sample(Fixed(space.setting(outline, lambda: 1.0, optional=False)), outline)
     parts = [strongest, *(random_widths(space, outline, rng) for _ in range(255))]
@@ -133,7 +133,7 @@ def main() -> None:
     files = [path for path in arguments.out.glob("elastic-*") if not path.suffix]
     before = max((int((load_weights(path) or {"epoch": 0})["epoch"]) for path in files), default=0)
     started = time.process_time()
-    elastic = Elastic.train(workshop, parts, schedule=schedule, folder=arguments.out)
+    elastic = Elastic.train(context, parts, schedule=schedule, folder=arguments.out)
     if state["training"] is None:
         seconds, epochs = time.process_time() - started, schedule.epochs - before
         state["training"] = {
@@ -143,13 +143,13 @@ def main() -> None:
         }
         write_json(kept, state)
         print("elastic training", state["training"], flush=True)
-    recipes = draw(space, workshop, arguments.recipes, arguments.max_macs, arguments.seed)
+    recipes = draw(space, context, arguments.recipes, arguments.max_macs, arguments.seed)
     state["rows"] += [{"recipe": r.to_dict()} for r in recipes[len(state["rows"]) :]]
     for number, way in enumerate(WAYS, 1):
         for row, recipe in zip(state["rows"], recipes, strict=True):
             assert row["recipe"] == recipe.to_dict(), "--out holds another run"
             if way not in row:
-                row[way] = judge(way, recipe, workshop, elastic)
+                row[way] = judge(way, recipe, context, elastic)
                 write_json(kept, state)
                 print(way, recipe.summary(), row[way], flush=True)
         table = {way: summary(state["rows"], way) for way in WAYS[:number]}

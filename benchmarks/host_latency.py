@@ -132,7 +132,7 @@ def build(folder: Path, seed: int) -> None:
     for base, make in BASES.items():
         torch.manual_seed(0)
         ev = evaluator(base, *make(), device)
-        outline = ev.anatomy.outline
+        outline = ev.analysis.outline
         recipes = {}
         for number in range(N_VARIANTS):
             knobs = space.knobs(outline).items()

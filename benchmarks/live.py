@@ -23,7 +23,7 @@ from typing import Any
 from autocompress import Study
 from autocompress.controller.plan import now, versions
 from autocompress.files import write_json
-from autocompress.report._volume import Volumes, hypervolume_reference, in_order
+from autocompress.report.hypervolume import Volumes, hypervolume_reference, in_order
 
 
 def course(study: Study, began: float) -> tuple[list[float], list[float]]:

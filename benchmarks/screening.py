@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--checked", type=int, default=40)
     arguments = parser.parse_args()
     evaluator = resnet18()
-    space, outline = SearchSpace.parse(SPACE), evaluator.anatomy.outline
+    space, outline = SearchSpace.parse(SPACE), evaluator.analysis.outline
     rng = np.random.default_rng(0)
     started = time.process_time()
     screen = Screen(evaluator, space)

@@ -8,8 +8,8 @@ from helpers.tasks import make_task, make_workshop
 from helpers.zoo import synthetic_classification
 from torch import nn
 
-from autocompress.compression.anatomy import dissect
-from autocompress.compression.candidate import Workshop
+from autocompress.compression.analysis import analyze
+from autocompress.compression.candidate import Context
 from autocompress.tasks.task import Task
 
 torch.set_num_threads(1)
@@ -34,17 +34,17 @@ def trained_task() -> Task:
 
 
 @pytest.fixture
-def trained_workshop(trained_task: Task) -> Workshop:
-    """A workshop of its own for every test; the task is shared."""
-    return Workshop(trained_task, dissect(trained_task))
+def trained_workshop(trained_task: Task) -> Context:
+    """A context of its own for every test; the task is shared."""
+    return Context(trained_task, analyze(trained_task))
 
 
 @pytest.fixture(scope="session")
-def workshop_of() -> Callable[[str], Workshop]:
+def workshop_of() -> Callable[[str], Context]:
     """Workshops on untrained nets of the zoo, made once each; do not change what is in them."""
-    made: dict[str, Workshop] = {}
+    made: dict[str, Context] = {}
 
-    def get(name: str) -> Workshop:
+    def get(name: str) -> Context:
         if name not in made:
             made[name] = make_workshop(name)
         return made[name]

@@ -28,7 +28,7 @@ from autocompress.packaging._infer import _load_samples, _read_card, verify
 from autocompress.packaging.signing import new_key, sign_folder
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
-from autocompress.report._follow import Follower
+from autocompress.report.study_reader import Follower
 from autocompress.report.web.html import render
 from autocompress.runtimes.workload import Op, Workload
 from autocompress.studies.ablation import Ablation, read_ablation

@@ -110,6 +110,15 @@ def test_few_modules_stand_at_the_top() -> None:
     assert len([name for name in MODULES if not folder(name) and name != "__main__"]) <= MOST_AT_THE_TOP
 
 
+@pytest.mark.parametrize(
+    "folder", ["", *["tasks", "runtimes", "graphs", "given", "devices", "compression", "studies", "controller"]]
+)
+def test_the_layout_in_contributing_names_every_module(folder: str) -> None:
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    names = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
+    assert not [name for name in sorted(names) if f"`{name}`" not in text]
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module: str) -> None:
     up = {o for o in OWN[module] if height(o) > height(module) and (module, o) not in EXCEPTIONS}

@@ -15,11 +15,11 @@ from helpers.small import DEVICE, device, small_task, space, write_space, write_
 from helpers.tasks import make_task
 
 from autocompress import Study, cli
-from autocompress.compression.anatomy import dissect
-from autocompress.compression.candidate import Workshop
+from autocompress.compression.analysis import analyze
+from autocompress.compression.candidate import Context
 from autocompress.compression.catalogue import enable, technique
 from autocompress.compression.training import Schedule
-from autocompress.controller.executors.base import Blueprint
+from autocompress.controller.executors.base import EvaluatorSpec
 from autocompress.controller.untouched import UntouchedNetwork
 from autocompress.errors import CandidateError
 from autocompress.evaluation.elastic import Elastic
@@ -85,14 +85,14 @@ def test_costs_of_unknown_stages_are_not_guessed() -> None:
 
 
 def test_shared_weights_carry_what_consists_of_them(tmp_path: Path) -> None:
-    workshop = Evaluator(small_task("resnet", n=64), device()).workshop
+    context = Evaluator(small_task("resnet", n=64), device()).context
     pruned = {"technique": "prune", "ratio": 0.5, "round_to": 2}
     replaced = recipe({**DROP, "by": "two"})
     with pytest.raises(CandidateError, match=r"blocks.0.0.weight is not a parameter of the original network"):
-        Elastic.train(workshop, [replaced])
-    elastic = Elastic.train(workshop, [recipe(DROP, pruned), recipe(pruned)], schedule=Schedule(1, 0.05))
+        Elastic.train(context, [replaced])
+    elastic = Elastic.train(context, [recipe(DROP, pruned), recipe(pruned)], schedule=Schedule(1, 0.05))
     smaller, other = (
-        elastic.start(Evaluator(workshop.task, device()).structure(r)) for r in (recipe(DROP, pruned), replaced)
+        elastic.start(Evaluator(context.task, device()).structure(r)) for r in (recipe(DROP, pruned), replaced)
     )
     whole = dict(elastic.shared.backbone.named_parameters())
     kept = [i for i in range(8) if i not in smaller.removed["stem.0"]]
@@ -124,15 +124,15 @@ SKIPPING = {
 
 
 @pytest.fixture(scope="module")
-def workshop() -> Workshop:
+def context() -> Context:
     task = make_task("resnet")
-    return Workshop(task, dissect(task))
+    return Context(task, analyze(task))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_it_conforms(check: Callable[[Case], None], workshop: Workshop) -> None:
+def test_it_conforms(check: Callable[[Case], None], context: Context) -> None:
     cls = technique(SKIP)
-    check(Case(cls.model_validate({"skip": {"blocks.0": 1}}), workshop, identity=cls()))
+    check(Case(cls.model_validate({"skip": {"blocks.0": 1}}), context, identity=cls()))
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +188,12 @@ def test_two_workers_search_it_with_the_default_sampler(study: Path) -> None:
 
 def test_workers_elsewhere_are_told_of_it() -> None:
     """Ray sends recipes as text: its workers must know the technique before the first one comes."""
-    blueprint = pickle.loads(Blueprint.of(Evaluator(small_task("resnet", n=64), device()), small_resnet, 1).pack())
-    assert SKIP in blueprint.techniques
+    evaluator_spec = pickle.loads(
+        EvaluatorSpec.of(Evaluator(small_task("resnet", n=64), device()), small_resnet, 1).pack()
+    )
+    assert SKIP in evaluator_spec.techniques
     forgotten = sys.modules.pop(SKIP)
-    blueprint.build()
+    evaluator_spec.build()
     assert sys.modules[SKIP] is not forgotten and Recipe.parse({"stages": [{"technique": SKIP}]})
     sys.modules[SKIP] = forgotten
 

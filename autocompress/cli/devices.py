@@ -253,7 +253,7 @@ def _teller(live: Live) -> Any:
 def _moved(
     name: str, like: str, models: list[Path], latencies_ms: list[float], measured: Path | None, shapes: Shapes
 ) -> DeviceProfile:
-    from autocompress.devices.calibration.adapt import read_table, refit
+    from autocompress.devices.calibration.adapt import adapt_profile, read_table
     from autocompress.devices.calibration.bundle import read_model
     from autocompress.devices.profile import DeviceProfile
     from autocompress.runtimes.base import executor
@@ -266,14 +266,14 @@ def _moved(
     runtime = executor(start.runtime)
     if measured is not None:
         points = _measured_in(measured, like) if measured.is_dir() else read_table(measured, shapes, runtime)
-        return refit(start, points, name)
+        return adapt_profile(start, points, name)
     from autocompress.devices.calibration.measurements import LONGEST_MS, SHORTEST_MS
 
     wrong = next((ms for ms in latencies_ms if not SHORTEST_MS <= ms <= LONGEST_MS), None)
     if wrong is not None:
         raise InputError(f"--latency-ms must be a positive number of milliseconds up to {LONGEST_MS:g}, got {wrong:g}")
     given = zip(models, latencies_ms, strict=True)
-    return refit(start, [(file.name, read_model(file, shapes, runtime)[1], ms) for file, ms in given], name)
+    return adapt_profile(start, [(file.name, read_model(file, shapes, runtime)[1], ms) for file, ms in given], name)
 
 
 def _measured_in(folder: Path, device: str) -> list[Point]:

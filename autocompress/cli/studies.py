@@ -121,7 +121,7 @@ def ablate(
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
         return
-    from autocompress.report.text.chains import ablation_tables
+    from autocompress.report.text.ablation import ablation_tables
 
     for table in ablation_tables(found, opened):
         print_rich(table)
@@ -157,7 +157,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Say in words what changes from one recipe to another and, for trials of studies, what it costs."""
-    from autocompress.report.text.difference import Difference, load_side
+    from autocompress.report.text.diff import Difference, load_side
 
     difference = Difference(load_side(before), load_side(after))
     typer.echo(json.dumps(difference.to_dict(), indent=1) if as_json else difference.to_text())

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autocompress.tasks.networks import in_known_operators
+from autocompress.tasks.torch_utils import in_known_operators
 
 Mark = tuple[str, int, NDArray[np.int64]]
 """Channels where they are made: name of a parameter, axis, indices along it."""

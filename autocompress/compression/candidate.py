@@ -1,4 +1,4 @@
-"""A model on its way through a recipe, and the workshop that the stages work in."""
+"""A model on its way through a recipe, and the context that the stages work in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.compression.anatomy import Anatomy
+from autocompress.compression.analysis import NetworkAnalysis
 from autocompress.compression.exit_heads import MultiExit
 from autocompress.compression.fingerprint import fingerprint
 from autocompress.compression.quantize import Quantize
@@ -60,16 +60,16 @@ class Candidate:
         """The reverse: what the user's network calls a module of the candidate's model."""
         return path.removeprefix(_BACKBONE) if self.exits else path
 
-    def gone(self, anatomy: Anatomy) -> list[str]:
+    def gone(self, analysis: NetworkAnalysis) -> list[str]:
         """The layers of the user's network that stages have taken away."""
         modules = dict(self.backbone.named_modules())
-        return [name for name in anatomy.layers if name not in modules]
+        return [name for name in analysis.layers if name not in modules]
 
-    def stage_of(self, path: str, anatomy: Anatomy) -> str:
+    def stage_of(self, path: str, analysis: NetworkAnalysis) -> str:
         """The stage of a layer of the candidate's model; "exits" for the heads of early exits."""
         if self.exits and not path.startswith(_BACKBONE):
             return "exits"
-        return anatomy.stage_of(self.own_name(path))
+        return analysis.stage_of(self.own_name(path))
 
     def copy_model(self) -> nn.Module:
         """An independent copy of the model."""
@@ -82,11 +82,11 @@ class Candidate:
 
 
 @dataclass
-class Workshop:
+class Context:
     """What stages may use besides the candidate: the task, the seed, the teacher, and results worth keeping."""
 
     task: Task
-    anatomy: Anatomy
+    analysis: NetworkAnalysis
     seed: int = 0
     progress: Callable[[str], None] = lambda message: None
     memo: dict[Any, Any] = field(default_factory=dict)
@@ -104,6 +104,15 @@ class Workshop:
     def teacher(self) -> nn.Module:
         """The network to distil from."""
         return self.task.model if self.task.teacher is None else self.task.teacher
+
+    @property
+    def anatomy(self) -> NetworkAnalysis:
+        """`analysis`, as it was called before; for techniques that were written then."""
+        return self.analysis
+
+
+Workshop = Context
+"""As it was called before; for techniques that were written then."""
 
 
 def _digests(task: Task) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from autocompress.compression.stage import Stage
 
 if TYPE_CHECKING:
-    from autocompress.compression.anatomy import Anatomy
+    from autocompress.compression.analysis import NetworkAnalysis
     from autocompress.compression.channels import ChannelGroup
 
 
@@ -45,6 +45,6 @@ class Variant(Stage):
 
     technique: str = ""
 
-    def variant(self, network: Anatomy) -> object:
+    def variant(self, network: NetworkAnalysis) -> object:
         """Plain data that stands for the network: settings with equal ones give the same one."""
         return self.model_dump(mode="json")

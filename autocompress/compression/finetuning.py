@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.exit_heads import MultiExit
 from autocompress.compression.training import (
     Distillation,
@@ -30,7 +30,7 @@ from autocompress.compression.training import (
 )
 from autocompress.errors import CandidateError
 from autocompress.tasks.interface import Arrays, arrays, tensors
-from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.torch_utils import outputs_of
 
 Optimizer = Literal["sgd", "adamw"]
 
@@ -75,7 +75,7 @@ class Average:
                 mine.copy_(tensor)
 
 
-def fine_tune(candidate: Candidate, workshop: Workshop, schedule: Schedule, distillation: Distillation) -> Trained:
+def fine_tune(candidate: Candidate, context: Context, schedule: Schedule, distillation: Distillation) -> Trained:
     """Train a copy of the candidate's model, and keep the best of its weights; of equal ones the later.
 
     Raises:
@@ -84,37 +84,37 @@ def fine_tune(candidate: Candidate, workshop: Workshop, schedule: Schedule, dist
     """
     start = candidate.model.state_dict()
     if not schedule.epochs:  # BatchNorm only, which needs no training data
-        model = train_candidate(candidate, workshop, schedule, distillation)
-        return _best(model, {"start": start, "end": model.state_dict()}, workshop)
-    check_trainable(workshop)
-    average = Average(candidate.model, _AVERAGED * steps_of(schedule, workshop))
-    model = train_candidate(candidate, workshop, schedule, distillation, average)
-    return _best(model, {"start": start, "average": average.state, "end": model.state_dict()}, workshop)
+        model = train_candidate(candidate, context, schedule, distillation)
+        return _best(model, {"start": start, "end": model.state_dict()}, context)
+    check_trainable(context)
+    average = Average(candidate.model, _AVERAGED * steps_of(schedule, context))
+    model = train_candidate(candidate, context, schedule, distillation, average)
+    return _best(model, {"start": start, "average": average.state, "end": model.state_dict()}, context)
 
 
-def fit_and_keep_best(model: nn.Module, workshop: Workshop, schedule: Schedule, *args: Any, **settings: Any) -> Trained:
+def fit_and_keep_best(model: nn.Module, context: Context, schedule: Schedule, *args: Any, **settings: Any) -> Trained:
     """`training.fit`, after which the model has the best of its weights."""
     before = copy.deepcopy(model.state_dict())
-    average = Average(model, _AVERAGED * steps_of(schedule, workshop))
-    fit(model, workshop, schedule, *args, after_step=average, **settings)
-    return _best(model, {"start": before, "average": average.state, "end": model.state_dict()}, workshop)
+    average = Average(model, _AVERAGED * steps_of(schedule, context))
+    fit(model, context, schedule, *args, after_step=average, **settings)
+    return _best(model, {"start": before, "average": average.state, "end": model.state_dict()}, context)
 
 
-def _best(model: nn.Module, states: dict[str, Any], workshop: Workshop) -> Trained:
+def _best(model: nn.Module, states: dict[str, Any], context: Context) -> Trained:
     states = {name: {key: value.detach().clone() for key, value in state.items()} for name, state in states.items()}
     scores: dict[str, float] = {}
     for name, state in states.items():
-        workshop.progress(f"weights of the {name} on the validation split")
+        context.progress(f"weights of the {name} on the validation split")
         model.load_state_dict(state)
-        scores[name] = score(model, workshop)
+        scores[name] = score(model, context)
     kept: Any = max(reversed(scores), key=lambda name: scores[name])
     model.load_state_dict(states[kept])
     return Trained(model, kept, scores)
 
 
-def score(model: nn.Module, workshop: Workshop) -> float:
+def score(model: nn.Module, context: Context) -> float:
     """The metric of a torch model on the validation split, the mean over its exits; minus infinity without one."""
-    n, names = len(model.places) + 1 if isinstance(model, MultiExit) else 1, workshop.task.outputs.names
+    n, names = len(model.places) + 1 if isinstance(model, MultiExit) else 1, context.task.outputs.names
 
     def predict(i: int, inputs: Arrays) -> Arrays:
         outputs = arrays(outputs_of(model, tensors(inputs)))
@@ -122,7 +122,7 @@ def score(model: nn.Module, workshop: Workshop) -> float:
         return dict(zip(names, outputs[first : first + len(names)], strict=True))
 
     try:
-        return sum(workshop.task.score(partial(predict, i), "validation").value for i in range(n)) / n
+        return sum(context.task.score(partial(predict, i), "validation").value for i in range(n)) / n
     except CandidateError:  # outputs that are no numbers
         return -math.inf
 
@@ -153,7 +153,7 @@ class Ladder:
         )
 
 
-def find_rate(candidate: Candidate, workshop: Workshop, optimizer: Optimizer, distillation: Distillation) -> Ladder:
+def find_rate(candidate: Candidate, context: Context, optimizer: Optimizer, distillation: Distillation) -> Ladder:
     """Try peak rates on a candidate that compression has damaged, from the middle up or down while that gains.
 
     Three to four short trainings. Of rates that are equally good the lower one is taken: it does less harm where
@@ -162,15 +162,15 @@ def find_rate(candidate: Candidate, workshop: Workshop, optimizer: Optimizer, di
     rates, scores, started = RATES[optimizer], dict[float, float](), time.monotonic()
 
     def value(model: nn.Module) -> float:
-        loss = held_out_loss(model, workshop, distillation)
-        return score(model, workshop) if math.isnan(loss) and workshop.task.val is None else -loss
+        loss = held_out_loss(model, context, distillation)
+        return score(model, context) if math.isnan(loss) and context.task.val is None else -loss
 
     def at(i: int) -> float:
         if rates[i] not in scores:
-            workshop.progress(f"trying the peak rate {rates[i]:g} of {optimizer}")
-            schedule = Schedule(1_000, rates[i], optimizer, max_steps=_steps(workshop))
+            context.progress(f"trying the peak rate {rates[i]:g} of {optimizer}")
+            schedule = Schedule(1_000, rates[i], optimizer, max_steps=_steps(context))
             try:
-                scores[rates[i]] = value(train_candidate(candidate, workshop, schedule, distillation))
+                scores[rates[i]] = value(train_candidate(candidate, context, schedule, distillation))
             except CandidateError:  # the loss is no number any more
                 scores[rates[i]] = -math.inf
             if math.isnan(scores[rates[i]]):
@@ -181,9 +181,9 @@ def find_rate(candidate: Candidate, workshop: Workshop, optimizer: Optimizer, di
     return Ladder(optimizer, rates[best], scores, value(candidate.model), time.monotonic() - started)
 
 
-def _steps(workshop: Workshop) -> int:
+def _steps(context: Context) -> int:
     """A slice of the training data, less than one epoch where an epoch is long."""
-    return min(_STEPS, 3 * steps_of(Schedule(1, 1.0), workshop))
+    return min(_STEPS, 3 * steps_of(Schedule(1, 1.0), context))
 
 
 def _climb(value: Callable[[int], float], n: int) -> int:

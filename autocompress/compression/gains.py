@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from autocompress.compression.anatomy import Anatomy
+    from autocompress.compression.analysis import NetworkAnalysis
     from autocompress.compression.stage import Stage
     from autocompress.devices.profile import DeviceProfile
 
@@ -53,7 +53,7 @@ class Bench(Protocol):
         """What the network is compressed for."""
 
     @property
-    def anatomy(self) -> Anatomy:
+    def analysis(self) -> NetworkAnalysis:
         """The parts of the network."""
 
     @property

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autocompress.tasks.interface import Inputs, values
-from autocompress.tasks.networks import evaluating, in_known_operators, tensors_in
+from autocompress.tasks.torch_utils import evaluating, in_known_operators, tensors_in
 
 Ints = NDArray[np.int64]
 Axis = tuple[str, int]

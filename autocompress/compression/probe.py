@@ -23,7 +23,7 @@ from autocompress.compression.absent import absent
 from autocompress.compression.channels import ChannelGroup, ChannelPruner
 from autocompress.errors import CandidateError, first_line
 from autocompress.tasks.interface import Inputs, replaced, values
-from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.torch_utils import outputs_of
 
 WHOLE = "(whole network)"
 _CPU_S = 50.0

@@ -14,8 +14,8 @@ from autocompress.errors import CandidateError
 from autocompress.validation import suggestion
 
 if TYPE_CHECKING:
-    from autocompress.compression.candidate import Candidate, Workshop
-    from autocompress.compression.structure import Outline
+    from autocompress.compression.candidate import Candidate, Context
+    from autocompress.compression.structure import NetworkStructure
     from autocompress.compression.training import Distillation, Schedule
     from autocompress.devices.profile import DeviceProfile
 
@@ -57,7 +57,7 @@ class Quantize(Stage):
         return dict(sorted(value.items())) if isinstance(value, dict) else value
 
     @classmethod
-    def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
+    def unusable(cls, network: NetworkStructure, device: DeviceProfile, *, trainable: bool) -> str:
         """Where no layer, or no device, can compute in other formats than float32."""
         if reason := super().unusable(network, device, trainable=trainable):
             return reason
@@ -81,13 +81,13 @@ class Quantize(Stage):
         """What is done about the errors of rounding, where nothing is trained."""
         return Repairs()
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Note what is to be done with the exported graph.
 
         Raises:
             CandidateError: a table names a layer that does not exist.
         """
-        self.check_names(workshop)
+        self.check_names(context)
         return candidate.evolve(quantization=self)
 
     def bits(self, layer: str, stage: str) -> tuple[int, int]:
@@ -107,13 +107,13 @@ class Quantize(Stage):
         """All bits of activations that it names, fewest first; none where all weights stay floats."""
         return _widths(self.activation_bits) if self.asked_weight_bits[0] <= 8 else []
 
-    def check_names(self, workshop: Workshop) -> None:
+    def check_names(self, context: Context) -> None:
         """Refuse tables with keys that match no layer and no stage of the network.
 
         Raises:
             CandidateError: naming the first such key.
         """
-        layers = workshop.anatomy.layers
+        layers = context.analysis.layers
         self._check([*layers], [*dict.fromkeys(layers.values())], (), "no layer or stage {!r}")
 
     def check_layers(self, layers: Sequence[str], stages: Sequence[str], gone: Sequence[str]) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, S
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from autocompress.compression.structure import Outline, Parts
+from autocompress.compression.structure import NetworkStructure, Parts
 from autocompress.compression.tables import table_changes
 
 if TYPE_CHECKING:
-    from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.candidate import Candidate, Context
     from autocompress.compression.gains import Bench, Knob
     from autocompress.devices.profile import DeviceProfile
 
@@ -112,7 +112,7 @@ class Stage(BaseModel):
     """The technique whose `thresholds` are swept for the exits that this one attaches; empty where it attaches none."""
 
     @classmethod
-    def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
+    def unusable(cls, network: NetworkStructure, device: DeviceProfile, *, trainable: bool) -> str:
         """Why the technique is of no use for this network, device or task, or nothing.
 
         Args:
@@ -146,7 +146,7 @@ class Stage(BaseModel):
         """What this step is called in an ablation."""
         return self.label or self.technique
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Return a new candidate; the given one is never changed.
 
         Raises:

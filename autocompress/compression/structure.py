@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Parts = Literal["groups", "layers", "blocks", "places"]
-"""What a setting can differ between: the fields of `Outline`."""
+"""What a setting can differ between: the fields of `NetworkStructure`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
+class NetworkStructure:
     """The parts of a network that a space can name, each mapped to its stage of the network."""
 
     groups: Mapping[str, str] = field(default_factory=dict)

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.exit_heads import MultiExit
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.errors import CandidateError, TaskError
 from autocompress.tasks.batches import length
 from autocompress.tasks.interface import Tensors, each, leaves, n_samples, tensors
-from autocompress.tasks.networks import evaluating, outputs_of, seed_everything, tensors_in
 from autocompress.tasks.task import Loss
+from autocompress.tasks.torch_utils import evaluating, outputs_of, seed_everything, tensors_in
 
 _CACHE_BYTES = 512 * 2**20
 _CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ class TeacherLogits:
 
 def fit(
     model: nn.Module,
-    workshop: Workshop,
+    context: Context,
     schedule: Schedule,
     distillation: Distillation,
     *,
@@ -122,16 +122,16 @@ def fit(
         CandidateError: the loss became infinite or NaN.
         TaskError: there is no training data, or its labels do not fit the model.
     """
-    task = workshop.task
-    check_trainable(workshop)
+    task = context.task
+    check_trainable(context)
     optimizer = _optimizer(model, schedule, parameters)
-    total = steps_of(schedule, workshop)
+    total = steps_of(schedule, context)
     cycle = _one_cycle(optimizer, total)
-    objective = _Objective(model, workshop, distillation)
+    objective = _Objective(model, context, distillation)
     at = _restore(checkpoint, schedule.epochs, model, optimizer, cycle) if checkpoint else _Position()
     first_step, started = at.step, time.monotonic()
     for epoch in range(at.epoch, schedule.epochs):
-        seed_everything(workshop.seed * 1000 + epoch)  # the same batches for every candidate
+        seed_everything(context.seed * 1000 + epoch)  # the same batches for every candidate
         _set_mode(model, training=True)
         losses: list[float] = []
         for inputs, targets in _several(task.train_batches()):
@@ -151,7 +151,7 @@ def fit(
             after_step(model)
             losses.append(value)
             seconds = (time.monotonic() - started) / (at.step - first_step) * (total - at.step)
-            workshop.progress(f"{title}: step {at.step}/{total}, loss {value:.3f}, {seconds:.0f} s left")
+            context.progress(f"{title}: step {at.step}/{total}, loss {value:.3f}, {seconds:.0f} s left")
         at.epoch, at.loss = epoch + 1, sum(losses) / max(1, len(losses))
         if checkpoint:
             _keep(checkpoint, at, schedule.epochs, model, optimizer, cycle)
@@ -159,19 +159,19 @@ def fit(
     return at.loss
 
 
-def check_trainable(workshop: Workshop) -> None:
+def check_trainable(context: Context) -> None:
     """Refuse a task that cannot be trained.
 
     Raises:
         TaskError: there is no training data.
     """
-    if not workshop.task.trainable:
+    if not context.task.trainable:
         raise TaskError("training needs training data: give the task train=...")
 
 
-def steps_of(schedule: Schedule, workshop: Workshop) -> int:
+def steps_of(schedule: Schedule, context: Context) -> int:
     """How many steps a training takes, at least one."""
-    steps = max(1, schedule.epochs * _length(workshop))
+    steps = max(1, schedule.epochs * _length(context))
     return steps if schedule.max_steps is None else min(steps, schedule.max_steps)
 
 
@@ -232,25 +232,25 @@ def _set_mode(model: nn.Module, *, training: bool) -> None:
         model.train(training)
 
 
-def seconds_per_epoch(model: nn.Module, workshop: Workshop, distillation: Distillation, n_steps: int = 4) -> float:
+def seconds_per_epoch(model: nn.Module, context: Context, distillation: Distillation, n_steps: int = 4) -> float:
     """Time a few steps of training without changing any parameter; the first one warms up."""
-    objective = _Objective(model.train(), workshop, distillation)
+    objective = _Objective(model.train(), context, distillation)
     times = []
-    for inputs, targets in itertools.islice(_several(workshop.task.train_batches()), n_steps):
+    for inputs, targets in itertools.islice(_several(context.task.train_batches()), n_steps):
         started = time.monotonic()
         objective(inputs, targets).backward()  # type: ignore[no-untyped-call]
         times.append(time.monotonic() - started)
     model.zero_grad(set_to_none=True)
-    return sum(times[1:] or times) / max(1, len(times[1:] or times)) * _length(workshop)
+    return sum(times[1:] or times) / max(1, len(times[1:] or times)) * _length(context)
 
 
-def held_out_loss(model: nn.Module, workshop: Workshop, distillation: Distillation, n: int = 1_024) -> float:
+def held_out_loss(model: nn.Module, context: Context, distillation: Distillation, n: int = 1_024) -> float:
     """Mean loss over the first `n` samples of the validation split; NaN where the task has none."""
-    if workshop.task.val is None:
+    if context.task.val is None:
         return math.nan
-    objective, total, count = _Objective(model, workshop, distillation), 0.0, 0
+    objective, total, count = _Objective(model, context, distillation), 0.0, 0
     with torch.no_grad(), evaluating(model):
-        for inputs, targets in map(tensors, workshop.task.split("validation")):
+        for inputs, targets in map(tensors, context.task.split("validation")):
             total += float(objective(inputs, targets)) * n_samples(inputs)
             count += n_samples(inputs)
             if count >= n:
@@ -259,7 +259,7 @@ def held_out_loss(model: nn.Module, workshop: Workshop, distillation: Distillati
 
 
 @torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, workshop: Workshop, n_batches: int = 16) -> bool:
+def reestimate_batchnorm(model: nn.Module, context: Context, n_batches: int = 16) -> bool:
     """Set the running statistics of all BatchNorm layers to plain averages over some training batches.
 
     Everything else stays in evaluation mode: dropout would change the variances.
@@ -269,7 +269,7 @@ def reestimate_batchnorm(model: nn.Module, workshop: Workshop, n_batches: int = 
     """
     kind = nn.modules.batchnorm._BatchNorm
     layers = [m for m in model.modules() if isinstance(m, kind) and m.track_running_stats]
-    if not layers or not workshop.task.trainable:
+    if not layers or not context.task.trainable:
         return False
     momenta = [layer.momentum for layer in layers]
     model.eval()
@@ -277,9 +277,9 @@ def reestimate_batchnorm(model: nn.Module, workshop: Workshop, n_batches: int = 
         layer.reset_running_stats()
         layer.momentum = None
         layer.train()
-    seed_everything(workshop.seed)
+    seed_everything(context.seed)
     try:
-        for i, (inputs, _) in enumerate(_several(workshop.task.train_batches())):
+        for i, (inputs, _) in enumerate(_several(context.task.train_batches())):
             model(*inputs.values())
             if i + 1 == n_batches:
                 break
@@ -292,7 +292,7 @@ def reestimate_batchnorm(model: nn.Module, workshop: Workshop, n_batches: int = 
 
 def train_candidate(
     candidate: Candidate,
-    workshop: Workshop,
+    context: Context,
     schedule: Schedule,
     distillation: Distillation,
     after_step: Callable[[nn.Module], None] = lambda model: None,
@@ -301,13 +301,13 @@ def train_candidate(
 
     With no epochs only BatchNorm is re-estimated. `after_step` is that of `fit`.
     """
-    model = to_layout(candidate.copy_model(), channels_last(workshop))
+    model = to_layout(candidate.copy_model(), channels_last(context))
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     if schedule.epochs == 0:
-        reestimate_batchnorm(model, workshop)
+        reestimate_batchnorm(model, context)
     else:
-        fit(model.to(workshop.task.train_device), workshop, schedule, distillation, after_step=after_step)
+        fit(model.to(context.task.train_device), context, schedule, distillation, after_step=after_step)
     return to_layout(model.cpu(), False).eval()
 
 
@@ -333,34 +333,34 @@ def _n_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _teacher_of(workshop: Workshop, device: torch.device) -> TeacherLogits:
+def _teacher_of(context: Context, device: torch.device) -> TeacherLogits:
     """The teacher, made once for all candidates, so that they share its answers."""
     key = f"teacher_logits.{device}"
-    if key not in workshop.memo:
-        workshop.memo[key] = TeacherLogits(workshop.teacher, channels_last(workshop), device)
-    kept: TeacherLogits = workshop.memo[key]
+    if key not in context.memo:
+        context.memo[key] = TeacherLogits(context.teacher, channels_last(context), device)
+    kept: TeacherLogits = context.memo[key]
     return kept
 
 
-def channels_last(workshop: Workshop) -> bool:
+def channels_last(context: Context) -> bool:
     """Whether training uses the memory format that is faster for images."""
-    return workshop.task.channels_last and any(tensor.dim() == 4 for tensor in workshop.task.inputs.values())
+    return context.task.channels_last and any(tensor.dim() == 4 for tensor in context.task.inputs.values())
 
 
 class _Objective:
     """The loss of one batch, on the model's device."""
 
-    def __init__(self, model: nn.Module, workshop: Workshop, distillation: Distillation) -> None:
+    def __init__(self, model: nn.Module, context: Context, distillation: Distillation) -> None:
         self.model = model
-        self.task = workshop.task
+        self.task = context.task
         self.distillation = distillation
         self.device = next((p.device for p in model.parameters()), _CPU)
         self.loss = _on(self.device, self.task.loss)
-        self.teacher = _teacher_of(workshop, self.device)
-        self.places = [place.name for place in workshop.anatomy.places if _has(workshop.teacher, place.name)][-3:]
+        self.teacher = _teacher_of(context, self.device)
+        self.places = [place.name for place in context.analysis.places if _has(context.teacher, place.name)][-3:]
         if distillation.feature_weight and not self.places:
             raise CandidateError("feature_weight: network and teacher have no place in common to compare; set it to 0")
-        self.channel_axes = {p.name: -1 if p.layout == "nlc" else 1 for p in workshop.anatomy.places}
+        self.channel_axes = {p.name: -1 if p.layout == "nlc" else 1 for p in context.analysis.places}
 
     def __call__(self, inputs: Tensors, targets: Any) -> Tensor:
         d = self.distillation
@@ -459,16 +459,16 @@ def _optimizer(
     )
 
 
-def _length(workshop: Workshop) -> int:
+def _length(context: Context) -> int:
     """Batches in an epoch; counted once where the loader does not say."""
-    if "n_batches" not in workshop.memo:
-        n = length(workshop.task.train)
+    if "n_batches" not in context.memo:
+        n = length(context.task.train)
         if n is None:
-            n = sum(1 for _ in workshop.task.train_batches())
-        elif isinstance(workshop.task.train, torch.utils.data.Dataset):
-            n = math.ceil(n / workshop.task.batch_size)
-        workshop.memo["n_batches"] = n
-    return int(workshop.memo["n_batches"])
+            n = sum(1 for _ in context.task.train_batches())
+        elif isinstance(context.task.train, torch.utils.data.Dataset):
+            n = math.ceil(n / context.task.batch_size)
+        context.memo["n_batches"] = n
+    return int(context.memo["n_batches"])
 
 
 def _several(batches: Iterable[tuple[dict[str, Tensor], Any]]) -> Iterator[tuple[dict[str, Tensor], Any]]:

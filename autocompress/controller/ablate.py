@@ -60,7 +60,7 @@ def pipelines_for(evaluator: Evaluator, space: dict[str, Any]) -> list[tuple[str
     from autocompress.controller.plan import Fixed
     from autocompress.recipes.space import SearchSpace
 
-    outline = evaluator.anatomy.outline
+    outline = evaluator.analysis.outline
     parsed = SearchSpace.parse(space)
     found = parsed.sample(Fixed(parsed.setting(outline, lambda: 0.5, optional=False)), outline)
     made = usual.pipelines(found.stages, outline, trainable=evaluator.task.trainable)
@@ -123,7 +123,7 @@ def ablate(
     with exclusive(study.path):
         device = DeviceProfile.parse(settings.device, "device of the study")
         evaluator = Evaluator(task, device, seed=settings.seed, cache=study.path / "cache", progress=progress)
-        bench = _Bench(study, evaluator, progress)
+        bench = _StepEvaluator(study, evaluator, progress)
         chains = {p.trial: [(label, bench.add(recipe)) for label, recipe in chain_of(p.recipe)] for p in points}
         hand_made = [("unchanged", Recipe()), *pipelines_for(evaluator, settings.space)] if pipelines else []
         compared = [(label, bench.add(recipe)) for label, recipe in hand_made]
@@ -140,7 +140,7 @@ def ablate(
     return found
 
 
-class _Bench:
+class _StepEvaluator:
     """Evaluates each recipe once; what the study has a file of is taken from there."""
 
     def __init__(self, study: Study, evaluator: Evaluator, progress: Callable[[str], None]) -> None:

@@ -12,8 +12,8 @@ from types import FunctionType
 
 import torch
 
-from autocompress.controller.earlier import Earlier
-from autocompress.controller.executors.base import Blueprint, Executor, Source, Workers
+from autocompress.controller.elastic_start import check_evaluator, check_trainable, train_shared_weights
+from autocompress.controller.executors.base import EvaluatorSpec, Executor, Source, Workers
 from autocompress.controller.executors.in_process import InProcess
 from autocompress.controller.executors.processes import Processes
 from autocompress.controller.finish import finish
@@ -21,9 +21,9 @@ from autocompress.controller.journal import exclusive
 from autocompress.controller.loop import Loop
 from autocompress.controller.plan import Budget, Plan
 from autocompress.controller.samplers import DEFAULT, check_name
-from autocompress.controller.sharing import check_evaluator, check_trainable, share_weights
 from autocompress.controller.storage import database_errors
 from autocompress.controller.store import Store, check_folder, remarks
+from autocompress.controller.warm_start import WarmStart
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, InputError, InternalError, keep_traceback, where
 from autocompress.evaluation.evaluator import Evaluator
@@ -95,14 +95,14 @@ def search(
             reporter.note(note)
     with exclusive(out), _bugs_leave_it_intact(out):
         settings = plan.settings(_text(reference) or task.name, sampler, seed, evaluator)
-        earlier = Earlier.open(start_from, out) if start_from else None
+        earlier = WarmStart.open(start_from, out) if start_from else None
         for remark in remarks(out, settings):
             reporter.note(remark)
         store = Store(out, settings, storage)
 
         def start() -> Executor:
             if evaluator == "elastic":
-                share_weights(plan, budget, seed)
+                train_shared_weights(plan, budget, seed)
             return _start(workers, judge, reference, reporter)
 
         with closing(store), database_errors(storage):
@@ -169,7 +169,7 @@ def _start(workers: Workers, evaluator: Evaluator, reference: Source, reporter: 
     if workers.executor == "ray":
         from autocompress.controller.executors.ray_tune import RayTune
 
-        return RayTune(Blueprint.of(evaluator, reference, workers.threads or 1), workers, reporter)
+        return RayTune(EvaluatorSpec.of(evaluator, reference, workers.threads or 1), workers, reporter)
     count = workers.count or 1
     threads = workers.threads or max(1, torch.get_num_threads() // count)
-    return Processes(Blueprint.of(evaluator, reference, threads), count, workers.timeout_s, reporter)
+    return Processes(EvaluatorSpec.of(evaluator, reference, threads), count, workers.timeout_s, reporter)

@@ -13,7 +13,7 @@ from autocompress.controller.plan import Plan
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, CandidateError, ConstraintError, TaskError
 from autocompress.evaluation.evaluator import Evaluator
-from autocompress.evaluation.gains import Payoff
+from autocompress.evaluation.gains import GainEstimator
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
 from autocompress.studies.constraints import Constraint
@@ -135,13 +135,13 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
     task.validate()
     evaluator = Evaluator(task, device)
     plan = Plan.make(evaluator, space, constraints, device)
-    anatomy, outline = evaluator.anatomy, evaluator.anatomy.outline
+    analysis, outline = evaluator.analysis, evaluator.analysis.outline
     try:
         base = evaluator.evaluate(Recipe())[0].evaluation
     except AutocompressError as error:
         raise TaskError(f"the model itself cannot be deployed: {error}") from error
     infeasible = _infeasible(plan, base)
-    payoff = Payoff(evaluator)
+    gains = GainEstimator(evaluator)
     try:
         time = trial_time(plan, base)
     except CandidateError as error:
@@ -150,25 +150,25 @@ def dry_run(task: Task, device: DeviceProfile, space: SearchSpace, constraints: 
     return DryRun(
         task=task.name,
         device=device.name,
-        n_params=anatomy.n_params,
-        macs=base.macs or anatomy.macs,
+        n_params=analysis.n_params,
+        macs=base.macs or analysis.macs,
         metric=task.figure,
         accuracy=base.validation.value,
         latency_ms=base.predicted_latency_ms,
         size_bytes=base.size_bytes,
         peak_memory_bytes=base.peak_memory_bytes,
         energy_mj=base.energy_mj,
-        profile=payoff.trust(),
-        groups=dict(anatomy.widths),
-        prunable=anatomy.prunable,
-        unprunable=dict(anatomy.unprunable),
-        untouched=dict(anatomy.untouched),
-        layers=dict(anatomy.layers),
-        places={p.name: p.fraction for p in anatomy.places},
+        profile=gains.trust(),
+        groups=dict(analysis.widths),
+        prunable=analysis.prunable,
+        unprunable=dict(analysis.unprunable),
+        untouched=dict(analysis.untouched),
+        layers=dict(analysis.layers),
+        places={p.name: p.fraction for p in analysis.places},
         n_knobs=len(plan.space.knobs(outline)),
         n_recipes=plan.space.size(outline),
         left_out=plan.space.notes,
-        knobs=payoff.knobs(),
+        knobs=gains.knobs(),
         least_ms=plan.reach.get("latency_ms"),
         least_bytes=plan.reach.get("size_bytes"),
         constraints=tuple(f"{c} ({c.because})" if c.because else str(c) for c in plan.constraints),

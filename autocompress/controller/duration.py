@@ -55,7 +55,7 @@ def trial_time(plan: Plan, base: Evaluation) -> TrialTime:
     if task.trainable:
         with failing_as(CandidateError, "timing a few steps of training"):
             model = copy.deepcopy(task.model).to(task.train_device)
-            epoch_s = seconds_per_epoch(model, plan.evaluator.workshop, Distillation())
+            epoch_s = seconds_per_epoch(model, plan.evaluator.context, Distillation())
     return TrialTime(epoch_s, epochs, sum(base.seconds.values()))
 
 

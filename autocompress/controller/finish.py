@@ -18,7 +18,7 @@ from autocompress.runtimes import timing
 from autocompress.runtimes.base import Model
 from autocompress.studies.confusion import Confusion, write_confusions
 from autocompress.studies.constraints import Constraint, met_by
-from autocompress.studies.folder import read_artifact, take_back_final, write_final
+from autocompress.studies.folder import invalidate_final, read_artifact, write_final
 from autocompress.studies.reporter import Reporter
 from autocompress.studies.results import Evaluation
 from autocompress.studies.sample_scores import write_sample_scores
@@ -36,7 +36,7 @@ _ROUNDS = 3
 
 def finish(folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
     """Measure, then score, then write final.json; baselines are treated like the front."""
-    take_back_final(folder)
+    invalidate_final(folder)
     study = Study.open(folder)
     complete = [e for e in study.evaluations if e.state == "complete" and e.artifact]
     allowed = [e for e in complete if met_by(e, study.constraints)]
@@ -203,7 +203,7 @@ def _paths(folder: Path, evaluation: Evaluation, evaluator: Evaluator) -> list[t
 
 def _sample(evaluator: Evaluator) -> Arrays:
     """One real input: noise is no word of a vocabulary."""
-    sample: Arrays = take(evaluator.task.calibration_batches(1, evaluator.workshop.seed)[0], slice(1))
+    sample: Arrays = take(evaluator.task.calibration_batches(1, evaluator.context.seed)[0], slice(1))
     return sample
 
 

@@ -13,15 +13,15 @@ from optuna.trial import Trial
 
 from autocompress.compression.stage import Phase
 from autocompress.controller.duration import trial_time
-from autocompress.controller.earlier import Earlier
+from autocompress.controller.elastic_start import ElasticAccuracy
 from autocompress.controller.executors.base import Executor, Job, Reply
 from autocompress.controller.executors.in_process import InProcess
 from autocompress.controller.plan import Budget, Plan, now
 from autocompress.controller.proposals import Proposals
 from autocompress.controller.samplers import sampler_of
-from autocompress.controller.sharing import ElasticAccuracy
 from autocompress.controller.store import Store
 from autocompress.controller.untouched import UntouchedNetwork
+from autocompress.controller.warm_start import WarmStart
 from autocompress.errors import AutocompressError, CandidateError, StudyError
 from autocompress.evaluation.evaluator import Forecast
 from autocompress.known_costs import KnownCostSampler
@@ -72,7 +72,7 @@ class Loop:
         budget: Budget,
         start: Callable[[], Executor],
         reporter: Reporter,
-        earlier: Earlier | None,
+        earlier: WarmStart | None,
     ) -> None:
         self.plan = plan
         self.store = store
@@ -121,7 +121,7 @@ class Loop:
             self.earlier.copy_findings(self.evaluator.cache)
         self._try_untouched(UntouchedNetwork(self.evaluator, baselines))
         if self._used() < 1:
-            self._settle()
+            self._choose_epochs()
             with closing(self.start()) as executor:
                 self._choose(baseline, is_new=all(e.derived_from is not None for e in done))
                 self._search(executor)
@@ -152,11 +152,11 @@ class Loop:
         except CandidateError as error:
             self.reporter.note(f"number formats of the untouched network: {error}")
 
-    def _settle(self) -> None:
+    def _choose_epochs(self) -> None:
         """Find out what the space leaves open for each network, here and before candidates need it."""
         self.evaluator.findings.told = self.reporter.note
         with suppress(CandidateError):  # candidates will fail with the same reason
-            for stage in self.plan.space.corner_stages(self.evaluator.anatomy.outline):
+            for stage in self.plan.space.corner_stages(self.evaluator.analysis.outline):
                 stage.settled(self.evaluator.findings)
         self._account()
 
@@ -187,7 +187,7 @@ class Loop:
 
     def _search(self, executor: Executor) -> None:
         """Keep the executor busy, and take what it gives back, until the budget is used and nothing runs any more."""
-        in_vain, patience = 0, min(_MAX_UNEVALUATED, 20 + 10 * self.plan.space.size(self.evaluator.anatomy.outline))
+        in_vain, patience = 0, min(_MAX_UNEVALUATED, 20 + 10 * self.plan.space.size(self.evaluator.analysis.outline))
         while True:
             propose = self._may_propose() and in_vain < patience and executor.free() > 0
             if propose:
@@ -244,7 +244,7 @@ class Loop:
 
     def _submit(self, trial: Trial, executor: Executor) -> bool:
         """Have a trial evaluated, unless its costs or an earlier one answer it; return as `_propose` does."""
-        recipe = self.store.recipe(trial.number) or self.plan.space.sample(trial, self.evaluator.anatomy.outline)
+        recipe = self.store.recipe(trial.number) or self.plan.space.sample(trial, self.evaluator.analysis.outline)
         if not self.store.begin(trial):
             self._fail(trial.number, recipe, "the process died each time this was evaluated", None)
             return True

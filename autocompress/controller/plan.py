@@ -71,7 +71,7 @@ class Plan:
         Raises:
             ConstraintError: energy is limited, and nothing says what the device draws.
         """
-        outline = evaluator.anatomy.outline
+        outline = evaluator.analysis.outline
         restricted = space.restrict(device, outline, trainable=evaluator.task.trainable)
         given = tuple(constraints)
         for c in given:
@@ -108,7 +108,7 @@ class Plan:
     @cached_property
     def reach(self) -> dict[Quantity, float]:
         """The least of every quantity that is known before training among the strongest recipes; empty if none fits."""
-        settings = self.space.strongest(self.evaluator.anatomy.outline)
+        settings = self.space.strongest(self.evaluator.analysis.outline)
         return self._least([f for f in map(self.forecast_of, settings) if f is not None])
 
     def check_feasible(self, constraints: Sequence[Constraint]) -> None:
@@ -142,7 +142,7 @@ class Plan:
 
     def forecast_of(self, values: dict[str, Value]) -> Forecast | None:
         """Forecast one setting of the space, or None where it cannot be applied."""
-        recipe = self.space.sample(Fixed(values), self.evaluator.anatomy.outline)
+        recipe = self.space.sample(Fixed(values), self.evaluator.analysis.outline)
         try:
             return self.evaluator.forecast(recipe)
         except CandidateError:
@@ -150,7 +150,7 @@ class Plan:
 
     def setting_of(self, recipe: Recipe) -> dict[str, Value] | None:
         """The setting of the space that gives a recipe of post-training quantisation alone, or None."""
-        outline = self.evaluator.anatomy.outline
+        outline = self.evaluator.analysis.outline
         values = self.space.setting_of(recipe, outline)
         if values is None:
             return None
@@ -162,12 +162,12 @@ class Plan:
         stage = recipe.stages[0] if len(recipe.stages) == 1 else None
         if not isinstance(stage, Quantize) or stage.effort:
             return recipe
-        bits = {name: stage.bits(name, part) for name, part in self.evaluator.anatomy.layers.items()}
+        bits = {name: stage.bits(name, part) for name, part in self.evaluator.analysis.layers.items()}
         return bits, stage.model_copy(update={"weight_bits": 8, "activation_bits": 8})
 
     def settings(self, reference: str, sampler: str, seed: int, evaluator: EvaluatorName = "standalone") -> Settings:
         """What is kept in study.json."""
-        task, anatomy = self.evaluator.task, self.evaluator.anatomy
+        task, analysis = self.evaluator.task, self.evaluator.analysis
         return Settings(
             task=reference,
             task_name=task.name,
@@ -186,9 +186,9 @@ class Plan:
             sampler=sampler,
             evaluator=evaluator,
             seed=seed,
-            notes=(*task.notes, anatomy.unchangeable or anatomy.prunable),
-            outline=asdict(anatomy.outline),
-            unprunable=dict(anatomy.unprunable),
+            notes=(*task.notes, analysis.unchangeable or analysis.prunable),
+            outline=asdict(analysis.outline),
+            unprunable=dict(analysis.unprunable),
             versions=versions(self.evaluator.runtime),
             created_at=now(),
         )

@@ -50,8 +50,8 @@ class Proposals:
     def __init__(self, plan: Plan, constraints: Sequence[Constraint]) -> None:
         self._plan = plan
         self._constraints = tuple(constraints)
-        self._knobs = plan.space.knobs(plan.evaluator.anatomy.outline)
-        self._strengths = plan.space.strengths(plan.evaluator.anatomy.outline)
+        self._knobs = plan.space.knobs(plan.evaluator.analysis.outline)
+        self._strengths = plan.space.strengths(plan.evaluator.analysis.outline)
         self._constant = {name: d.corners()[0] for name, d in self._knobs.items() if d.size == 1}
         self._forecasts: dict[tuple[Value, ...], tuple[float, ...]] = {}
         self._screen: Screen | None = None
@@ -104,7 +104,7 @@ class Proposals:
         model chooses better, and levels of latency alone find large files.
         """
         rng = np.random.default_rng(seed)
-        outline, space = self._plan.evaluator.anatomy.outline, self._plan.space
+        outline, space = self._plan.evaluator.analysis.outline, self._plan.space
         n = _DRAWS if self.is_fast else _FORECASTS
         usual = [space.setting(outline, rng.random, optional=bool(rng.integers(2))) for _ in range(n)]
         pool = self._draws(usual) or self._draws(space.strongest(outline))
@@ -179,7 +179,7 @@ class Proposals:
             for stage in slot.alternatives:
                 drawn = np.asarray(columns.get(f"{stage.technique}.{stage.cls.effort}", stage.fixed_effort), float)
                 epochs += np.where(_is_on(slot, stage, columns), drawn, 0.0)
-        return np.asarray(OVERHEAD + epochs * macs / max(1, self._plan.evaluator.anatomy.macs))
+        return np.asarray(OVERHEAD + epochs * macs / max(1, self._plan.evaluator.analysis.macs))
 
     def _complete(self, x: Columns) -> Columns:
         n = len(next(iter(x.values()))) if x else 1  # a space may leave nothing to choose
@@ -246,7 +246,7 @@ def _distribution(domain: Domain) -> BaseDistribution:
 
 def _conditions(plan: Plan) -> dict[str, Callable[[Columns], NDArray[np.bool_]]]:
     """For the knobs of stages that can be off: in which settings they are on."""
-    outline = plan.evaluator.anatomy.outline
+    outline = plan.evaluator.analysis.outline
     return {
         name: partial(_is_on, slot, alternative)
         for slot in plan.space.slots

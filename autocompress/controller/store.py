@@ -26,10 +26,10 @@ from autocompress.recipes.recipe import Recipe
 from autocompress.studies.constraints import Constraint, value_of
 from autocompress.studies.folder import (
     has_evaluation,
+    invalidate_final,
     is_study,
     read_evaluation,
     read_settings,
-    take_back_final,
     trial_name,
     trial_numbers,
     write_evaluation,
@@ -253,7 +253,7 @@ class Store:
         Args:
             key: candidates of equal keys give the same file.
         """
-        take_back_final(self.folder)  # this one is not in it, should the search be interrupted now
+        invalidate_final(self.folder)  # this one is not in it, should the search be interrupted now
         evaluations = self._write(number, outcomes)
         self._write_proposal(number, key)
         write_evaluation(self.folder, evaluations[0])

@@ -143,7 +143,7 @@ class UntouchedNetwork:
     @cached_property
     def _ranked(self) -> tuple[LayerDamage, ...]:
         """Layers that a recipe can name, the least sensitive for their size first."""
-        named = self._evaluator.anatomy.layers
+        named = self._evaluator.analysis.layers
         return tuple(layer for layer in weight_sensitivity(self._evaluator) if layer.name in named)
 
 

@@ -12,7 +12,7 @@ import onnx
 from torch import nn
 
 from autocompress import __version__
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.finetuning import fit_and_keep_best
 from autocompress.compression.fingerprint import architecture
 from autocompress.compression.quantize import Quantize
@@ -32,7 +32,7 @@ from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.base import Runtime, executor, pieces
 from autocompress.runtimes.workload import Op, Workload
 from autocompress.tasks.interface import Arrays, Tensors, arrays, joined, n_samples, take, tensors
-from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.torch_utils import outputs_of
 
 _NAMED = 4
 """Layers that a note names at most."""
@@ -90,8 +90,8 @@ class Cost:
 class Deployer:
     """Builds files for one task on one device; keeps the exported graph of every architecture it has seen."""
 
-    def __init__(self, workshop: Workshop, device: DeviceProfile) -> None:
-        self.workshop = workshop
+    def __init__(self, context: Context, device: DeviceProfile) -> None:
+        self.context = context
         self.device = device
         self.runtime = executor(device.runtime)
         """Executes the files here."""
@@ -228,26 +228,26 @@ class Deployer:
 
     def _outputs(self, candidate: Candidate) -> tuple[str, ...]:
         """What the outputs of the exported graph are to be called."""
-        return (*(f"exit{i}" for i in range(len(candidate.exits))), *self.workshop.task.outputs.names)
+        return (*(f"exit{i}" for i in range(len(candidate.exits))), *self.context.task.outputs.names)
 
     def _probe(self) -> Tensors:
         """Two samples to export with and to compare torch and file on; twice the same one where there is one only."""
-        samples = joined(self.workshop.task.calibration_batches(2, self.workshop.seed))
+        samples = joined(self.context.task.calibration_batches(2, self.context.seed))
         probe: Tensors = tensors(take(samples, [0, n_samples(samples) - 1]))
         return probe
 
     def _first_batch(self) -> Arrays:
         """Two samples of the training data, or one where it comes in batches of one."""
-        return self.workshop.task.calibration_batches(2, self.workshop.seed)[0]
+        return self.context.task.calibration_batches(2, self.context.seed)[0]
 
     def _spec(self, proto: onnx.ModelProto, candidate: Candidate, stage: Quantize) -> QuantSpec:
         weights: dict[str, int] = {}
         activations: dict[str, int] = {}
-        names, anatomy = [layer.name for layer in quantizable_layers(proto)], self.workshop.anatomy
-        own, stages = [*map(candidate.own_name, names)], [*dict.fromkeys(anatomy.layers.values())]
-        stage.check_layers(own, stages, candidate.gone(anatomy))
+        names, analysis = [layer.name for layer in quantizable_layers(proto)], self.context.analysis
+        own, stages = [*map(candidate.own_name, names)], [*dict.fromkeys(analysis.layers.values())]
+        stage.check_layers(own, stages, candidate.gone(analysis))
         for name in names:
-            weights[name], activations[name] = stage.bits(candidate.own_name(name), candidate.stage_of(name, anatomy))
+            weights[name], activations[name] = stage.bits(candidate.own_name(name), candidate.stage_of(name, analysis))
         return QuantSpec(weights, activations, reduce_range=self.device.int8_arithmetic == "saturating")
 
     def _left_in_float(
@@ -256,7 +256,7 @@ class Deployer:
         layers = inventory(graph, self.runtime, layer_names(proto))
 
         def asked(name: str) -> int:
-            return stage.bits(candidate.own_name(name), candidate.stage_of(name, self.workshop.anatomy))[0]
+            return stage.bits(candidate.own_name(name), candidate.stage_of(name, self.context.analysis))[0]
 
         return _left_in_float(stage, layers, asked)
 
@@ -280,7 +280,7 @@ class Deployer:
         return export.strip(qdq.write_qdq(repaired, spec, ranges, weights)), told
 
     def _calibration(self, stage: Quantize) -> list[Arrays]:
-        return self.workshop.task.calibration_batches(stage.observer_samples, self.workshop.seed)
+        return self.context.task.calibration_batches(stage.observer_samples, self.context.seed)
 
     def _placeholder(self, proto: onnx.ModelProto, candidate: Candidate, stage: Quantize) -> onnx.ModelProto:
         """Quantised as the final graph will be, with ranges that nobody observed."""
@@ -307,7 +307,7 @@ class Deployer:
         ]
         trained = fit_and_keep_best(
             twin.module,
-            self.workshop,
+            self.context,
             schedule,
             distillation,
             parameters=groups,
@@ -332,8 +332,8 @@ class Deployer:
 
         The graph is run as the device's runtime runs it. None of these samples has set a range.
         """
-        task = self.workshop.task
-        batches = task.parity_batches(self.workshop.seed)
+        task = self.context.task
+        batches = task.parity_batches(self.context.seed)
         file = self.runtime.load(self.runtime.convert(graph))
         same, count = 0.0, 0
         for batch in batches:

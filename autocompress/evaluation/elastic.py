@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.channels import ChannelPruner
 from autocompress.compression.exit_heads import ExitHead, MultiExit
 from autocompress.compression.fingerprint import fingerprint
@@ -40,7 +40,7 @@ from autocompress.files import Folder, json_object
 from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.interface import Arrays, arrays, take, tensors
 from autocompress.tasks.metric import Score
-from autocompress.tasks.networks import outputs_of, tensors_in
+from autocompress.tasks.torch_utils import outputs_of, tensors_in
 
 SCHEDULE = Schedule(epochs=8, learning_rate=0.05, clip=1.0)
 DISTILLATION = Distillation(temperature=4.0, weight=0.7, exit_weight=1.0)
@@ -101,17 +101,17 @@ class SubNetwork:
     Args:
         candidate: carried out up to and with its STRUCTURE stages, untrained. Its model is used as the frame.
         shared: holds the weights.
-        workshop: that of the candidate.
+        context: that of the candidate.
 
     Raises:
         NotCarried: its weights are not slices of the original's.
     """
 
-    def __init__(self, candidate: Candidate, shared: SharedNetwork, workshop: Workshop) -> None:
+    def __init__(self, candidate: Candidate, shared: SharedNetwork, context: Context) -> None:
         self.frame = candidate.copy_model().requires_grad_(False)
         whole = shared.whole(candidate)
         self._parameters = dict(whole.named_parameters())
-        self._slices = slices_of(candidate, whole, workshop)
+        self._slices = slices_of(candidate, whole, context)
 
     def weights(self) -> dict[str, Tensor]:
         """The parameters of the smaller network, as functions of the shared ones."""
@@ -122,7 +122,7 @@ class SubNetwork:
         return tuple(tensors_in(torch.func.functional_call(self.frame, self.weights(), inputs)))
 
 
-def slices_of(candidate: Candidate, whole: nn.Module, workshop: Workshop) -> Slices:
+def slices_of(candidate: Candidate, whole: nn.Module, context: Context) -> Slices:
     """Find out which part of each parameter of the original is left in a candidate.
 
     A copy of the network that channels were removed from holds flat indices instead of its weights and loses the same
@@ -131,7 +131,7 @@ def slices_of(candidate: Candidate, whole: nn.Module, workshop: Workshop) -> Sli
     Args:
         candidate: untrained.
         whole: the original network with the candidate's exits.
-        workshop: that of the candidate.
+        context: that of the candidate.
 
     Raises:
         NotCarried: a parameter is not one of the original, or not a slice along its axes.
@@ -143,8 +143,8 @@ def slices_of(candidate: Candidate, whole: nn.Module, workshop: Workshop) -> Sli
             raise NotCarried(f"elastic: {name} is not a parameter of the original network")
     tagged = copy.deepcopy(before)
     if candidate.removed:
-        order = [candidate.path_of(name) for name in workshop.anatomy.layers]
-        pruner = ChannelPruner(tagged, take(workshop.task.inputs, slice(1)), order)
+        order = [candidate.path_of(name) for name in context.analysis.layers]
+        pruner = ChannelPruner(tagged, take(context.task.inputs, slice(1)), order)
         _tag(tagged)
         for group in pruner.groups:
             pruner.remove(group, group.units_of(candidate.removed.get(group.name, ())))
@@ -154,7 +154,7 @@ def slices_of(candidate: Candidate, whole: nn.Module, workshop: Workshop) -> Sli
     if {name: p.shape for name, p in left.items()} != {name: p.shape for name, p in values.items()}:
         raise NotCarried("elastic: the parameters of the network are not those of the original, made smaller")
     slices = {name: _axes(name, tags.detach().long(), shapes[name]) for name, tags in left.items()}
-    for name, original in workshop.task.model.named_parameters():
+    for name, original in context.task.model.named_parameters():
         path = candidate.path_of(name)
         if path in slices and not torch.equal(_cut(original, slices[path]), values[path]):
             raise NotCarried(f"elastic: the values of {path} are not a slice of the original's")
@@ -173,8 +173,8 @@ class KeptElastic:
 class Elastic:
     """Trained shared weights, and what they are good for. Made by `Elastic.train`."""
 
-    def __init__(self, workshop: Workshop, shared: SharedNetwork, key: str) -> None:
-        self.workshop = workshop
+    def __init__(self, context: Context, shared: SharedNetwork, key: str) -> None:
+        self.context = context
         self.shared = shared
         self.key = key
         """Stands for everything that led to the weights."""
@@ -182,7 +182,7 @@ class Elastic:
     @classmethod
     def train(
         cls,
-        workshop: Workshop,
+        context: Context,
         recipes: Sequence[Recipe],
         *,
         schedule: Schedule = SCHEDULE,
@@ -193,11 +193,11 @@ class Elastic:
         """Train shared weights, or go on where an earlier call was interrupted, at its last whole epoch.
 
         Args:
-            workshop: the task and the anatomy of its network.
+            context: the task and the analysis of its network.
             recipes: what sub-networks to train, by their STRUCTURE stages: the smallest one first, then random ones
                 of the space that is searched.
             schedule: of the training.
-            distillation: of every sub-network, from the workshop's teacher.
+            distillation: of every sub-network, from the context's teacher.
             folder: where the weights are kept, by the content of everything that leads to them, or nowhere.
             max_seconds: fewer epochs are trained where all of them would take longer, but at least one. How many is
                 settled when the training begins.
@@ -209,38 +209,38 @@ class Elastic:
         """
         if not recipes:
             raise InputError("elastic: needs one or more recipes to take sub-networks from")
-        task = workshop.task
+        task = context.task
         if not task.trainable:
             raise InputError("elastic: the task brings no training data; use the stand-alone evaluator")
         structures = [recipe.upto(Phase.STRUCTURE) for recipe in recipes]
         settings = [repr(schedule), repr(distillation), _RANDOM, _POOL, _POOL_STEPS]
-        key = fingerprint([workshop.origin, [r.digest() for r in structures], settings])
+        key = fingerprint([context.origin, [r.digest() for r in structures], settings])
         shared = SharedNetwork(task.model)
         for recipe in {r.digest(): r for r in map(_exits_only, structures)}.values():
             with suppress(CandidateError):
-                shared.add_heads(_carry_out(recipe, workshop))
-        _check_carried(structures, shared, workshop)
-        to_layout(shared, channels_last(workshop)).requires_grad_(True)
-        sandwich = _Sandwich(shared, structures, workshop)
+                shared.add_heads(_carry_out(recipe, context))
+        _check_carried(structures, shared, context)
+        to_layout(shared, channels_last(context)).requires_grad_(True)
+        sandwich = _Sandwich(shared, structures, context)
         path = folder / f"elastic-{key}" if folder else None
-        epochs = _settle(sandwich, distillation, schedule.epochs, max_seconds, path)
+        epochs = _choose_epochs(sandwich, distillation, schedule.epochs, max_seconds, path)
         fit(
             sandwich,
-            workshop,
+            context,
             replace(schedule, epochs=epochs),
             distillation,
             title="elastic training",
             checkpoint=path,
         )
-        return cls(workshop, _finished(shared), f"{key}.{epochs}")
+        return cls(context, _finished(shared), f"{key}.{epochs}")
 
     @classmethod
-    def of(cls, workshop: Workshop, kept: KeptElastic) -> Elastic:
+    def of(cls, context: Context, kept: KeptElastic) -> Elastic:
         """The same as in the process that `kept` comes from."""
-        shared = SharedNetwork(workshop.task.model)
+        shared = SharedNetwork(context.task.model)
         shared.heads = copy.deepcopy(kept.heads)
         shared.backbone.load_state_dict(kept.backbone)
-        return cls(workshop, _finished(shared), kept.key)
+        return cls(context, _finished(shared), kept.key)
 
     def keep(self) -> KeptElastic:
         """For other processes. It holds none of the user's own classes, so that it can be pickled."""
@@ -252,7 +252,7 @@ class Elastic:
         Raises:
             NotCarried: its weights are not slices of the original's, or it has exits that were not trained.
         """
-        part = SubNetwork(candidate, self.shared, self.workshop)
+        part = SubNetwork(candidate, self.shared, self.context)
         state: dict[str, Tensor] = {**candidate.model.state_dict(), **part.weights()}
         return {name: tensor.detach().clone() for name, tensor in state.items()}
 
@@ -269,7 +269,7 @@ class Elastic:
     def _started(self, candidate: Candidate) -> Candidate:
         model = candidate.copy_model()
         model.load_state_dict(self.weights(candidate))
-        reestimate_batchnorm(model, self.workshop)
+        reestimate_batchnorm(model, self.context)
         return candidate.evolve("elastic: starts from the shared weights", model=model)
 
     def accuracy(self, candidate: Candidate) -> Score:
@@ -280,7 +280,7 @@ class Elastic:
         Raises:
             NotCarried: the shared weights are not those of the candidate.
         """
-        return torch_score(self._started(candidate).backbone, self.workshop)
+        return torch_score(self._started(candidate).backbone, self.context)
 
 
 class _Sandwich(nn.Module):
@@ -288,12 +288,12 @@ class _Sandwich(nn.Module):
 
     steps: Tensor
 
-    def __init__(self, shared: SharedNetwork, recipes: Sequence[Recipe], workshop: Workshop) -> None:
+    def __init__(self, shared: SharedNetwork, recipes: Sequence[Recipe], context: Context) -> None:
         super().__init__()
         self.shared = shared
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self._recipes = recipes
-        self.workshop = workshop
+        self.context = context
         self._smallest = self._part(recipes[0])
         self._pool: list[SubNetwork] = []
         self._pool_number = -1
@@ -301,7 +301,7 @@ class _Sandwich(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         step = int(self.steps)
         self.steps.add_(1)
-        rng = np.random.default_rng([self.workshop.seed, step])
+        rng = np.random.default_rng([self.context.seed, step])
         pool = self._pool_for(step // _POOL_STEPS)
         parts = [self._smallest, *(pool[i] for i in rng.integers(len(pool), size=_RANDOM))]
         outputs = [output for part in parts for output in part(*inputs)]
@@ -309,7 +309,7 @@ class _Sandwich(nn.Module):
 
     def _pool_for(self, number: int) -> list[SubNetwork]:
         if number != self._pool_number:
-            rng = np.random.default_rng([self.workshop.seed, number, 1])
+            rng = np.random.default_rng([self.context.seed, number, 1])
             chosen = rng.choice(len(self._recipes), min(_POOL, len(self._recipes)), replace=False)
             self._pool = []
             for i in chosen:
@@ -320,19 +320,21 @@ class _Sandwich(nn.Module):
         return self._pool
 
     def _part(self, recipe: Recipe) -> SubNetwork:
-        part = SubNetwork(_carry_out(recipe, self.workshop), self.shared, self.workshop)
+        part = SubNetwork(_carry_out(recipe, self.context), self.shared, self.context)
         part.frame.train()
         return part
 
 
-def _settle(sandwich: _Sandwich, distillation: Distillation, epochs: int, max_seconds: float, path: Path | None) -> int:
+def _choose_epochs(
+    sandwich: _Sandwich, distillation: Distillation, epochs: int, max_seconds: float, path: Path | None
+) -> int:
     """The number of epochs: that of the first call, where the folder remembers it."""
     note = path.with_suffix(".json") if path else None
     if note and (kept := _read_note(note)):
         return kept
     if math.isfinite(max_seconds):
         before = copy.deepcopy(sandwich.state_dict())
-        epochs = max(1, min(epochs, int(max_seconds / seconds_per_epoch(sandwich, sandwich.workshop, distillation))))
+        epochs = max(1, min(epochs, int(max_seconds / seconds_per_epoch(sandwich, sandwich.context, distillation))))
         sandwich.load_state_dict(before)
     if note:
         Folder(note.parent).write_json(note.name, {"epochs": epochs})
@@ -391,7 +393,7 @@ def _head_key(place: str, head: nn.Module) -> str:
     return f"{place} {hidden}".replace(".", "/")
 
 
-def _check_carried(structures: Sequence[Recipe], shared: SharedNetwork, workshop: Workshop) -> None:
+def _check_carried(structures: Sequence[Recipe], shared: SharedNetwork, context: Context) -> None:
     """Find out before any training whether networks of each combination of stages can share the weights.
 
     Raises:
@@ -400,27 +402,27 @@ def _check_carried(structures: Sequence[Recipe], shared: SharedNetwork, workshop
     for recipe in {tuple(stage.technique for stage in r.stages): r for r in reversed(structures)}.values():
         candidate = None
         with suppress(CandidateError):  # a recipe that cannot be applied to this network
-            candidate = _carry_out(recipe, workshop)
+            candidate = _carry_out(recipe, context)
         if candidate is not None:
-            SubNetwork(candidate, shared, workshop)
+            SubNetwork(candidate, shared, context)
 
 
 def _exits_only(recipe: Recipe) -> Recipe:
     return Recipe(stages=tuple(stage for stage in recipe.stages if stage.thresholds_by))
 
 
-def _carry_out(recipe: Recipe, workshop: Workshop) -> Candidate:
-    candidate = Candidate(workshop.task.model)
+def _carry_out(recipe: Recipe, context: Context) -> Candidate:
+    candidate = Candidate(context.task.model)
     for stage in recipe.stages:
-        candidate = stage.apply(candidate, workshop)
+        candidate = stage.apply(candidate, context)
     return candidate
 
 
-def torch_score(model: nn.Module, workshop: Workshop) -> Score:
+def torch_score(model: nn.Module, context: Context) -> Score:
     """The metric of a torch model on the validation split."""
 
     def predict(inputs: Arrays) -> Arrays:
         outputs = arrays(outputs_of(model, tensors(inputs)))
-        return dict(zip(workshop.task.outputs.names, outputs, strict=True))
+        return dict(zip(context.task.outputs.names, outputs, strict=True))
 
-    return workshop.task.score(predict, "validation")
+    return context.task.score(predict, "validation")

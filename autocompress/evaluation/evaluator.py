@@ -18,8 +18,8 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from autocompress.compression.anatomy import Anatomy, dissect
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.analysis import NetworkAnalysis, analyze
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.catalogue import technique
 from autocompress.compression.quantize import Quantize
 from autocompress.compression.stage import Phase, Stage
@@ -39,8 +39,8 @@ from autocompress.runtimes.workload import Workload
 from autocompress.studies.results import Evaluation, ExitSummary, LayerSummary
 from autocompress.tasks.interface import Arrays, joined, n_samples, take
 from autocompress.tasks.metric import Score, Split
-from autocompress.tasks.networks import seed_everything
 from autocompress.tasks.task import Task
+from autocompress.tasks.torch_utils import seed_everything
 
 Array = NDArray[Any]
 _OPTIMISM_SPLITS = 8
@@ -140,15 +140,15 @@ class Evaluator:
         seed: int = 0,
         cache: Path | None = None,
         progress: Callable[[str], None] = lambda message: None,
-        anatomy: Anatomy | None = None,
+        analysis: NetworkAnalysis | None = None,
     ) -> None:
         self.task = task
         self.device = device
         with failing_as(TaskError, "looking at the network"):
-            self.workshop = Workshop(task, anatomy or dissect(task), seed, progress)
-        self.deployer = Deployer(self.workshop, device)
+            self.context = Context(task, analysis or analyze(task), seed, progress)
+        self.deployer = Deployer(self.context, device)
         self.cache = cache
-        self.findings = NetworkFindings(self.workshop, cache)
+        self.findings = NetworkFindings(self.context, cache)
         """What settings that are left open become for this network."""
         self.elastic: Elastic | None = None
         """Shared weights that training starts from instead of the original's, where there are any."""
@@ -161,9 +161,9 @@ class Evaluator:
         return self.deployer.runtime
 
     @property
-    def anatomy(self) -> Anatomy:
+    def analysis(self) -> NetworkAnalysis:
         """The parts of the task's network."""
-        return self.workshop.anatomy
+        return self.context.analysis
 
     def settled(self, recipe: Recipe) -> Recipe:
         """The recipe with every setting that was left open as it is for this network.
@@ -205,7 +205,7 @@ class Evaluator:
         size = len(self.deployer.finish(deployment, thresholds, recipe, self.provenance()).file)
         numerics = [s for s in recipe.stages if s.phase > Phase.TRAINING]
         key = _hash(self._trained_key(recipe), [s.model_dump(mode="json") for s in numerics])
-        capacity = _capacity(candidate, self.anatomy)
+        capacity = _capacity(candidate, self.analysis)
         return Forecast(recipe, key, self.deployer.cost(deployment), size, capacity, candidate.notes)
 
     def evaluate(self, recipe: Recipe) -> list[Outcome]:
@@ -276,7 +276,7 @@ class Evaluator:
             model = candidate.copy_model()
             model.load_state_dict(state)
             return candidate.evolve("training: found in the cache", model=model)
-        seed_everything(self.workshop.seed)
+        seed_everything(self.context.seed)
         if self.elastic:
             candidate = self.elastic.start(candidate)
         for stage in stages:
@@ -292,10 +292,10 @@ class Evaluator:
         return candidate
 
     def _carry_out(self, stage: Stage, candidate: Candidate) -> Candidate:
-        if self.anatomy.unchangeable and stage.needs_layers():
-            raise CandidateError(f"{stage.technique} cannot be applied: {self.anatomy.unchangeable}")
+        if self.analysis.unchangeable and stage.needs_layers():
+            raise CandidateError(f"{stage.technique} cannot be applied: {self.analysis.unchangeable}")
         with failing_as(CandidateError, f"the stage {stage.technique}"):
-            return stage.apply(candidate, self.workshop)
+            return stage.apply(candidate, self.context)
 
     def _kept_weights(self, recipe: Recipe, cache: Path) -> Path:
         return cache / f"{self._trained_key(recipe)}.pt"
@@ -304,7 +304,7 @@ class Evaluator:
         """What trained weights come from: the untrained network, by its content, and how it is trained."""
         training = [s.model_dump(mode="json") for s in recipe.stages if s.phase is Phase.TRAINING]
         start = [self.elastic.key] if self.elastic else []
-        return _hash(self.structure(recipe).fingerprint, self.workshop.origin, training, *start)
+        return _hash(self.structure(recipe).fingerprint, self.context.origin, training, *start)
 
     def _settings(self, candidate: Candidate, deployment: Deployment, cost: Cost, recipe: Recipe) -> list[_Setting]:
         """The recipes that this trained network serves, with their thresholds."""
@@ -429,7 +429,7 @@ class Evaluator:
         return {
             "task": self.task.name,
             "device": self.device.name,
-            "seed": self.workshop.seed,
+            "seed": self.context.seed,
             "model_sha256": self.task.model_sha256,
             "data_sha256": self.task.data_sha256,
             "torch": torch.__version__,
@@ -487,12 +487,12 @@ def _left_at(confidence: Array, scores: Array, thresholds: tuple[float, ...]) ->
     return float(scores[np.arange(len(scores)), fires.argmax(1)].mean())
 
 
-def _capacity(candidate: Candidate, anatomy: Anatomy) -> float:
+def _capacity(candidate: Candidate, analysis: NetworkAnalysis) -> float:
     """See `Forecast.capacity`."""
-    lost = {name: len(candidate.removed.get(candidate.path_of(name), ())) for name in anatomy.widths}
-    channels = [math.log(1 - lost[name] / width) for name, width in anatomy.widths.items()]
-    n_left = len(anatomy.layers) - len(candidate.gone(anatomy))
-    layers = math.log(max(1, n_left) / max(1, len(anatomy.layers)))
+    lost = {name: len(candidate.removed.get(candidate.path_of(name), ())) for name in analysis.widths}
+    channels = [math.log(1 - lost[name] / width) for name, width in analysis.widths.items()]
+    n_left = len(analysis.layers) - len(candidate.gone(analysis))
+    layers = math.log(max(1, n_left) / max(1, len(analysis.layers)))
     return (float(np.mean(channels)) if channels else 0.0) + layers
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.finetuning import RATES, Ladder, Optimizer, find_rate, optimizer_for
 from autocompress.compression.techniques import _usual as usual
 from autocompress.compression.training import Distillation
@@ -38,13 +38,13 @@ class NetworkFindings:
     """Finds out what is asked for, once.
 
     Args:
-        workshop: the task and its network.
+        context: the task and its network.
         cache: folder in which results are kept, by the content of everything that leads to them; or None.
         told: gets a sentence about everything that was found anew.
     """
 
-    def __init__(self, workshop: Workshop, cache: Path | None) -> None:
-        self._workshop = workshop
+    def __init__(self, context: Context, cache: Path | None) -> None:
+        self._workshop = context
         self._cache = cache
         self.told: Callable[[str], None] = lambda sentence: None
         self.ladders: dict[Optimizer, Ladder] = {}

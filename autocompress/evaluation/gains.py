@@ -12,7 +12,7 @@ from autocompress.evaluation.evaluator import Evaluator, Forecast
 from autocompress.recipes.recipe import Recipe
 
 
-class Payoff:
+class GainEstimator:
     """Predicts a handful of fixed recipes for one network on one device; nothing is trained.
 
     Where the device executes int8 only, the reference is the uniformly quantised network.
@@ -21,7 +21,7 @@ class Payoff:
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
         self.device = evaluator.device
-        self.anatomy = evaluator.anatomy
+        self.analysis = evaluator.analysis
         floats = 32 in self.device.weight_bits
         self._numerics: tuple[Stage, ...] = () if floats else (usual.quantised(),)
         self.base = self._forecast(())
@@ -80,7 +80,7 @@ class Payoff:
         """Share of the predicted time that is spent in the layers of each stage."""
         shares: dict[str, float] = {}
         for layer, ms in self.base.cost.layer_ms.items():
-            stage = self.anatomy.stage_of(layer)
+            stage = self.analysis.stage_of(layer)
             shares[stage] = shares.get(stage, 0.0) + ms / self.base.worst_case_ms
         return shares
 

@@ -63,7 +63,7 @@ def weight_sensitivity(evaluator: Evaluator) -> tuple[LayerDamage, ...]:
     Raises:
         CandidateError: the network cannot be exported or run.
     """
-    name = f"{SENSITIVITY}{evaluator.workshop.origin}.json"
+    name = f"{SENSITIVITY}{evaluator.context.origin}.json"
     kept = _read(evaluator, name)
     if kept is None:
         kept = _measure(evaluator)
@@ -93,7 +93,7 @@ def _measure(evaluator: Evaluator) -> _Kept:
     before = _outputs(model, batches, {})
     kept = _Kept()
     for i, layer in enumerate(layers):
-        evaluator.workshop.progress(f"sensitivity of layer {i + 1} of {len(layers)}")
+        evaluator.context.progress(f"sensitivity of layer {i + 1} of {len(layers)}")
         after = _outputs(model, batches, {layer.weight: _values(coarse[layer.weight])})
         kept.damage[layer.name] = _damage(evaluator.task, before, after)
         kept.n_weights[layer.name] = coarse[layer.weight].values.size
@@ -101,9 +101,9 @@ def _measure(evaluator: Evaluator) -> _Kept:
 
 
 def _samples(evaluator: Evaluator, n_layers: int) -> list[Arrays]:
-    most = _MOST_MACS / max(1, evaluator.anatomy.macs * n_layers)
+    most = _MOST_MACS / max(1, evaluator.analysis.macs * n_layers)
     n = int(min(_SAMPLES, max(_FEWEST, most)))
-    return evaluator.task.calibration_batches(n, evaluator.workshop.seed)
+    return evaluator.task.calibration_batches(n, evaluator.context.seed)
 
 
 def _with_open_weights(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

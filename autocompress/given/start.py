@@ -17,8 +17,8 @@ from autocompress.given.network import GraphNetwork
 from autocompress.given.samples import ImageOptions, Samples, read_samples
 from autocompress.tasks.interface import joined, leaves, n_samples, take, tensors
 from autocompress.tasks.metric import ACCURACY, Metric
-from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
+from autocompress.tasks.torch_utils import outputs_of
 
 Array = NDArray[Any]
 Kind = Literal["auto", "classification", "generic"]

@@ -29,7 +29,7 @@ from autocompress.errors import CandidateError, first_line, user_line
 from autocompress.graphs.quantizable import quantizable_layers
 from autocompress.runtimes.base import reference
 from autocompress.tasks.interface import INPUT, Inputs, arrays, n_samples, replaced, values
-from autocompress.tasks.networks import evaluating, outputs_of
+from autocompress.tasks.torch_utils import evaluating, outputs_of
 
 OPSET = 21
 _OWN = "_output"

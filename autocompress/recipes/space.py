@@ -18,7 +18,7 @@ import yaml
 
 from autocompress.compression.catalogue import technique, technique_names
 from autocompress.compression.stage import Limit, Phase, Stage
-from autocompress.compression.structure import Outline
+from autocompress.compression.structure import NetworkStructure
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import RecipeError, SpaceError
 from autocompress.files import read_yaml
@@ -92,7 +92,7 @@ class SearchSpace:
         """The text that `load` reads."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
-    def knobs(self, outline: Outline) -> dict[str, Domain]:
+    def knobs(self, outline: NetworkStructure) -> dict[str, Domain]:
         """All knobs of the space for one network, those of alternatives included."""
         result: dict[str, Domain] = {}
         for slot in self.slots:
@@ -102,7 +102,7 @@ class SearchSpace:
                 result.update(alternative.knobs(outline))
         return result
 
-    def strengths(self, outline: Outline, phase: Phase | None = None) -> dict[str, Domain]:
+    def strengths(self, outline: NetworkStructure, phase: Phase | None = None) -> dict[str, Domain]:
         """The knobs whose values go from weak to strong compression, of the stages of one phase or of all."""
         return {
             key: domain
@@ -113,7 +113,7 @@ class SearchSpace:
             if alternative.is_strength(key)
         }
 
-    def size(self, outline: Outline) -> float:
+    def size(self, outline: NetworkStructure) -> float:
         """Number of different settings; infinite with a continuous range."""
         total = 1.0
         for slot in self.slots:
@@ -121,7 +121,7 @@ class SearchSpace:
             total *= options + (1 if slot.optional else 0)
         return total
 
-    def sample(self, suggester: Suggester, outline: Outline) -> Recipe:
+    def sample(self, suggester: Suggester, outline: NetworkStructure) -> Recipe:
         """Draw a recipe; `suggester` is an `optuna.Trial` or anything with its suggest methods."""
         stages = []
         for slot in self.slots:
@@ -132,7 +132,7 @@ class SearchSpace:
                 stages.append(chosen.build(values, outline))
         return Recipe(stages=tuple(_drop_unmet(stages)))
 
-    def setting(self, outline: Outline, strength: Callable[[], float], *, optional: bool) -> dict[str, Value]:
+    def setting(self, outline: NetworkStructure, strength: Callable[[], float], *, optional: bool) -> dict[str, Value]:
         """One value per knob: strengths at a share of their way, everything else at its first or middle value.
 
         Args:
@@ -148,7 +148,7 @@ class SearchSpace:
             values |= {key: chosen.usual(key, domain, strength) for key, domain in chosen.knobs(outline)}
         return values
 
-    def strongest(self, outline: Outline) -> list[dict[str, Value]]:
+    def strongest(self, outline: NetworkStructure) -> list[dict[str, Value]]:
         """Settings that compress as much as they can, one for each combination of stages and of bits for all layers.
 
         One of them is the smallest or the fastest of the space, or close to it: which bits that are depends on device
@@ -157,7 +157,7 @@ class SearchSpace:
         parts = itertools.product(*(list(slot.strongest(outline)) for slot in self.slots))
         return [dict(itertools.chain(*(part.items() for part in one))) for one in parts]
 
-    def setting_of(self, recipe: Recipe, outline: Outline) -> dict[str, Value] | None:
+    def setting_of(self, recipe: Recipe, outline: NetworkStructure) -> dict[str, Value] | None:
         """The setting of this space that comes closest to a recipe of another one; fields it fixes are not looked at.
 
         Returns:
@@ -183,13 +183,13 @@ class SearchSpace:
                     values[key] = value
         return values
 
-    def corner_stages(self, outline: Outline) -> Iterator[Stage]:
+    def corner_stages(self, outline: NetworkStructure) -> Iterator[Stage]:
         """Stages of the space in which every value of every choice, and both ends of every range, occurs once."""
         for slot in self.slots:
             for alternative in slot.alternatives:
                 yield from (alternative.build(values, outline) for values in _corners(alternative, outline))
 
-    def restrict(self, device: DeviceProfile, outline: Outline, *, trainable: bool = True) -> SearchSpace:
+    def restrict(self, device: DeviceProfile, outline: NetworkStructure, *, trainable: bool = True) -> SearchSpace:
         """Drop what this device, this network or this task cannot use, and say so in `notes`."""
         notes: list[str] = []
         left_out: dict[str, list[str]] = {}
@@ -213,7 +213,7 @@ class SearchSpace:
 
     def _check(self, source: str) -> None:
         part = {"layer": "stage1"}
-        outline = Outline(groups=part, layers=part, places=("layer",), blocks=part)
+        outline = NetworkStructure(groups=part, layers=part, places=("layer",), blocks=part)
         names = [a.technique for slot in self.slots for a in slot.alternatives]
         for name in names:
             if names.count(name) > 1:
@@ -231,11 +231,11 @@ class SearchSpace:
             raise SpaceError(f"{source}: {error}") from None
 
 
-def _first(space: StageSpace, outline: Outline) -> Stage:
+def _first(space: StageSpace, outline: NetworkStructure) -> Stage:
     return space.build({key: domain.corners()[0] for key, domain in space.knobs(outline)}, outline)
 
 
-def _corners(space: StageSpace, outline: Outline) -> Iterator[dict[str, Value]]:
+def _corners(space: StageSpace, outline: NetworkStructure) -> Iterator[dict[str, Value]]:
     knobs = dict(space.knobs(outline))
     first = {key: domain.corners()[0] for key, domain in knobs.items()}
     yield first
@@ -250,7 +250,7 @@ def _drop_unmet(stages: Sequence[Stage]) -> list[Stage]:
     return [stage for stage in stages if stage.requires <= names]
 
 
-def _unusable(space: StageSpace, device: DeviceProfile, outline: Outline, trainable: bool) -> str:
+def _unusable(space: StageSpace, device: DeviceProfile, outline: NetworkStructure, trainable: bool) -> str:
     if outline.unchangeable and space.cls.needs_layers():
         return outline.unchangeable
     if reason := space.cls.unusable(outline, device, trainable=trainable):

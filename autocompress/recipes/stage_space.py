@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from autocompress.compression.catalogue import parse_stage, technique
 from autocompress.compression.stage import Stage, TableField
-from autocompress.compression.structure import Outline
+from autocompress.compression.structure import NetworkStructure
 from autocompress.compression.tables import lookup
 from autocompress.errors import RecipeError, SpaceError
 from autocompress.recipes.domains import Choice, Domain, Scoped, Value, parse_domain
@@ -33,7 +33,7 @@ class StageSpace:
         """The class of its stages."""
         return technique(self.technique)
 
-    def knobs(self, outline: Outline) -> Iterator[tuple[str, Domain]]:
+    def knobs(self, outline: NetworkStructure) -> Iterator[tuple[str, Domain]]:
         """Names and domains of everything that is drawn for this stage."""
         for name, scoped in self.domains.items():
             key = f"{self.technique}.{name}"
@@ -46,7 +46,7 @@ class StageSpace:
             for part, scoped in entries.items():
                 yield f"{self.technique}.{name}[{part}]", scoped.domain
 
-    def parts(self, name: str, scoped: Scoped, outline: Outline) -> tuple[str, ...]:
+    def parts(self, name: str, scoped: Scoped, outline: NetworkStructure) -> tuple[str, ...]:
         """The parts of a network for which a table field draws values of their own."""
         return outline.parts(self.cls.tables[name].over, scoped.per)
 
@@ -71,7 +71,7 @@ class StageSpace:
             return domain.at(share if table.strongest == "high" else 1 - share)
         return domain.at(0.0 if isinstance(domain, Choice) else 0.5)
 
-    def value_of(self, stage: Stage, knob: str, outline: Outline) -> Value:
+    def value_of(self, stage: Stage, knob: str, outline: NetworkStructure) -> Value:
         """What a stage has where a knob, `technique.field[part]`, would have its value."""
         value = getattr(stage, self.field_of(knob))
         table = self.table_of(knob)
@@ -86,7 +86,7 @@ class StageSpace:
         name = self.cls.effort
         return int(self.fixed.get(name, self.cls.model_fields[name].default)) if name else 0
 
-    def build(self, values: Mapping[str, Value], outline: Outline) -> Stage:
+    def build(self, values: Mapping[str, Value], outline: NetworkStructure) -> Stage:
         """Build the stage from one value per knob."""
         settings: dict[str, Any] = {"technique": self.technique, **self.fixed}
         for name, scoped in self.domains.items():
@@ -123,7 +123,7 @@ class Slot:
             return None
         return next((a for a in self.alternatives if a.technique == value), self.alternatives[0])
 
-    def strongest(self, outline: Outline) -> Iterator[dict[str, Value]]:
+    def strongest(self, outline: NetworkStructure) -> Iterator[dict[str, Value]]:
         """The part of this slot in the settings of `SearchSpace.strongest`."""
         if self.optional:
             yield {self.name: SWITCH[0]}

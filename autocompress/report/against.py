@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from autocompress.errors import ConstraintError
-from autocompress.report._words import (
+from autocompress.report.formatting import (
     Comparison,
     compare,
     is_percentage,

@@ -15,8 +15,8 @@ from statistics import median
 from typing import Any
 
 from autocompress.errors import StudyError
-from autocompress.report._volume import Point, Volumes, hypervolume_reference, in_order
-from autocompress.report._words import is_percentage, ms_text, size_text
+from autocompress.report.formatting import is_percentage, ms_text, size_text
+from autocompress.report.hypervolume import Point, Volumes, hypervolume_reference, in_order
 from autocompress.studies.front import ParetoFront, dominates
 from autocompress.studies.study import Study, front_of, resolved
 

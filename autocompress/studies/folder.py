@@ -142,7 +142,7 @@ def is_final(study: Path) -> bool:
     return Folder(study).has(_FINAL)
 
 
-def take_back_final(study: Path) -> None:
+def invalidate_final(study: Path) -> None:
     """Remove the final figures: there is more to measure and to score than they speak of."""
     Folder(study).remove(_FINAL)
 

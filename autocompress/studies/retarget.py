@@ -82,7 +82,7 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True)
-class Crossing:
+class CrossDeviceResult:
     """The best choice for one device, run on another one."""
 
     chosen_for: str
@@ -119,7 +119,7 @@ class Retargeted:
 
         return pd.DataFrame([row for projection in self.projections for row in _rows(projection)])
 
-    def crossings(self) -> list[Crossing]:
+    def crossings(self) -> list[CrossDeviceResult]:
         """Every device's best choice on every device."""
         return [_cross(a, b) for a in self.projections for b in self.projections]
 
@@ -323,20 +323,20 @@ def _constraints(
     return tuple(resolved), tuple(notes)
 
 
-def _cross(a: Projection, b: Projection) -> Crossing:
+def _cross(a: Projection, b: Projection) -> CrossDeviceResult:
     names = (a.device.name, b.device.name)
     own = b.choice
     own_trial = own.trial if own else None
     if a.choice is None:
-        return Crossing(*names, None, own_trial, reason=f"nothing runs on {names[0]}")
+        return CrossDeviceResult(*names, None, own_trial, reason=f"nothing runs on {names[0]}")
     trial = a.choice.trial
     there = b.point(trial)
     if there is None or own is None:
-        return Crossing(*names, trial, own_trial, reason=b.excluded.get(trial, "does not run there"))
+        return CrossDeviceResult(*names, trial, own_trial, reason=b.excluded.get(trial, "does not run there"))
     accuracy, latency_ms, size = there.objectives()
     own_accuracy, own_ms, own_size = own.objectives()
     fastest = min(p.objectives()[1] for p in b.points if p.objectives()[0] >= accuracy)
-    return Crossing(
+    return CrossDeviceResult(
         *names,
         trial,
         own_trial,

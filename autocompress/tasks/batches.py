@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autocompress.errors import TaskError, where
 from autocompress.tasks.interface import INPUT, each, joined, leaves, n_samples, take
-from autocompress.tasks.networks import seeded
+from autocompress.tasks.torch_utils import seeded
 
 MOST_SAMPLES = 2**17
 MOST_VALUES = 2**29

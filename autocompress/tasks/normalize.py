@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from autocompress.errors import TaskError, failing_as, first_line, user_line
 from autocompress.tasks.interface import INPUT, OutputStructure, Tensors, flat, parameter_names
-from autocompress.tasks.networks import evaluating
+from autocompress.tasks.torch_utils import evaluating
 
 _HALVES = frozenset({torch.float16, torch.bfloat16})
 _TOLERANCE, _TOLERANCE_OF_HALF = 1e-3, 0.1

@@ -36,9 +36,9 @@ from autocompress.tasks.interface import n_samples as n_of
 from autocompress.tasks.kind import TaskKind
 from autocompress.tasks.kind import get as kind_of
 from autocompress.tasks.metric import ACCURACY, Metric, Score, Split
-from autocompress.tasks.networks import evaluating, outputs_of
 from autocompress.tasks.normalize import normalize, unwrapped
 from autocompress.tasks.survey import Survey
+from autocompress.tasks.torch_utils import evaluating, outputs_of
 
 Array = NDArray[Any]
 Predict = Callable[[Arrays], Arrays]

@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from autocompress.compression.anatomy import dissect
+from autocompress.compression.analysis import analyze
 from autocompress.compression.techniques._usual import quantised
 from autocompress.devices.profile import DeviceProfile
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.interface import arrays, each, n_samples, take, tensors
 from autocompress.tasks.kind import TaskKind, get, names
-from autocompress.tasks.networks import outputs_of, tensors_in
 from autocompress.tasks.task import Task
+from autocompress.tasks.torch_utils import outputs_of, tensors_in
 from autocompress.testing._rules import require, require_docstrings
 
 _NOISE = 0.5
@@ -147,7 +147,7 @@ def ranks_the_network_above_shuffled_outputs(case: Case) -> None:
 def exits_only_where_it_is_sure(case: Case) -> None:
     """Check that a kind with exits gives a confidence per sample, and that one without gets no places for them."""
     if not case.kind.exits:
-        require(not dissect(case.task).places, "early exits are offered for a kind without")
+        require(not analyze(case.task).places, "early exits are offered for a kind without")
         return
     confidence = case.kind.confidence(arrays(case.outputs()))
     require(confidence.shape == (n_samples(case.batch[0]),), "the confidence is not one number per sample")

@@ -72,7 +72,7 @@ class Case:
         """The network, quantised or with one early exit on demand."""
         candidate = Candidate(self.task.model)
         if exits:
-            candidate = early_exits(hidden=8).apply(candidate, self.evaluator.workshop)
+            candidate = early_exits(hidden=8).apply(candidate, self.evaluator.context)
         return self.evaluator.deployer.build(candidate.evolve(quantization=stage))
 
     def file(self, stage: Quantize | None = None, *, exits: bool = False) -> Artifact:

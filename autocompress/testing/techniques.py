@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from autocompress.compression.absent import absent
-from autocompress.compression.anatomy import dissect
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.analysis import analyze
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.catalogue import technique, technique_names
 from autocompress.compression.channels import ChannelPruner
 from autocompress.compression.fingerprint import architecture
@@ -38,8 +38,8 @@ from autocompress.evaluation.deploy import Deployer
 from autocompress.graphs import export
 from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.interface import Inputs, joined, take, tensors
-from autocompress.tasks.networks import outputs_of, seed_everything
 from autocompress.tasks.task import Task
+from autocompress.tasks.torch_utils import outputs_of, seed_everything
 from autocompress.testing._rules import is_refused, require, require_docstrings
 
 _SAMPLES = 8
@@ -56,7 +56,7 @@ class Case:
 
     stage: Stage
     """With settings that change something."""
-    workshop: Workshop
+    context: Context
     """With a small task, best one that trains in less than a second."""
     identity: Stage | None = None
     """The same technique with settings that must change nothing; None where there are none."""
@@ -66,25 +66,25 @@ class Case:
     @cached_property
     def start(self) -> Candidate:
         """The candidate that the stage gets."""
-        candidate = Candidate(self.workshop.task.model)
+        candidate = Candidate(self.context.task.model)
         for stage in self.before:
-            candidate = stage.apply(candidate, self.workshop)
+            candidate = stage.apply(candidate, self.context)
         return candidate
 
     def run(self, stage: Stage | None = None) -> Candidate:
         """Apply the stage (or another one); like the evaluator, seed before training only."""
         if self.stage.phase is Phase.TRAINING:
-            seed_everything(self.workshop.seed)
-        return (stage or self.stage).apply(self.start, self.workshop)
+            seed_everything(self.context.seed)
+        return (stage or self.stage).apply(self.start, self.context)
 
     def outputs(self, candidate: Candidate) -> tuple[Tensor, ...]:
         """Run a candidate on the task's example input: one tensor per exit."""
-        return outputs_of(candidate.model, self.workshop.task.inputs)
+        return outputs_of(candidate.model, self.context.task.inputs)
 
     @cached_property
     def samples(self) -> Inputs:
         """Some real inputs of the task."""
-        found: Inputs = tensors(joined(self.workshop.task.calibration_batches(_SAMPLES, self.workshop.seed)))
+        found: Inputs = tensors(joined(self.context.task.calibration_batches(_SAMPLES, self.context.seed)))
         return found
 
     @property
@@ -114,7 +114,7 @@ def has_a_stable_digest(case: Case) -> None:
 
 def leaves_its_input_alone(case: Case) -> None:
     """Check that neither the given candidate nor the user's model is changed."""
-    models = {"the candidate": case.start.model, "the task's model": case.workshop.task.model}
+    models = {"the candidate": case.start.model, "the task's model": case.context.task.model}
     before = {name: _state(model) for name, model in models.items()}
     outputs, fields = (
         case.outputs(case.start),
@@ -196,7 +196,7 @@ def removes_what_it_reports(case: Case) -> None:
         if result is None or not result.removed:
             continue
         require(result.whole is not None, "it reports `removed` without `whole`, the network that had the channels")
-        order = [result.path_of(name) for name in case.workshop.anatomy.layers]
+        order = [result.path_of(name) for name in case.context.analysis.layers]
         pruner = ChannelPruner(copy.deepcopy(result.whole or nn.Identity()), take(case.samples, slice(1)), order)
         groups = {group.name: group for group in pruner.groups}
         if unknown := result.removed.keys() - groups.keys():
@@ -214,8 +214,8 @@ def removes_what_it_reports(case: Case) -> None:
 def exports(case: Case) -> None:
     """Check that a file can be written of the result, and that before quantisation it answers as torch does."""
     result = case.run()
-    memo = case.workshop.memo
-    deployer = memo.setdefault(exports, Deployer(case.workshop, DeviceProfile.load("raspberry-pi-4")))
+    memo = case.context.memo
+    deployer = memo.setdefault(exports, Deployer(case.context, DeviceProfile.load("raspberry-pi-4")))
     try:
         deployer.build(result)
         error = export.disagreement(deployer.float_graph(result), result.model, case.samples)
@@ -294,7 +294,7 @@ def check(stage: Stage, *, identity: Stage | None = None, before: tuple[Stage, .
 
 
 @cache
-def small_workshop() -> Workshop:
+def small_workshop() -> Context:
     """A residual network of three stages on random images: what a technique needs to be tried in seconds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -303,7 +303,7 @@ def small_workshop() -> Workshop:
         images, labels = torch.randn(64, 3, 16, 16), torch.arange(64) % 4
     data = TensorDataset(images + labels[:, None, None, None], labels)
     task = Task.classification(model, train=data, val=data, example_input=images[:1], name="small")
-    return Workshop(task, dissect(task))
+    return Context(task, analyze(task))
 
 
 class _Residual(nn.Module):
@@ -322,7 +322,7 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
 
 def _for_single_groups(case: Case) -> Iterator[Stage]:
     """The stage for one group of channels at a time, as strong as it is for that one in the case."""
-    groups = case.workshop.anatomy.groups
+    groups = case.context.analysis.groups
     for name, table in type(case.stage).tables.items():
         for group in [*groups][:_GROUPS] if table.over == "groups" else ():
             value = lookup(getattr(case.stage, name), group, groups[group], table.default)

@@ -157,26 +157,26 @@ def _base(train: TensorBatches, val: TensorBatches) -> torch.nn.Module:
 
 def measure(evaluator: Evaluator, network: Network) -> dict[str, Any]:
     """One line of the record: a network after pruning and after each epoch, and its files."""
-    workshop, watch = evaluator.workshop, _Watch()
+    context, watch = evaluator.context, _Watch()
     pruned = evaluator.structure(network.recipe())
     distill = network.recipe().get("distill")
     assert isinstance(distill, Distill)
     structure = watch.lap()
-    look = distill.model_copy(update={"epochs": 0}).apply(pruned, workshop)
-    curve, seconds = [torch_score(look.model, workshop).value], [watch.lap()]
+    look = distill.model_copy(update={"epochs": 0}).apply(pruned, context)
+    curve, seconds = [torch_score(look.model, context).value], [watch.lap()]
     model = to_layout(pruned.copy_model(), True).requires_grad_(True)
 
     def note() -> None:
         model.eval()
-        curve.append(torch_score(model, workshop).value)
+        curve.append(torch_score(model, context).value)
         model.train()
         seconds.append(watch.lap())
 
-    workshop.task.train.then = note
+    context.task.train.then = note
     schedule = Schedule(EPOCHS, float(distill.learning_rate), distill.optimizer, float(distill.weight_decay))
     terms = Distillation(float(distill.temperature), float(distill.weight), exit_weight=float(distill.exit_weight))
-    fit(model, workshop, schedule, terms)
-    workshop.task.train.then = lambda: None
+    fit(model, context, schedule, terms)
+    context.task.train.then = lambda: None
     trained = pruned.evolve(model=to_layout(model, False).eval())
     return {
         "ratios": network.ratios,
@@ -189,19 +189,19 @@ def measure(evaluator: Evaluator, network: Network) -> dict[str, Any]:
 
 
 def _file(evaluator: Evaluator, network: Network, trained: Candidate, bits: str) -> dict[str, Any]:
-    watch, workshop, deployer = _Watch(), evaluator.workshop, evaluator.deployer
+    watch, context, deployer = _Watch(), evaluator.context, evaluator.deployer
     recipe = network.with_file(bits, THRESHOLDS[0])
     candidate = trained
     for stage in recipe.stages:
         if stage.phase > Phase.TRAINING:
-            candidate = stage.apply(candidate, workshop)
+            candidate = stage.apply(candidate, context)
     deployment = deployer.build(candidate)
     path_ms = deployer.cost(deployment).path_ms
     size = len(deployer.finish(deployment, candidate.thresholds, recipe, evaluator.provenance()).file)
     model = reference().load(deployment.proto.SerializeToString())
-    validation = _answers(model, workshop.task, "validation")
+    validation = _answers(model, context.task, "validation")
     seconds = watch.lap()
-    test = _answers(model, workshop.task, "test")
+    test = _answers(model, context.task, "test")
     points = []
     for threshold in THRESHOLDS if network.has_exit else (NEVER,):
         (accuracy_, rate), (tested, _) = (_judge(*answers, threshold) for answers in (validation, test))

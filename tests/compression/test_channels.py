@@ -9,10 +9,10 @@ from helpers.zoo import ZOO
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autocompress.compression.candidate import Workshop
+from autocompress.compression.candidate import Context
 from autocompress.compression.channels import ChannelPruner, channels_to_keep, criterion
 from autocompress.compression.probe import probe_groups
-from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.torch_utils import outputs_of
 
 RATIOS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
@@ -68,20 +68,20 @@ def test_outputs_are_found_in_whatever_holds_them(pack: Callable[[tuple[Tensor, 
     assert [g.name for g in found.groups] == ["a"]
 
 
-def pruner_of(workshop: Workshop) -> ChannelPruner:
-    task = workshop.task
-    return ChannelPruner(copy.deepcopy(task.model), task.example_input, list(workshop.anatomy.layers))
+def pruner_of(context: Context) -> ChannelPruner:
+    task = context.task
+    return ChannelPruner(copy.deepcopy(task.model), task.example_input, list(context.analysis.layers))
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
-def test_removing_channels_that_nobody_reads_changes_nothing(name: str, workshop_of: Callable[[str], Workshop]) -> None:
+def test_removing_channels_that_nobody_reads_changes_nothing(name: str, workshop_of: Callable[[str], Context]) -> None:
     """What the channels are multiplied with in the next layers is set to zero first, so that they cannot matter."""
-    workshop = workshop_of(name)
-    inputs = torch.randn(2, *workshop.task.example_input.shape[1:])
-    for group_name in workshop.anatomy.groups:
+    context = workshop_of(name)
+    inputs = torch.randn(2, *context.task.example_input.shape[1:])
+    for group_name in context.analysis.groups:
         if name.startswith("vit") and group_name == "patch_embed":
             continue  # layer norms read the width itself
-        pruner = pruner_of(workshop)
+        pruner = pruner_of(context)
         group = next(g for g in pruner.groups if g.name == group_name)
         parameters = dict(pruner.model.named_parameters())
         with torch.no_grad():
@@ -92,20 +92,20 @@ def test_removing_channels_that_nobody_reads_changes_nothing(name: str, workshop
         pruner.remove(group, [0, 2])
         got = outputs_of(pruner.model, inputs)[0]
         assert torch.allclose(expected, got, atol=1e-5), group_name
-        assert sum(p.numel() for p in pruner.model.parameters()) < workshop.anatomy.n_params
+        assert sum(p.numel() for p in pruner.model.parameters()) < context.analysis.n_params
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
-def test_groups_are_widths_of_the_network(name: str, workshop_of: Callable[[str], Workshop]) -> None:
-    workshop = workshop_of(name)
-    for group in pruner_of(workshop).groups:
-        if group.name in workshop.anatomy.groups and not group.n_heads:
-            assert group.n_channels == workshop.anatomy.channels[group.name]
-    assert all(workshop.anatomy.unprunable.get(name) is None for name in workshop.anatomy.groups)
+def test_groups_are_widths_of_the_network(name: str, workshop_of: Callable[[str], Context]) -> None:
+    context = workshop_of(name)
+    for group in pruner_of(context).groups:
+        if group.name in context.analysis.groups and not group.n_heads:
+            assert group.n_channels == context.analysis.channels[group.name]
+    assert all(context.analysis.unprunable.get(name) is None for name in context.analysis.groups)
 
 
 @pytest.mark.parametrize("name", ["l1", "l2", "lamp", "fpgm", "bn_scale"])
-def test_importance_ranks_a_dead_channel_last(name: str, workshop_of: Callable[[str], Workshop]) -> None:
+def test_importance_ranks_a_dead_channel_last(name: str, workshop_of: Callable[[str], Context]) -> None:
     pruner = pruner_of(workshop_of("resnet"))
     group = next(g for g in pruner.groups if g.name == "blocks.1.conv1")
     conv, norm = pruner.model.get_submodule("blocks.1.conv1"), pruner.model.get_submodule("blocks.1.bn1")

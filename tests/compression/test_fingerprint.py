@@ -103,9 +103,9 @@ def test_another_process_finds_the_same() -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "vit_matmul", "shared", "grouped", "audio1d"])
 def test_pruned_versions_have_the_architecture_of_the_whole_network(name: str) -> None:
-    workshop = make_workshop(name)
-    whole = Candidate(workshop.task.model)
-    pruned = [Prune(ratio=ratio, round_to=1).apply(whole, workshop) for ratio in (0.3, 0.31, 0.6)]
+    context = make_workshop(name)
+    whole = Candidate(context.task.model)
+    pruned = [Prune(ratio=ratio, round_to=1).apply(whole, context) for ratio in (0.3, 0.31, 0.6)]
     assert {architecture(c.model) for c in (whole, *pruned)} == {architecture(whole.model)}
     assert len({c.fingerprint for c in (whole, *pruned)}) == len({str(dict(c.removed)) for c in (whole, *pruned)})
     assert architecture(net(CHANGES["setting of torch"])) != architecture(net())

@@ -13,7 +13,7 @@ from helpers.zoo import ZOO, synthetic_classification
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.exit_heads import ExitHead, MultiExit
 from autocompress.compression.training import (
     Distillation,
@@ -25,8 +25,8 @@ from autocompress.compression.training import (
     train_candidate,
 )
 from autocompress.errors import CandidateError, TaskError
-from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
+from autocompress.tasks.torch_utils import outputs_of
 
 PLAIN = Distillation()
 ONE = Schedule(epochs=1, learning_rate=0.02)
@@ -42,9 +42,9 @@ def perturbed(model: nn.Module, scale: float = 0.1) -> nn.Module:
     return other
 
 
-def term(model: nn.Module, workshop: Workshop, distillation: Distillation) -> Tensor:
-    inputs, labels = synthetic_classification(workshop.task.example_input, n=16)
-    return _Objective(model, workshop, distillation)({"input": inputs}, labels)
+def term(model: nn.Module, context: Context, distillation: Distillation) -> Tensor:
+    inputs, labels = synthetic_classification(context.task.example_input, n=16)
+    return _Objective(model, context, distillation)({"input": inputs}, labels)
 
 
 TERMS = {
@@ -55,12 +55,12 @@ TERMS = {
 
 
 @pytest.mark.parametrize("name", sorted(TERMS))
-def test_the_loss_and_its_gradients_are_computed_where_the_model_is(name: str, trained_workshop: Workshop) -> None:
+def test_the_loss_and_its_gradients_are_computed_where_the_model_is(name: str, trained_workshop: Context) -> None:
     """The meta device refuses tensors of other devices, as a GPU does."""
     weighted = nn.CrossEntropyLoss(torch.ones(trained_workshop.task.n_outputs))
-    workshop = replace(trained_workshop, task=replace(trained_workshop.task, loss=weighted), memo={})
-    model = copy.deepcopy(workshop.task.model).to("meta")
-    loss = term(model, workshop, replace(TERMS[name], weight=0.5))
+    context = replace(trained_workshop, task=replace(trained_workshop.task, loss=weighted), memo={})
+    model = copy.deepcopy(context.task.model).to("meta")
+    loss = term(model, context, replace(TERMS[name], weight=0.5))
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.device.type == "meta"
     assert all(p.grad is not None and p.grad.device.type == "meta" for p in model.parameters())
@@ -68,7 +68,7 @@ def test_the_loss_and_its_gradients_are_computed_where_the_model_is(name: str, t
 
 @pytest.mark.parametrize("name", sorted(TERMS))
 def test_distillation_vanishes_for_the_teacher_itself_and_has_gradients_else(
-    name: str, trained_workshop: Workshop
+    name: str, trained_workshop: Context
 ) -> None:
     teacher = trained_workshop.task.model
     assert term(copy.deepcopy(teacher), trained_workshop, TERMS[name]).item() == pytest.approx(0, abs=1e-5)
@@ -83,13 +83,13 @@ def test_distillation_vanishes_for_the_teacher_itself_and_has_gradients_else(
 
 
 @pytest.mark.parametrize("name", ["feature", "relation"])
-def test_every_term_adds_to_the_loss(name: str, trained_workshop: Workshop) -> None:
+def test_every_term_adds_to_the_loss(name: str, trained_workshop: Context) -> None:
     student = perturbed(trained_workshop.task.model)
     alone = term(student, trained_workshop, TERMS["response"])
     assert term(student, trained_workshop, TERMS[name]).item() > alone.item() + 1e-4
 
 
-def test_response_term_is_hintons(trained_workshop: Workshop) -> None:
+def test_response_term_is_hintons(trained_workshop: Context) -> None:
     teacher, student = trained_workshop.task.model, perturbed(trained_workshop.task.model)
     inputs, labels = synthetic_classification(trained_workshop.task.example_input, n=16)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_response_term_is_hintons(trained_workshop: Workshop) -> None:
     assert term(student, trained_workshop, PLAIN).item() == pytest.approx(hard, rel=1e-5)
 
 
-def test_exits_are_weighted(trained_workshop: Workshop) -> None:
+def test_exits_are_weighted(trained_workshop: Context) -> None:
     backbone = copy.deepcopy(trained_workshop.task.model)
     model = MultiExit(backbone, {"blocks.0": ExitHead(8, 4, "nchw"), "blocks.1": ExitHead(16, 4, "nchw")}).eval()
     inputs, labels = synthetic_classification(trained_workshop.task.example_input, n=16)
@@ -114,19 +114,19 @@ def test_exits_are_weighted(trained_workshop: Workshop) -> None:
 
 
 def test_teacher_in_training_mode_is_not_changed_by_feature_distillation() -> None:
-    workshop = make_workshop("resnet")
-    teacher = workshop.task.model.train()
+    context = make_workshop("resnet")
+    teacher = context.task.model.train()
     before = copy.deepcopy(teacher.state_dict())
     student = perturbed(teacher, 0.0)
-    assert term(student, workshop, TERMS["feature"]).item() == pytest.approx(0, abs=1e-5)
+    assert term(student, context, TERMS["feature"]).item() == pytest.approx(0, abs=1e-5)
     assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
     assert all(m.training for m in teacher.modules())
 
 
 def test_feature_distillation_needs_places_in_common() -> None:
-    workshop = make_workshop("mlp")
+    context = make_workshop("mlp")
     with pytest.raises(CandidateError, match="no place in common"):
-        term(workshop.task.model, workshop, TERMS["feature"])
+        term(context.task.model, context, TERMS["feature"])
 
 
 def test_teacher_logits_are_kept_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_teacher_logits_are_kept_by_content(monkeypatch: pytest.MonkeyPatch) -> 
     assert small({"input": inputs}, contextlib.nullcontext())[0] is not first
 
 
-def test_training_improves_a_damaged_model_and_leaves_the_task_alone(trained_workshop: Workshop) -> None:
+def test_training_improves_a_damaged_model_and_leaves_the_task_alone(trained_workshop: Context) -> None:
     task = trained_workshop.task
     before = task.model_sha256
     damaged = Candidate(perturbed(task.model, 0.15))
@@ -164,21 +164,21 @@ def test_training_improves_a_damaged_model_and_leaves_the_task_alone(trained_wor
     assert replace(task).model_sha256 == before
 
 
-def test_training_repeats_and_depends_on_the_seed(trained_workshop: Workshop) -> None:
+def test_training_repeats_and_depends_on_the_seed(trained_workshop: Context) -> None:
     results = []
     for seed in (0, 0, 1):
         torch.rand(3)
-        workshop = replace(trained_workshop, seed=seed, memo={})
-        results.append(train_candidate(Candidate(workshop.task.model), workshop, ONE, PLAIN).state_dict())
+        context = replace(trained_workshop, seed=seed, memo={})
+        results.append(train_candidate(Candidate(context.task.model), context, ONE, PLAIN).state_dict())
     assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
     assert not torch.equal(results[0]["fc.weight"], results[2]["fc.weight"])
 
 
-def test_channels_last_training_gives_the_same_kind_of_model(trained_workshop: Workshop) -> None:
+def test_channels_last_training_gives_the_same_kind_of_model(trained_workshop: Context) -> None:
     plain = train_candidate(Candidate(trained_workshop.task.model), trained_workshop, ONE, TERMS["response"])
     task = replace(trained_workshop.task, channels_last=True)
-    workshop = replace(trained_workshop, task=task, memo={})
-    fast = train_candidate(Candidate(task.model), workshop, ONE, TERMS["response"])
+    context = replace(trained_workshop, task=task, memo={})
+    fast = train_candidate(Candidate(task.model), context, ONE, TERMS["response"])
     assert all(p.is_contiguous() for p in fast.parameters())
     assert torch.allclose(fast.fc.weight, plain.fc.weight, atol=1e-3)
 
@@ -191,8 +191,8 @@ def test_short_schedules_work(n_steps: int, optimizer: str) -> None:
     batches = [synthetic_classification(example, n=8, seed=i) for i in range(n_steps)]
     task = Task.classification(model, example_input=example, train=batches, val=batches)
     messages: list[str] = []
-    workshop = replace(make_workshop("mlp"), task=task, progress=messages.append)
-    mean = fit(copy.deepcopy(model), workshop, Schedule(1, 0.01, optimizer), PLAIN)  # type: ignore[arg-type]
+    context = replace(make_workshop("mlp"), task=task, progress=messages.append)
+    mean = fit(copy.deepcopy(model), context, Schedule(1, 0.01, optimizer), PLAIN)  # type: ignore[arg-type]
     assert math.isfinite(mean) and len(messages) == n_steps
     assert messages[-1].startswith(f"training: step {n_steps}/{n_steps}, loss ")
 
@@ -201,22 +201,22 @@ def test_a_lone_last_sample_does_not_break_batchnorm() -> None:
     model, example = ZOO["mlp"]()
     data = TensorDataset(*synthetic_classification(example, n=33))
     task = Task.classification(model, example_input=example, train=data, val=data, batch_size=32)
-    workshop = replace(make_workshop("mlp"), task=task)
-    trained = train_candidate(Candidate(model), workshop, ONE, PLAIN)
+    context = replace(make_workshop("mlp"), task=task)
+    trained = train_candidate(Candidate(model), context, ONE, PLAIN)
     assert torch.isfinite(trained(example)).all()
-    assert reestimate_batchnorm(copy.deepcopy(model), workshop)
+    assert reestimate_batchnorm(copy.deepcopy(model), context)
 
 
 def test_nan_loss_fails_the_candidate() -> None:
-    workshop = make_workshop("mlp")
+    context = make_workshop("mlp")
     with pytest.raises(
         CandidateError, match=r"training: the loss became (nan|inf) in epoch \d; lower its learning_rate"
     ):
-        train_candidate(Candidate(workshop.task.model), workshop, Schedule(20, 1e30), PLAIN)
-    broken = copy.deepcopy(workshop.task.model)
+        train_candidate(Candidate(context.task.model), context, Schedule(20, 1e30), PLAIN)
+    broken = copy.deepcopy(context.task.model)
     next(broken.parameters()).data.fill_(float("nan"))
     with pytest.raises(CandidateError, match="the loss became nan in epoch 1"):
-        train_candidate(Candidate(broken), workshop, ONE, PLAIN)
+        train_candidate(Candidate(broken), context, ONE, PLAIN)
 
 
 def test_training_needs_data_with_good_labels() -> None:
@@ -235,11 +235,11 @@ def test_batchnorm_is_set_to_plain_averages_and_momentum_restored() -> None:
     inputs, labels = synthetic_classification(example, n=64)
     batches = list(zip(inputs.split(16), labels.split(16), strict=True))
     task = Task.classification(model, example_input=example, train=batches, val=batches)
-    workshop = replace(make_workshop("mlp"), task=task)
+    context = replace(make_workshop("mlp"), task=task)
     copied = copy.deepcopy(model)
     copied[1].momentum = 0.37
     weights = copied[0].weight.clone()
-    assert reestimate_batchnorm(copied, workshop, n_batches=3)
+    assert reestimate_batchnorm(copied, context, n_batches=3)
     with torch.no_grad():
         features = [model[0](x) for x, _ in batches[:3]]
     assert torch.allclose(copied[1].running_mean, torch.stack([f.mean(0) for f in features]).mean(0), atol=1e-5)
@@ -259,11 +259,11 @@ def test_momentum_is_restored_when_the_data_fails() -> None:
 
 
 def test_reestimation_without_batchnorm_does_nothing() -> None:
-    workshop = make_workshop("vit")
-    assert not reestimate_batchnorm(copy.deepcopy(workshop.task.model), workshop)
+    context = make_workshop("vit")
+    assert not reestimate_batchnorm(copy.deepcopy(context.task.model), context)
 
 
-def test_no_epochs_touch_batchnorm_only(trained_workshop: Workshop) -> None:
+def test_no_epochs_touch_batchnorm_only(trained_workshop: Context) -> None:
     source = perturbed(trained_workshop.task.model)
     state, before = (
         train_candidate(Candidate(source), trained_workshop, Schedule(0, 0.1), PLAIN).state_dict(),
@@ -285,10 +285,10 @@ def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path:
             if steps > interrupt_after:
                 raise KeyboardInterrupt
 
-        workshop = make_workshop("resnet")
-        workshop.progress = count
-        model = copy.deepcopy(workshop.task.model)
-        fit(model, workshop, schedule, terms, checkpoint=checkpoint)
+        context = make_workshop("resnet")
+        context.progress = count
+        model = copy.deepcopy(context.task.model)
+        fit(model, context, schedule, terms, checkpoint=checkpoint)
         return model.state_dict()
 
     expected, kept = train(None), tmp_path / "kept"

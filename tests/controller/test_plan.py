@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from helpers.small import EXITS, SPACE, device, small_task, space
 
-from autocompress.compression.anatomy import Anatomy, dissect
+from autocompress.compression.analysis import NetworkAnalysis, analyze
 from autocompress.controller.plan import Plan
 from autocompress.errors import ConstraintError
 from autocompress.evaluation.evaluator import Evaluator
@@ -15,17 +15,17 @@ from autocompress.tasks.task import Task
 
 
 @pytest.fixture(scope="module")
-def parts() -> tuple[Task, Anatomy]:
+def parts() -> tuple[Task, NetworkAnalysis]:
     task = small_task()
-    return task, dissect(task)
+    return task, analyze(task)
 
 
-def plan(parts: tuple[Task, Anatomy], *constraints: Constraint, **profile: Any) -> Plan:
+def plan(parts: tuple[Task, NetworkAnalysis], *constraints: Constraint, **profile: Any) -> Plan:
     target = device().model_copy(update=profile)
-    return Plan.make(Evaluator(parts[0], target, anatomy=parts[1]), space(SPACE), constraints, target)
+    return Plan.make(Evaluator(parts[0], target, analysis=parts[1]), space(SPACE), constraints, target)
 
 
-def test_ram_is_a_constraint_by_default(parts: tuple[Task, Anatomy]) -> None:
+def test_ram_is_a_constraint_by_default(parts: tuple[Task, NetworkAnalysis]) -> None:
     fp32 = plan(parts).evaluator.forecast(Recipe())
     need = fp32.cost.peak_memory_bytes
     tight = plan(parts, ram_bytes=need - 1)
@@ -38,10 +38,10 @@ def test_ram_is_a_constraint_by_default(parts: tuple[Task, Anatomy]) -> None:
 
 
 @pytest.mark.parametrize("choice", [[16, 8, 4], [4, 8, 16]])
-def test_a_limit_is_possible_if_any_bits_can_keep_it(parts: tuple[Task, Anatomy], choice: list[int]) -> None:
+def test_a_limit_is_possible_if_any_bits_can_keep_it(parts: tuple[Task, NetworkAnalysis], choice: list[int]) -> None:
     bits = {"technique": "ptq", "weight_bits": {"per": "layer", "choice": choice}, "optional": True}
     stages = [{**EXITS["stages"][0], "optional": True}, SPACE["stages"][0], bits]
-    evaluator = Evaluator(parts[0], device(), anatomy=parts[1])
+    evaluator = Evaluator(parts[0], device(), analysis=parts[1])
     searched = Plan.make(evaluator, space({"stages": stages}), [], device())
     fixed = ([stages[1], {**bits, "weight_bits": b}] for b in choice)
     alone = [Plan.make(evaluator, space({"stages": f}), [], device()).reach["size_bytes"] for f in fixed]
@@ -49,13 +49,13 @@ def test_a_limit_is_possible_if_any_bits_can_keep_it(parts: tuple[Task, Anatomy]
     assert searched.reach["size_bytes"] == pytest.approx(min(alone), rel=0.01)  # its recipe is a few words longer
 
 
-def test_weights_in_flash_take_no_ram(parts: tuple[Task, Anatomy]) -> None:
+def test_weights_in_flash_take_no_ram(parts: tuple[Task, NetworkAnalysis]) -> None:
     on_board = plan(parts).evaluator.forecast(Recipe()).cost
     on_mcu = plan(parts, device_class="mcu").evaluator.forecast(Recipe()).cost
     assert on_mcu.peak_memory_bytes == on_board.workloads[-1].peak_activation_bytes < on_board.peak_memory_bytes
 
 
-def test_energy_needs_the_power_of_the_device(parts: tuple[Task, Anatomy]) -> None:
+def test_energy_needs_the_power_of_the_device(parts: tuple[Task, NetworkAnalysis]) -> None:
     with pytest.raises(ConstraintError, match="does not say what the device draws; give it: --active-power-mw"):
         plan(parts, at_most("energy_mj", 1.0), active_power_mw=None)
     fp32 = plan(parts).evaluator.forecast(Recipe())

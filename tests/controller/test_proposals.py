@@ -72,12 +72,12 @@ def test_effort_is_epochs_times_the_work_of_the_network(plan: Plan) -> None:
     drawn = space({"version": 1, "stages": [SPACE["stages"][1], distill, numerics]})
     plan = Plan.make(plan.evaluator, drawn, (), device())
     offered, rng = Proposals(plan, ()), np.random.default_rng(0)
-    knobs = drawn.knobs(plan.evaluator.anatomy.outline)
+    knobs = drawn.knobs(plan.evaluator.analysis.outline)
     settings = [{name: domain.at(float(rng.random())) for name, domain in knobs.items()} for _ in range(16)]
     forecasts = [f for setting in settings if (f := plan.forecast_of(setting))]
     epochs = [sum(getattr(stage, "epochs", 0) for stage in f.recipe.stages) for f in forecasts]
     assert set(epochs) == {0, 1, 2, 3, 4, 6}
-    work = np.array(epochs) * [f.cost.macs / plan.evaluator.anatomy.macs for f in forecasts]
+    work = np.array(epochs) * [f.cost.macs / plan.evaluator.analysis.macs for f in forecasts]
     effort = offered.effort(offered.columns(settings))
     assert effort - effort.min() == pytest.approx(work - work.min())
 
@@ -109,7 +109,7 @@ def test_the_sampler_proposes_recipes_that_keep_the_constraints(plan: Plan, prop
     baseline = plan.evaluator.evaluate(plan.evaluator.baselines()["fp32"])[0].evaluation
     sampler = limited.sampler(baseline, seed=0)
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=sampler)
-    outline = plan.evaluator.anatomy.outline
+    outline = plan.evaluator.analysis.outline
     for i in range(10):
         trial = study.ask()
         recipe = plan.space.sample(trial, outline)

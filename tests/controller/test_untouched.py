@@ -63,7 +63,7 @@ def share_at_4_bits(stage: Any, ranked: list[LayerDamage]) -> float:
 
 @pytest.fixture
 def ranked(task: Task, monkeypatch: pytest.MonkeyPatch) -> list[LayerDamage]:
-    layers = Evaluator(task, device()).anatomy.layers
+    layers = Evaluator(task, device()).analysis.layers
     found = [LayerDamage(name, float(i), 100 + i) for i, name in enumerate(layers)]
     monkeypatch.setattr(untouched, "weight_sensitivity", lambda evaluator: tuple(found))
     return found

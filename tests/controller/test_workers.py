@@ -17,7 +17,7 @@ from helpers.small import device, small_task
 from test_driver import found, own, run, states
 
 from autocompress.controller import Workers
-from autocompress.controller.executors.base import Blueprint, Job, Reply
+from autocompress.controller.executors.base import EvaluatorSpec, Job, Reply
 from autocompress.controller.executors.processes import Processes
 from autocompress.errors import InputError, StudyError, TaskError
 from autocompress.evaluation.evaluator import Evaluator
@@ -64,7 +64,7 @@ def collect(executor: Processes, n: int) -> dict[int, Reply]:
 
 
 def test_faults_cost_their_own_job_only(evaluator: Evaluator, arm: Callable[..., None]) -> None:
-    executor = Processes(Blueprint.of(evaluator, faults.task, 1), 2, 30.0, Silent())
+    executor = Processes(EvaluatorSpec.of(evaluator, faults.task, 1), 2, 30.0, Silent())
     try:
         assert executor.free() == 3  # the third is there when one of the two ends
         executor.submit(Job(0, QUICK))
@@ -99,7 +99,7 @@ def test_faults_cost_their_own_job_only(evaluator: Evaluator, arm: Callable[...,
 
 
 def test_a_worker_that_gets_another_task_is_refused(evaluator: Evaluator) -> None:
-    executor = Processes(Blueprint.of(evaluator, faults.drifting, 1), 1, 60.0, Silent())
+    executor = Processes(EvaluatorSpec.of(evaluator, faults.drifting, 1), 1, 60.0, Silent())
     try:
         executor.submit(Job(0, QUICK))
         with pytest.raises(
@@ -111,7 +111,7 @@ def test_a_worker_that_gets_another_task_is_refused(evaluator: Evaluator) -> Non
 
 
 def test_workers_that_cannot_start_end_the_search(evaluator: Evaluator) -> None:
-    executor = Processes(Blueprint.of(evaluator, faults.fatal, 1), 1, 60.0, Silent())
+    executor = Processes(EvaluatorSpec.of(evaluator, faults.fatal, 1), 1, 60.0, Silent())
     try:
         executor.submit(Job(0, QUICK))
         with pytest.raises(StudyError, match=r"the worker processes die while they load the task \(exit code 7\)"):

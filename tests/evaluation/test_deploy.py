@@ -22,8 +22,8 @@ from autocompress.evaluation.screening import Screen
 from autocompress.graphs.export import INPUT
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.space import SearchSpace
-from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
+from autocompress.tasks.torch_utils import outputs_of
 
 PTQ = {"technique": "ptq"}
 QAT = {"technique": "qat", "epochs": 1}
@@ -75,7 +75,7 @@ def test_attention_of_torch_is_deployed_for_any_batch(
 
 
 def test_attention_of_torch_has_the_bits_of_the_stage_around_it(encoder: Evaluator) -> None:
-    stages = sorted(set(encoder.anatomy.layers.values()))
+    stages = sorted(set(encoder.analysis.layers.values()))
     space = SearchSpace.parse({"version": 1, "stages": [{**PTQ, "weight_bits": {"per": "stage", "choice": [8, 32]}}]})
     for bits in (8, 32):
         setting = {f"ptq.weight_bits[{stage}]": bits for stage in stages}
@@ -88,10 +88,10 @@ def test_attention_of_torch_has_the_bits_of_the_stage_around_it(encoder: Evaluat
 
 
 def test_heads_of_exits_are_in_no_stage_of_the_network(encoder: Evaluator) -> None:
-    candidate = EarlyExit(first=0.5).apply(Candidate(encoder.task.model), encoder.workshop)
-    stage_of = functools.partial(candidate.stage_of, anatomy=encoder.anatomy)
+    candidate = EarlyExit(first=0.5).apply(Candidate(encoder.task.model), encoder.context)
+    stage_of = functools.partial(candidate.stage_of, analysis=encoder.analysis)
     assert stage_of("heads.0.classifier") == "exits"
-    assert stage_of("backbone.encoder.self_attn.out_proj") == encoder.anatomy.layers["encoder.linear2"]
+    assert stage_of("backbone.encoder.self_attn.out_proj") == encoder.analysis.layers["encoder.linear2"]
 
 
 class NormOverTokens(nn.Module):

@@ -13,16 +13,16 @@ from helpers.tasks import make_workshop
 from helpers.zoo import ZOO, synthetic_classification
 from torch import Tensor, nn
 
-from autocompress.compression.anatomy import dissect
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.analysis import analyze
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.training import Schedule
 from autocompress.errors import CandidateError, InputError
 from autocompress.evaluation.elastic import Elastic, SharedNetwork, SubNetwork
 from autocompress.recipes.recipe import Recipe
-from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
+from autocompress.tasks.torch_utils import outputs_of
 
-Get = Callable[[str], Workshop]
+Get = Callable[[str], Context]
 EXIT = {"technique": "early_exit", "first": 0.3, "hidden": 8}
 
 
@@ -30,29 +30,29 @@ def recipe(*stages: dict[str, Any]) -> Recipe:
     return Recipe.parse({"stages": list(stages)})
 
 
-def pruned(workshop: Workshop, seed: int, *before: dict[str, Any]) -> Candidate:
+def pruned(context: Context, seed: int, *before: dict[str, Any]) -> Candidate:
     """A candidate with another random share removed from every group, by a random criterion."""
     rng = torch.Generator().manual_seed(seed)
-    shares = torch.rand(len(workshop.anatomy.groups), generator=rng) * 0.9
-    ratio = dict(zip(workshop.anatomy.groups, shares.tolist(), strict=True))
+    shares = torch.rand(len(context.analysis.groups), generator=rng) * 0.9
+    ratio = dict(zip(context.analysis.groups, shares.tolist(), strict=True))
     prune = {"technique": "prune", "ratio": ratio, "round_to": 1, "importance": ("l2", "fpgm", "random")[seed % 3]}
-    candidate = Candidate(workshop.task.model)
+    candidate = Candidate(context.task.model)
     for stage in recipe(*before, prune).stages:
-        candidate = stage.apply(candidate, workshop)
+        candidate = stage.apply(candidate, context)
     return candidate
 
 
-def shared_with(workshop: Workshop, *stages: dict[str, Any]) -> SharedNetwork:
-    shared = SharedNetwork(workshop.task.model)
-    candidate = Candidate(workshop.task.model)
+def shared_with(context: Context, *stages: dict[str, Any]) -> SharedNetwork:
+    shared = SharedNetwork(context.task.model)
+    candidate = Candidate(context.task.model)
     for stage in recipe(*stages).stages:
-        candidate = stage.apply(candidate, workshop)
+        candidate = stage.apply(candidate, context)
     shared.add_heads(candidate)
     return shared
 
 
-def inputs_for(workshop: Workshop, n: int = 8) -> Tensor:
-    return synthetic_classification(workshop.task.example_input, n=n)[0]
+def inputs_for(context: Context, n: int = 8) -> Tensor:
+    return synthetic_classification(context.task.example_input, n=n)[0]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -60,16 +60,16 @@ def inputs_for(workshop: Workshop, n: int = 8) -> Tensor:
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_a_subnetwork_is_the_pruned_network(name: str, seed: int, training: bool, workshop_of: Get) -> None:
     """Bit for bit, BatchNorm included: with running statistics, and with those of the batch."""
-    workshop = workshop_of(name)
-    candidate = pruned(workshop, seed)
-    part = SubNetwork(candidate, SharedNetwork(workshop.task.model), workshop)
+    context = workshop_of(name)
+    candidate = pruned(context, seed)
+    part = SubNetwork(candidate, SharedNetwork(context.task.model), context)
     expected = candidate.copy_model().train(training)
     part.frame.train(training)
     with torch.no_grad():
         torch.manual_seed(0)  # dropout
-        want = expected(inputs_for(workshop))
+        want = expected(inputs_for(context))
         torch.manual_seed(0)
-        (got,) = part(inputs_for(workshop))
+        (got,) = part(inputs_for(context))
     assert torch.equal(want, got)
     for name_, buffer in expected.named_buffers():
         assert torch.equal(buffer, part.frame.get_buffer(name_))
@@ -77,30 +77,30 @@ def test_a_subnetwork_is_the_pruned_network(name: str, seed: int, training: bool
 
 @pytest.mark.parametrize("name", ["resnet", "audio1d", "vit_matmul"])
 def test_with_exits_too(name: str, workshop_of: Get) -> None:
-    workshop = workshop_of(name)
-    candidate = pruned(workshop, 1, EXIT)
-    part = SubNetwork(candidate, shared_with(workshop, EXIT), workshop)
-    want, got = outputs_of(candidate.model, inputs_for(workshop)), part(inputs_for(workshop))
+    context = workshop_of(name)
+    candidate = pruned(context, 1, EXIT)
+    part = SubNetwork(candidate, shared_with(context, EXIT), context)
+    want, got = outputs_of(candidate.model, inputs_for(context)), part(inputs_for(context))
     assert len(want) == len(got) == 2
     assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
 
 
 def test_an_exit_that_was_not_trained_is_refused(workshop_of: Get) -> None:
-    workshop = workshop_of("resnet")
-    shared = shared_with(workshop, {**EXIT, "hidden": 16})
+    context = workshop_of("resnet")
+    shared = shared_with(context, {**EXIT, "hidden": 16})
     with pytest.raises(CandidateError, match="no exit head 'blocks/0 8' was trained; trained: blocks/0 16"):
-        SubNetwork(pruned(workshop, 0, EXIT), shared, workshop)
+        SubNetwork(pruned(context, 0, EXIT), shared, context)
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_gradients_reach_the_shared_weights_that_are_kept_and_no_others(name: str, workshop_of: Get) -> None:
-    workshop = workshop_of(name)
-    candidate = pruned(workshop, 0)
-    shared = SharedNetwork(workshop.task.model).requires_grad_(True)
-    part = SubNetwork(candidate, shared, workshop)
+    context = workshop_of(name)
+    candidate = pruned(context, 0)
+    shared = SharedNetwork(context.task.model).requires_grad_(True)
+    part = SubNetwork(candidate, shared, context)
     alone = candidate.copy_model().requires_grad_(True)
-    alone(inputs_for(workshop)).square().sum().backward()
-    part(inputs_for(workshop))[0].square().sum().backward()
+    alone(inputs_for(context)).square().sum().backward()
+    part(inputs_for(context))[0].square().sum().backward()
     whole = dict(shared.backbone.named_parameters())
     for parameter_name, parameter in alone.named_parameters():
         assert parameter.grad is not None and whole[parameter_name].grad is not None
@@ -110,15 +110,15 @@ def test_gradients_reach_the_shared_weights_that_are_kept_and_no_others(name: st
 
 
 def test_a_network_whose_weights_are_not_sliced_is_refused(workshop_of: Get) -> None:
-    workshop = workshop_of("resnet")
+    context = workshop_of("resnet")
     other = Candidate(nn.Linear(3, 4), removed={})
     with pytest.raises(CandidateError, match="weight is not a parameter of the original network"):
-        SubNetwork(other, SharedNetwork(workshop.task.model), workshop)
-    candidate = pruned(workshop, 0)
+        SubNetwork(other, SharedNetwork(context.task.model), context)
+    candidate = pruned(context, 0)
     with torch.no_grad():
         candidate.model.fc.weight.mul_(2.0)
     with pytest.raises(CandidateError, match=r"the values of fc\.weight are not a slice"):
-        SubNetwork(candidate, SharedNetwork(workshop.task.model), workshop)
+        SubNetwork(candidate, SharedNetwork(context.task.model), context)
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -130,14 +130,14 @@ SHORT = Schedule(epochs=6, learning_rate=0.05, clip=1.0)
 
 def elastic(task: Task, folder: Path | None = None, recipes: Sequence[Recipe] = RECIPES, **settings: Any) -> Elastic:
     limit = settings.pop("max_seconds", math.inf)
-    workshop = Workshop(task, dissect(task), **settings)
-    return Elastic.train(workshop, recipes, schedule=SHORT, folder=folder, max_seconds=limit)
+    context = Context(task, analyze(task), **settings)
+    return Elastic.train(context, recipes, schedule=SHORT, folder=folder, max_seconds=limit)
 
 
 def structure(of: Elastic, chosen: Recipe) -> Candidate:
-    candidate = Candidate(of.workshop.task.model)
+    candidate = Candidate(of.context.task.model)
     for stage in chosen.stages[:1]:
-        candidate = stage.apply(candidate, of.workshop)
+        candidate = stage.apply(candidate, of.context)
     return candidate
 
 
@@ -147,7 +147,7 @@ def trained() -> Elastic:
 
 
 def test_shared_weights_serve_pruned_networks_better_than_the_originals(trained: Elastic) -> None:
-    untrained = Elastic(trained.workshop, SharedNetwork(trained.workshop.task.model), "untrained")
+    untrained = Elastic(trained.context, SharedNetwork(trained.context.task.model), "untrained")
     for chosen in RECIPES[:3]:
         candidate = structure(trained, chosen)
         assert trained.accuracy(candidate).value > untrained.accuracy(candidate).value + 0.1
@@ -188,13 +188,13 @@ def test_a_time_limit_costs_epochs_and_is_kept_on_resuming(tmp_path: Path) -> No
 
 
 def test_exits_are_trained_with_the_rest() -> None:
-    workshop = make_workshop("resnet")
+    context = make_workshop("resnet")
     exits = [recipe(EXIT, {**PRUNE, "ratio": ratio}) for ratio in (0.75, 0.5)]
-    made = Elastic.train(workshop, exits, schedule=SHORT)
-    before = dict(shared_with(workshop, EXIT).heads.named_parameters())
+    made = Elastic.train(context, exits, schedule=SHORT)
+    before = dict(shared_with(context, EXIT).heads.named_parameters())
     assert before and all(not torch.equal(p, before[name]) for name, p in made.shared.heads.named_parameters())
-    again = Elastic.of(workshop, pickle.loads(pickle.dumps(made.keep())))
-    candidate = pruned(workshop, 0, EXIT)
+    again = Elastic.of(context, pickle.loads(pickle.dumps(made.keep())))
+    candidate = pruned(context, 0, EXIT)
     expected = made.weights(candidate)
     assert again.key == made.key
     assert all(torch.equal(expected[name], tensor) for name, tensor in again.weights(candidate).items())

@@ -278,7 +278,7 @@ def test_a_network_may_have_a_module_called_backbone() -> None:
     task = small_task()
     named = nn.Sequential(OrderedDict(backbone=task.model))
     evaluator = Evaluator(dataclasses.replace(task, model=named), device())
-    [first, *others] = evaluator.anatomy.layers
+    [first, *others] = evaluator.analysis.layers
     assert first.startswith("backbone.")
     e = evaluator.evaluate(recipe({"technique": "ptq", "weight_bits": {first: 4}}))[0].evaluation
     assert {layer.name: layer.weight_bits for layer in e.layers} == {first: 4, **dict.fromkeys(others, 8)}

@@ -8,7 +8,7 @@ from helpers.small import SPACE, device, small_task, space
 
 from autocompress.compression import finetuning
 from autocompress.controller import Budget, search
-from autocompress.controller.executors.base import Blueprint
+from autocompress.controller.executors.base import EvaluatorSpec
 from autocompress.evaluation import findings
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.recipe import Recipe
@@ -45,7 +45,7 @@ def test_the_rate_is_found_once_for_a_network(tmp_path: Path, monkeypatch: pytes
 def test_workers_are_told_what_was_found() -> None:
     evaluator = Evaluator(small_task("mlp"), device())
     evaluator.findings.peak_rate("sgd")
-    sent = pickle.loads(Blueprint.of(evaluator, "a.py:task", 1).pack())
+    sent = pickle.loads(EvaluatorSpec.of(evaluator, "a.py:task", 1).pack())
     assert sent.ladders == evaluator.findings.ladders
 
 

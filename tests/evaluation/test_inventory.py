@@ -16,7 +16,7 @@ from helpers.zoo import ZOO
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autocompress.compression.anatomy import count_macs
+from autocompress.compression.analysis import count_macs
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator, Outcome
 from autocompress.evaluation.inventory import inventory
@@ -136,7 +136,7 @@ def evaluator_of(model: nn.Module, shape: tuple[int, ...]) -> Evaluator:
 
 
 def evaluate(evaluator: Evaluator, *stages: dict[str, Any]) -> Outcome:
-    first = next(iter(evaluator.anatomy.layers), "default")
+    first = next(iter(evaluator.analysis.layers), "default")
     text = json.dumps({"stages": list(stages)}).replace(FIRST, first)
     return evaluator.evaluate(Recipe.parse(json.loads(text)))[0]
 
@@ -163,7 +163,7 @@ def test_the_record_is_the_file(name: str) -> None:
     for label, stages in RECIPES.items():
         outcome = evaluate(evaluator, *stages)
         e, proto = outcome.evaluation, onnx.load_from_string(outcome.file)
-        assert e.macs == count_macs(model, evaluator.task.example_input) == evaluator.anatomy.macs, label
+        assert e.macs == count_macs(model, evaluator.task.example_input) == evaluator.analysis.macs, label
         recorded: Counter[int] = Counter()
         for layer in e.layers:
             recorded[layer.weight_bits] += layer.weight_bytes
@@ -217,7 +217,7 @@ def test_bits_for_a_layer_that_the_graph_lost_are_refused() -> None:
             return self.fc(self.used(x))
 
     evaluator = evaluator_of(Dead().eval(), (8,))
-    assert "unused" in evaluator.anatomy.layers
+    assert "unused" in evaluator.analysis.layers
     for field in ("weight_bits", "activation_bits"):
         stage = {"technique": "ptq", field: {"unused": 8, "default": 8}}
         with pytest.raises(

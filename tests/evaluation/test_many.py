@@ -16,8 +16,8 @@ from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.interface import arrays, tensors
 from autocompress.tasks.metric import Metric
-from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
+from autocompress.tasks.torch_utils import outputs_of
 
 PRUNE: dict[str, Any] = {"technique": "prune", "ratio": 0.25, "round_to": 2}
 TRAIN: dict[str, Any] = {"technique": "distill", "epochs": 1, "learning_rate": 0.01, "weight": 0.5}

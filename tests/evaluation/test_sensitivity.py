@@ -12,13 +12,13 @@ from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.sensitivity import weight_sensitivity
 from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.interface import tensors
-from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.torch_utils import outputs_of
 
 
 def test_every_layer_that_can_be_quantised_is_ranked_by_its_damage_for_its_size() -> None:
     evaluator = Evaluator(small_task("resnet"), device())
     ranked = weight_sensitivity(evaluator)
-    assert {layer.name for layer in ranked} == set(evaluator.anatomy.layers)
+    assert {layer.name for layer in ranked} == set(evaluator.analysis.layers)
     rates = [layer.damage / layer.n_weights for layer in ranked]
     assert rates == sorted(rates) and min(rates) >= 0 and max(rates) > 0
 

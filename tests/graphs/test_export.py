@@ -10,7 +10,7 @@ import torch
 from helpers.zoo import ZOO
 from torch import Tensor, nn
 
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.techniques.prune import Prune
 from autocompress.errors import CandidateError
 from autocompress.graphs.export import (
@@ -22,7 +22,7 @@ from autocompress.graphs.export import (
     rebind,
     strip,
 )
-from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.torch_utils import outputs_of
 
 N_NORMS = {"resnet": 9, "mobilenetv2": 13, "audio1d": 3, "dscnn": 7, "mlp": 2, "shared": 2, "grouped": 5}
 NAMES = sorted(ZOO)
@@ -123,19 +123,19 @@ def test_pruned_network_rebound_or_exported_agrees_with_torch(
     name: str,
     ratio: float,
     exported: Callable[[str], tuple[nn.Module, Tensor, onnx.ModelProto, bool]],
-    workshop_of: Callable[[str], Workshop],
+    workshop_of: Callable[[str], Context],
 ) -> None:
     _, inputs, template, _ = exported(name)
-    workshop = workshop_of(name)
-    candidate = Prune(ratio=ratio, round_to=2).apply(Candidate(workshop.task.model), workshop)
-    pairs = batchnorm_pairs(workshop.task.model, workshop.task.example_input)
+    context = workshop_of(name)
+    candidate = Prune(ratio=ratio, round_to=2).apply(Candidate(context.task.model), context)
+    pairs = batchnorm_pairs(context.task.model, context.task.example_input)
     folded = fold_batchnorm(candidate.model, pairs)
     rebound = rebind(template, folded)
     difference = disagreement(rebound, folded, inputs)
     if name != "vit_matmul":  # the shapes of its attention are constants of the graph
         assert difference < 1e-4
     if difference > TOLERANCE or name in ("resnet", "grouped"):
-        anew = export(folded, workshop.task.example_input, ["logits"]).proto
+        anew = export(folded, context.task.example_input, ["logits"]).proto
         assert disagreement(anew, folded, inputs) < 1e-4
         if difference <= TOLERANCE:
             sizes = [sorted(tuple(i.dims) for i in p.graph.initializer if len(i.dims) > 2) for p in (rebound, anew)]

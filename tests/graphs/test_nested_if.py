@@ -12,7 +12,7 @@ from autocompress.compression.exit_heads import ExitHead, MultiExit
 from autocompress.errors import CandidateError
 from autocompress.graphs.export import INPUT, export, strip
 from autocompress.graphs.nested_if import EXIT_INDEX, LOGITS, threshold_name, to_nested_if
-from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.torch_utils import outputs_of
 
 OUTPUTS = ("exit0", "exit1", "logits")
 NEVER, ALWAYS = 2.0, -1.0

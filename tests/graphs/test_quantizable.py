@@ -16,7 +16,7 @@ from autocompress.graphs.observe import observe
 from autocompress.graphs.qdq import write_qdq
 from autocompress.graphs.quantizable import QuantSpec, plan, quantizable_layers
 from autocompress.runtimes.adapters.onnxruntime.inside import optimized_op_counts
-from autocompress.tasks.networks import outputs_of
+from autocompress.tasks.torch_utils import outputs_of
 
 RATIO = 110.0
 """Between the ranges of box and class values, as detectors have it."""

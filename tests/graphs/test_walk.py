@@ -23,9 +23,9 @@ def planned(model: onnx.ModelProto, bits: int) -> QuantPlan:
 
 
 def graph_of(name: str) -> onnx.ModelProto:
-    workshop = make_workshop(name)
-    model = Candidate(workshop.task.model).copy_model().eval()
-    return export(model, workshop.task.example_input.repeat(2, 1, 1, 1), ("logits",)).proto
+    context = make_workshop(name)
+    model = Candidate(context.task.model).copy_model().eval()
+    return export(model, context.task.example_input.repeat(2, 1, 1, 1), ("logits",)).proto
 
 
 def led(model: onnx.ModelProto, spec: QuantPlan, repair: walking.Repair) -> None:

@@ -1,4 +1,4 @@
-"""Tasks and workshops on the nets of the zoo, with synthetic data."""
+"""Tasks and contexts on the nets of the zoo, with synthetic data."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from autocompress.compression.anatomy import dissect
-from autocompress.compression.candidate import Workshop
+from autocompress.compression.analysis import analyze
+from autocompress.compression.candidate import Context
 from autocompress.tasks.interface import INPUT, OUTPUT, Arrays, arrays, joined, tensors
-from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Predict, Task
+from autocompress.tasks.torch_utils import outputs_of
 from helpers.zoo import ZOO, synthetic_classification
 
 
@@ -25,9 +25,9 @@ def make_task(name: str, n: int = 128, **settings: object) -> Task:
     return Task.classification(model, **given)
 
 
-def make_workshop(name: str, **settings: object) -> Workshop:
+def make_workshop(name: str, **settings: object) -> Context:
     task = make_task(name, **settings)
-    return Workshop(task, dissect(task))
+    return Context(task, analyze(task))
 
 
 def lone(batches: Any) -> Any:

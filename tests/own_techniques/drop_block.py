@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from autocompress.compression.stage import Phase, Stage
 
 if TYPE_CHECKING:
-    from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.candidate import Candidate, Context
 
 
 class DropBlock(Stage):
@@ -21,7 +21,7 @@ class DropBlock(Stage):
     phase: ClassVar[Phase] = Phase.STRUCTURE
     precedes: ClassVar[frozenset[str]] = frozenset({"prune"})
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Replace it in a copy of the model."""
         import torch
         from torch import nn
@@ -32,7 +32,7 @@ class DropBlock(Stage):
         new: nn.Module = nn.Identity()
         if self.by == "two":
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(workshop.seed)
+                torch.manual_seed(context.seed)
                 width = next(model.get_submodule(self.block).parameters()).shape[0]
                 new = nn.Sequential(nn.Conv2d(width, 4, 1), nn.Conv2d(4, width, 3, padding=1))
         model.set_submodule(self.block, new)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from autocompress import Candidate, Number, Phase, Stage, Workshop
+from autocompress import Candidate, Context, Number, Phase, Stage
 
 
 class Shrink(Stage):
@@ -12,7 +12,7 @@ class Shrink(Stage):
     factor: Number = 1.0
     phase: ClassVar[Phase] = Phase.STRUCTURE
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Shrink a copy of the model."""
         model = candidate.copy_model()
         for parameter in model.parameters():

@@ -10,9 +10,9 @@ from autocompress.compression.tables import Table, lookup, unknown_keys
 from autocompress.errors import CandidateError
 
 if TYPE_CHECKING:
-    from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.candidate import Candidate, Context
     from autocompress.compression.gains import Bench, Knob
-    from autocompress.compression.structure import Outline
+    from autocompress.compression.structure import NetworkStructure
     from autocompress.devices.profile import DeviceProfile
 
 
@@ -30,17 +30,17 @@ class SkipBlocks(Stage):
     references: ClassVar[tuple[str, ...]] = ("Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382",)
 
     @classmethod
-    def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
+    def unusable(cls, network: NetworkStructure, device: DeviceProfile, *, trainable: bool) -> str:
         """Where every block changes the shape."""
         return "" if network.blocks else "the network has no block that can be left out"
 
     @classmethod
     def gains(cls, bench: Bench) -> Iterator[Knob]:
         """Each block on its own."""
-        for block in bench.anatomy.blocks:
+        for block in bench.analysis.blocks:
             yield bench.knob(f"leaving out {block}", cls(skip={block: 1}))
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Put nothing in the place of each block.
 
         Raises:
@@ -48,7 +48,7 @@ class SkipBlocks(Stage):
         """
         from torch import nn
 
-        blocks = workshop.anatomy.blocks
+        blocks = context.analysis.blocks
         if unknown := unknown_keys(self.skip, blocks, blocks.values()):
             raise CandidateError(f"{self.technique}: no block {unknown[0]!r}; blocks: {', '.join(blocks)}")
         skipped = [name for name, stage in blocks.items() if lookup(self.skip, name, stage, 0)]

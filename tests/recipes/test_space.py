@@ -9,7 +9,7 @@ import optuna
 import pytest
 import yaml
 
-from autocompress.compression.structure import Outline
+from autocompress.compression.structure import NetworkStructure
 from autocompress.controller.plan import Fixed
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import SpaceError
@@ -18,7 +18,7 @@ from autocompress.recipes.space import SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-OUTLINE = Outline(
+OUTLINE = NetworkStructure(
     groups={"stem": "stage1", "a": "stage1", "b": "stage2"},
     layers={"stem": "stage1", "a": "stage1", "b": "stage2", "fc": "stage2"},
     places=("a",),
@@ -42,7 +42,7 @@ SPACE: dict[str, Any] = {
 SHIPPED = sorted(p.stem for p in (Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 
 
-def sampled(space: SearchSpace, n: int = 60, outline: Outline = OUTLINE) -> list[Recipe]:
+def sampled(space: SearchSpace, n: int = 60, outline: NetworkStructure = OUTLINE) -> list[Recipe]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -145,7 +145,7 @@ def test_a_recipe_that_the_space_cannot_give_has_no_setting(stages: list[dict[st
 
 def test_restrict_drops_what_cannot_be_used_and_says_so() -> None:
     space = SearchSpace.parse(SPACE)
-    flat = Outline(groups={}, layers=OUTLINE.layers)
+    flat = NetworkStructure(groups={}, layers=OUTLINE.layers)
     restricted = space.restrict(device(), flat, trainable=False)
     assert {s.technique for r in sampled(restricted, 40, flat) for s in r.stages} == {"ptq"}
     assert [note.partition(":")[0] for note in restricted.notes] == ["early_exit", "prune", "distill, qat"]
@@ -156,7 +156,7 @@ def test_restrict_drops_what_cannot_be_used_and_says_so() -> None:
 def test_restrict_refuses_when_nothing_is_left() -> None:
     space = SearchSpace.parse({"stages": [{"technique": "prune", "ratio": 0.5}]})
     with pytest.raises(SpaceError, match="prune: left out: the network has no channels that can be removed"):
-        space.restrict(device(), Outline())
+        space.restrict(device(), NetworkStructure())
 
 
 def test_stages_that_need_another_are_dropped_with_it() -> None:

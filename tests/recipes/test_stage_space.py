@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autocompress.compression.structure import Outline
+from autocompress.compression.structure import NetworkStructure
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import SpaceError
 from autocompress.recipes.recipe import Recipe
@@ -39,7 +39,7 @@ class Made(Stage):
     def limits(cls, device):
         return {"form": Limit(frozenset("ab"), "the device executes a and b")}
 """
-OUTLINE = Outline(
+OUTLINE = NetworkStructure(
     blocks={"x": "stage1", "y": "stage2"}, places=("p", "q"), layers={"l": "stage1", "m": "stage1"}, groups={}
 )
 DEVICE = DeviceProfile.load("raspberry-pi-4")

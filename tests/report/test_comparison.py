@@ -9,8 +9,8 @@ from helpers.synthetic import baseline, candidate, make_study, settings
 from rich.console import Console
 
 from autocompress.errors import StudyError
-from autocompress.report._volume import Volumes
 from autocompress.report.comparison import Comparison, load
+from autocompress.report.hypervolume import Volumes
 from autocompress.report.text.comparison import sentences, table
 from autocompress.report.web.compare import front_figure, render
 from autocompress.studies.front import ParetoFront

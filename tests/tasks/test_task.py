@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from autocompress.errors import CandidateError, TaskError
 from autocompress.tasks.metric import ACCURACY, Metric
-from autocompress.tasks.networks import seed_everything
 from autocompress.tasks.task import Task
+from autocompress.tasks.torch_utils import seed_everything
 
 MODEL, EXAMPLE = ZOO["mlp"]()
 INPUTS, LABELS = synthetic_classification(EXAMPLE, n=70)

@@ -7,7 +7,7 @@ from typing import Any
 
 from autocompress.compression.quantize import Quantize
 from autocompress.compression.stage import Stage
-from autocompress.compression.structure import Outline
+from autocompress.compression.structure import NetworkStructure
 from autocompress.compression.techniques.distill import Distill
 from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.compression.techniques.prune import Prune
@@ -47,7 +47,9 @@ def repair() -> Stage:
     return Distill().repair()
 
 
-def pipelines(usual: Sequence[Stage], network: Outline, *, trainable: bool) -> list[tuple[str, tuple[Stage, ...]]]:
+def pipelines(
+    usual: Sequence[Stage], network: NetworkStructure, *, trainable: bool
+) -> list[tuple[str, tuple[Stage, ...]]]:
     """What people put together by hand: the same ratio everywhere, trained as long as usual, int8.
 
     Args:

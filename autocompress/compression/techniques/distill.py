@@ -10,7 +10,7 @@ from autocompress.compression.stage import Findings, Number, Phase, Stage
 from autocompress.errors import CandidateError
 
 if TYPE_CHECKING:
-    from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.candidate import Candidate, Context
 
 
 _SHARES = {"auto": 1.0, "auto*3": 3.0, "auto/3": 1 / 3}
@@ -58,7 +58,7 @@ class Distill(Stage):
             rate = findings.peak_rate(optimizer) * _SHARES[rate] if self.epochs else 0.05
         return Distill.model_validate(self.model_dump() | {"optimizer": optimizer, "learning_rate": rate})
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Train a copy of the model; the weights of before stay where training gains nothing.
 
         Raises:
@@ -71,7 +71,7 @@ class Distill(Stage):
             raise CandidateError("distill: what is auto has to be settled first: see Stage.settled")
         schedule = Schedule(self.epochs, self.learning_rate, self.optimizer, self.weight_decay)
         terms = Distillation(self.temperature, self.weight, self.feature_weight, self.relation_weight, self.exit_weight)
-        trained = fine_tune(candidate, workshop, schedule, terms)
+        trained = fine_tune(candidate, context, schedule, terms)
         done = f"{self.epochs} epochs" if self.epochs else "BatchNorm re-estimated"
         kept = {"start": ", no better than before: undone", "average": ", weights averaged", "end": ""}[trained.kept]
         return candidate.evolve(f"distill: {done}{kept}", model=trained.model)

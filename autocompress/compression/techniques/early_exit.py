@@ -19,13 +19,13 @@ from autocompress.compression.techniques._lazy import lazy
 from autocompress.errors import CandidateError
 
 if TYPE_CHECKING:
-    from autocompress.compression import anatomy
-    from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression import analysis
+    from autocompress.compression.candidate import Candidate, Context
     from autocompress.compression.gains import Bench
-    from autocompress.compression.structure import Outline
+    from autocompress.compression.structure import NetworkStructure
     from autocompress.devices.profile import DeviceProfile
 else:
-    anatomy = lazy("autocompress.compression.anatomy")
+    analysis = lazy("autocompress.compression.analysis")
 
 
 _TRIED = (0.25, 0.5, 0.75)
@@ -53,7 +53,7 @@ class EarlyExit(Variant):
     references: ClassVar[tuple[str, ...]] = ("Teerapittayanon et al., BranchyNet, ICPR 2016, arXiv 1709.01686",)
 
     @classmethod
-    def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
+    def unusable(cls, network: NetworkStructure, device: DeviceProfile, *, trainable: bool) -> str:
         """Where no exit can be attached, trained or executed."""
         if not network.places:
             return "the network has no place for an exit, or its task is not a classification"
@@ -64,7 +64,7 @@ class EarlyExit(Variant):
     @classmethod
     def gains(cls, bench: Bench) -> Iterator[Knob]:
         """Exits that all samples take, and the network for those that take none."""
-        places = bench.anatomy.places
+        places = bench.analysis.places
         if not places:
             return
         if not bench.device.support.early_exits:
@@ -82,7 +82,7 @@ class EarlyExit(Variant):
         for i, (name, speedup) in enumerate(zip(names, leaving, strict=True)):
             yield Knob(f"an exit after {name} that all samples take", speedup, note="" if i else through)
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Attach the heads; the network itself is not changed.
 
         Raises:
@@ -94,20 +94,20 @@ class EarlyExit(Variant):
 
         hidden = self.hidden if self.head == "conv" else 0
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(workshop.seed)
+            torch.manual_seed(context.seed)
             heads = {
-                place.name: ExitHead(place.channels, workshop.task.n_outputs, place.layout, hidden)
-                for place in self.places_in(workshop.anatomy)
+                place.name: ExitHead(place.channels, context.task.n_outputs, place.layout, hidden)
+                for place in self.places_in(context.analysis)
             }
         note = f"early_exit: heads at {', '.join(heads)}"
         return candidate.evolve(note, model=MultiExit(candidate.copy_model(), heads).eval())
 
-    def variant(self, network: anatomy.Anatomy) -> object:
+    def variant(self, network: analysis.NetworkAnalysis) -> object:
         """Where the heads are, and of which kind."""
         places = [place.name for place in self.places_in(network)]
         return [places, self.head, self.hidden if self.head == "conv" else 0]
 
-    def places_in(self, network: anatomy.Anatomy) -> list[anatomy.Place]:
+    def places_in(self, network: analysis.NetworkAnalysis) -> list[analysis.ExitPoint]:
         """Where the exits go in a network, in order of execution.
 
         Raises:

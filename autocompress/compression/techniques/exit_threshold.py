@@ -15,8 +15,8 @@ from autocompress.compression.techniques.early_exit import not_executed
 from autocompress.errors import CandidateError
 
 if TYPE_CHECKING:
-    from autocompress.compression.candidate import Candidate, Workshop
-    from autocompress.compression.structure import Outline
+    from autocompress.compression.candidate import Candidate, Context
+    from autocompress.compression.structure import NetworkStructure
     from autocompress.devices.profile import DeviceProfile
 
 
@@ -32,11 +32,11 @@ class ExitThreshold(Stage):
     label: ClassVar[str] = "thresholds of exits"
 
     @classmethod
-    def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
+    def unusable(cls, network: NetworkStructure, device: DeviceProfile, *, trainable: bool) -> str:
         """Where no exit can be executed."""
         return not_executed(device)
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Note the thresholds for the deployment.
 
         Raises:

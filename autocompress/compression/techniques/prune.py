@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autocompress.compression import channels, probe
-    from autocompress.compression.candidate import Candidate, Workshop
+    from autocompress.compression.candidate import Candidate, Context
     from autocompress.compression.gains import Bench
-    from autocompress.compression.structure import Outline
+    from autocompress.compression.structure import NetworkStructure
     from autocompress.devices.profile import DeviceProfile
     from autocompress.tasks.interface import Inputs
 else:
@@ -67,7 +67,7 @@ class Prune(RemovesChannels):
         return dict(sorted(value.items())) if isinstance(value, dict) else value
 
     @classmethod
-    def unusable(cls, network: Outline, device: DeviceProfile, *, trainable: bool) -> str:
+    def unusable(cls, network: NetworkStructure, device: DeviceProfile, *, trainable: bool) -> str:
         """Where nothing can be removed, or what is left could not be trained."""
         if not network.groups:
             return "the network has no channels that can be removed"
@@ -85,7 +85,7 @@ class Prune(RemovesChannels):
 
         Widths go in steps of the device, of 8 channels at least.
         """
-        device, groups = bench.device, bench.anatomy.groups
+        device, groups = bench.device, bench.analysis.groups
         if not groups:
             return
         step = max(8, device.channel_block)
@@ -103,26 +103,26 @@ class Prune(RemovesChannels):
             yield bench.knob(f"pruning {stage} by half", cls(ratio={stage: 0.5}, round_to=step), note=note)
         yield from _steps(bench)
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Prune a copy of the model.
 
         Raises:
             CandidateError: the table names a group that does not exist, the pruned network does not run, or nothing was
                 removed although a ratio is above 0.
         """
-        anatomy = workshop.anatomy
-        if not anatomy.groups and (not isinstance(self.ratio, dict) or any(self.ratio.values())) and self.ratio:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in anatomy.unprunable.items())
+        analysis = context.analysis
+        if not analysis.groups and (not isinstance(self.ratio, dict) or any(self.ratio.values())) and self.ratio:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in analysis.unprunable.items())
             raise CandidateError(f"prune: nothing can be removed from this network ({reasons or 'it has no layers'})")
-        if unknown := unknown_keys(self.ratio, anatomy.groups, anatomy.groups.values()):
-            if reason := anatomy.unprunable.get(unknown[0]):
+        if unknown := unknown_keys(self.ratio, analysis.groups, analysis.groups.values()):
+            if reason := analysis.unprunable.get(unknown[0]):
                 raise CandidateError(f"prune.ratio: {unknown[0]!r} cannot be pruned: {reason}")
             raise CandidateError(
                 f"prune.ratio: no group or stage {unknown[0]!r}; stages: "
-                f"{', '.join(dict.fromkeys(anatomy.groups.values()))}; groups: {', '.join(anatomy.groups)}"
+                f"{', '.join(dict.fromkeys(analysis.groups.values()))}; groups: {', '.join(analysis.groups)}"
             )
         ratios = {
-            candidate.path_of(name): lookup(self.ratio, name, stage, 0.0) for name, stage in anatomy.groups.items()
+            candidate.path_of(name): lookup(self.ratio, name, stage, 0.0) for name, stage in analysis.groups.items()
         }
         import torch
 
@@ -130,20 +130,20 @@ class Prune(RemovesChannels):
 
         model = candidate.copy_model()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(workshop.seed)  # for importance "random"
+            torch.manual_seed(context.seed)  # for importance "random"
             removed = prune_channels(
                 model,
-                take(workshop.task.inputs, slice(1)),
+                take(context.task.inputs, slice(1)),
                 ratios,
                 importance=self.importance,
                 round_to=self.round_to,
-                order=[candidate.path_of(name) for name in anatomy.layers],
-                prepare=lambda m: _gradients(m, workshop) if self.importance == "taylor" else None,
+                order=[candidate.path_of(name) for name in analysis.layers],
+                prepare=lambda m: _gradients(m, context) if self.importance == "taylor" else None,
             )
         total = sum(map(len, removed.values()))
         note = f"prune: {total} channels of {len(removed)} groups removed" if total else "prune: nothing removed"
         if total:
-            note += f" ({anatomy.prunable})"
+            note += f" ({analysis.prunable})"
         return candidate.evolve(note, model=model, removed=removed, whole=candidate.model)
 
     def _change(self, name: str, before: Any, after: Any) -> list[str]:
@@ -165,7 +165,7 @@ class Prune(RemovesChannels):
 def _steps(bench: Bench) -> Iterator[Knob]:
     """What one more channel than a whole step brings."""
     block = bench.device.channel_block
-    wide = {name: n for name, n in bench.anatomy.widths.items() if n >= 2 * block}
+    wide = {name: n for name, n in bench.analysis.widths.items() if n >= 2 * block}
     if block == 1 or not wide:
         return
     keep = {name: channels.channels_to_keep(n, 0.5, block) for name, n in wide.items()}
@@ -269,18 +269,18 @@ def _kept(group: channels.ChannelGroup, ratios: dict[str, float], round_to: int)
     return Prune.units_kept(group, ratio=ratios.get(group.name, 0.0), round_to=round_to)
 
 
-def _gradients(model: nn.Module, workshop: Workshop) -> None:
+def _gradients(model: nn.Module, context: Context) -> None:
     """Accumulate gradients of the task's loss over a few batches, in evaluation mode."""
-    from autocompress.tasks.networks import evaluating, seed_everything
+    from autocompress.tasks.torch_utils import evaluating, seed_everything
 
-    if not workshop.task.trainable:
+    if not context.task.trainable:
         raise CandidateError("prune: importance 'taylor' needs training data; use 'l2'")
-    seed_everything(workshop.seed)
+    seed_everything(context.seed)
     model.requires_grad_(True)
     model.zero_grad(set_to_none=True)
     with evaluating(model):
-        for i, (inputs, targets) in enumerate(workshop.task.train_batches()):
-            answers = workshop.task.answers(model(*inputs.values()))
-            sum(workshop.task.loss(answer, targets) for answer in answers).backward()  # type: ignore[union-attr]
+        for i, (inputs, targets) in enumerate(context.task.train_batches()):
+            answers = context.task.answers(model(*inputs.values()))
+            sum(context.task.loss(answer, targets) for answer in answers).backward()  # type: ignore[union-attr]
             if i == 3:
                 break

@@ -110,7 +110,7 @@ class Executor(Protocol):
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class EvaluatorSpec:
     """What a worker needs to make an evaluator like that of the driver."""
 
     source: Source
@@ -127,7 +127,7 @@ class Blueprint:
     """Modules of the user's with techniques that the driver has imported."""
 
     @classmethod
-    def of(cls, evaluator: Evaluator, source: Source, threads: int) -> Blueprint:
+    def of(cls, evaluator: Evaluator, source: Source, threads: int) -> EvaluatorSpec:
         """Describe an evaluator."""
         task = evaluator.task
         hashes = task.model_sha256, task.data_sha256
@@ -135,7 +135,7 @@ class Blueprint:
         return cls(
             source,
             evaluator.device,
-            evaluator.workshop.seed,
+            evaluator.context.seed,
             evaluator.cache,
             threads,
             *hashes,
@@ -175,7 +175,7 @@ class Blueprint:
         evaluator = Evaluator(task, self.device, seed=self.seed, cache=self.cache, progress=progress)
         evaluator.findings.ladders.update(self.ladders)
         if self.elastic:
-            evaluator.elastic = Elastic.of(evaluator.workshop, self.elastic)
+            evaluator.elastic = Elastic.of(evaluator.context, self.elastic)
         return evaluator
 
 

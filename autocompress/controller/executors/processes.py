@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from autocompress._process import let_threads_sleep
-from autocompress.controller.executors.base import Blueprint, Job, Reply, attempt, to_send
+from autocompress.controller.executors.base import EvaluatorSpec, Job, Reply, attempt, to_send
 from autocompress.errors import StudyError
 from autocompress.studies.reporter import Reporter
 
@@ -31,11 +31,11 @@ _TRACKER = "ignore:resource_tracker:UserWarning"
 class Processes:
     """`count` workers on this machine, and one job more than that in hand where there are several."""
 
-    def __init__(self, blueprint: Blueprint, count: int, timeout_s: float, reporter: Reporter) -> None:
+    def __init__(self, evaluator_spec: EvaluatorSpec, count: int, timeout_s: float, reporter: Reporter) -> None:
         let_threads_sleep()
         # What a killed worker leaves behind, Python's resource tracker removes, and would say so at the end.
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _TRACKER]))
-        self._blueprint = blueprint.pack()
+        self._blueprint = evaluator_spec.pack()
         self._timeout_s = timeout_s
         self._reporter = reporter
         self._waiting: deque[Job] = deque()
@@ -123,10 +123,10 @@ class Processes:
 class _Worker:
     """The driver's end of one process."""
 
-    def __init__(self, blueprint: bytes) -> None:
+    def __init__(self, evaluator_spec: bytes) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, blueprint), name="autocompress worker")
+        self.process = context.Process(target=_work, args=(theirs, evaluator_spec), name="autocompress worker")
         self.process.start()
         theirs.close()
         self.ready = False
@@ -156,7 +156,7 @@ class _Worker:
         return f"{signal.Signals(-code).name}{hint}"
 
 
-def _work(connection: Connection, blueprint: bytes) -> None:
+def _work(connection: Connection, evaluator_spec: bytes) -> None:
     """What a worker process does: evaluate until it is told to stop or the driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     os.dup2(2, 1)  # standard output is for the driver's result
@@ -166,7 +166,7 @@ def _work(connection: Connection, blueprint: bytes) -> None:
         connection.send((kind, content))
 
     try:
-        evaluator = pickle.loads(blueprint).build(lambda message: send("status", message))
+        evaluator = pickle.loads(evaluator_spec).build(lambda message: send("status", message))
         send("ready")
         while True:
             send("reply", attempt(evaluator, connection.recv()))

@@ -33,7 +33,7 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from autocompress.controller.executors.base import Blueprint, Job, Reply, Workers, attempt, to_send
+from autocompress.controller.executors.base import EvaluatorSpec, Job, Reply, Workers, attempt, to_send
 from autocompress.errors import InputError, StudyError
 from autocompress.recipes.recipe import Recipe
 from autocompress.studies.reporter import Reporter
@@ -46,10 +46,10 @@ _START_ATTEMPTS = 5
 class RayTune:
     """As many trials at a time as are asked for or as the cluster has room for, and one job in hand."""
 
-    def __init__(self, blueprint: Blueprint, workers: Workers, reporter: Reporter) -> None:
+    def __init__(self, evaluator_spec: EvaluatorSpec, workers: Workers, reporter: Reporter) -> None:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that dies is ours to report
         self._workers = workers
-        self._ours = _connect(workers, blueprint)
+        self._ours = _connect(workers, evaluator_spec)
         node = ray.get_runtime_context().get_node_id()
         here = NodeAffinitySchedulingStrategy(node, soft=False)
         self._mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
@@ -60,7 +60,7 @@ class RayTune:
         self._crash: list[BaseException] = []
         self._folder = tempfile.TemporaryDirectory(prefix="autocompress-ray-", ignore_cleanup_errors=True)
         reporter.status("waiting for Ray")
-        bench = _Bench(blueprint.pack(), os.getcwd(), tuple(sys.path), node, workers.timeout_s)
+        bench = _StepEvaluator(evaluator_spec.pack(), os.getcwd(), tuple(sys.path), node, workers.timeout_s)
         self._thread = threading.Thread(target=self._run, args=(bench,), name="ray tune", daemon=True)
         self._thread.start()
 
@@ -126,7 +126,7 @@ class RayTune:
                 found.append(Reply(trial, failure="the Ray worker or its node died", lost=True))
         return found
 
-    def _run(self, bench: _Bench) -> None:
+    def _run(self, bench: _StepEvaluator) -> None:
         """Tune's own loop, in a thread: it ends when the feed is closed."""
         trainable = tune.with_parameters(_Trial, bench=bench, mailbox=self._mailbox)
         try:
@@ -147,10 +147,10 @@ class RayTune:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _StepEvaluator:
     """What a trial needs besides its job."""
 
-    blueprint: bytes
+    evaluator_spec: bytes
     folder: str
     """Where the driver runs; relative paths of the task count from there, if the node has it."""
     path: tuple[str, ...]
@@ -211,7 +211,7 @@ class _Feed(Searcher):  # type: ignore[misc]
 class _Trial(tune.Trainable):  # type: ignore[misc]
     """One job after the other in one process."""
 
-    def setup(self, config: dict[str, Any], bench: _Bench, mailbox: Any) -> None:
+    def setup(self, config: dict[str, Any], bench: _StepEvaluator, mailbox: Any) -> None:
         self._bench, self._mailbox = bench, mailbox
         self._evaluator: Any = None
 
@@ -242,22 +242,22 @@ class _Trial(tune.Trainable):  # type: ignore[misc]
         ray.get(self._mailbox.put.remote(kind, content))
 
 
-def _evaluator(bench: _Bench) -> Any:
+def _evaluator(bench: _StepEvaluator) -> Any:
     """The evaluator of this process; what it trains is cached on its own node."""
     with suppress(OSError):
         os.chdir(bench.folder)
     sys.path += [entry for entry in bench.path if entry not in sys.path]
-    blueprint: Blueprint = pickle.loads(bench.blueprint)
+    evaluator_spec: EvaluatorSpec = pickle.loads(bench.evaluator_spec)
     if ray.get_runtime_context().get_node_id() != bench.driver_node:
-        blueprint = replace(blueprint, cache=None)
-    if isinstance(blueprint.source, str):
-        source, _, name = blueprint.source.rpartition(":")
+        evaluator_spec = replace(evaluator_spec, cache=None)
+    if isinstance(evaluator_spec.source, str):
+        source, _, name = evaluator_spec.source.rpartition(":")
         if source.endswith(".py") and not Path(source).exists():  # Ray has brought the file along as a module
-            blueprint = replace(blueprint, source=f"{Path(source).stem}:{name}")
-    return blueprint.build()
+            evaluator_spec = replace(evaluator_spec, source=f"{Path(source).stem}:{name}")
+    return evaluator_spec.build()
 
 
-def _connect(workers: Workers, blueprint: Blueprint) -> bool:
+def _connect(workers: Workers, evaluator_spec: EvaluatorSpec) -> bool:
     """Join the cluster, or start one on this machine."""
     if ray.is_initialized():
         return False
@@ -268,8 +268,8 @@ def _connect(workers: Workers, blueprint: Blueprint) -> bool:
         settings |= {"address": "local", "include_dashboard": False, "num_cpus": cpus}
     else:
         settings["address"] = workers.address
-        source = str(blueprint.source).rpartition(":")[0]
-        if isinstance(blueprint.source, str) and source.endswith(".py"):
+        source = str(evaluator_spec.source).rpartition(":")[0]
+        if isinstance(evaluator_spec.source, str) and source.endswith(".py"):
             settings["runtime_env"] = {"py_modules": [str(Path(source).resolve())]}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:

@@ -98,7 +98,7 @@ _OF: Mapping[Case, str] = {"chip": "of another chip under the same runtime", "ru
 _REFINED = "; then moved to latencies of your own files"
 
 
-def refit(like: DeviceProfile, points: Sequence[Point], name: str) -> DeviceProfile:
+def adapt_profile(like: DeviceProfile, points: Sequence[Point], name: str) -> DeviceProfile:
     """Move a profile to measured latencies of one or more networks.
 
     Under its own name a profile of the device's own public times is held to them (`OWN`): one number of another board

@@ -27,7 +27,7 @@ _MAX_PATTERNS = 2000
 _FAR = 10**6
 
 
-class Place:
+class KernelSlot:
     """What is found at one place of the graph, by the int8-ness of the layers that matter there."""
 
     def __init__(self, near: Sequence[int]) -> None:
@@ -97,9 +97,9 @@ class Kernels:
         self._rng = rng
         self.forms: list[OpForm] = []
         self._indices: dict[OpForm, int] = {}
-        self.kernels: list[dict[str, Place]] = [{} for _ in range(n_paths)]
+        self.kernels: list[dict[str, KernelSlot]] = [{} for _ in range(n_paths)]
         """For each path, the kernel that runs (an index into `forms`, or -1) by its name."""
-        self.buffers: list[dict[tuple[str, str], Place]] = [{} for _ in range(n_paths)]
+        self.buffers: list[dict[tuple[str, str], KernelSlot]] = [{} for _ in range(n_paths)]
         """For each path, the bytes per element (or 0) of a tensor while a kernel runs."""
         self._readings: list[tuple[bool, ...]] = []
 
@@ -112,7 +112,7 @@ class Kernels:
             if not (np.array(self._readings) == pattern).any(0).all():
                 self._read(tuple(pattern.tolist()))
         while len(self._readings) < _MAX_READINGS:
-            tables: list[Mapping[Any, Place]] = [*self.kernels, *self.buffers]
+            tables: list[Mapping[Any, KernelSlot]] = [*self.kernels, *self.buffers]
             places = [place for table in tables for place in table.values() if place.matter]
             unknown = sum((place.unknown(patterns).astype(int) for place in places), np.zeros(len(patterns), int))
             if not unknown.any():
@@ -153,10 +153,12 @@ class Kernels:
             self.forms.append(form)
         return self._indices[form]
 
-    def _note(self, places: dict[Any, Place], int8: tuple[bool, ...], found: Mapping[Any, int], nothing: int) -> None:
+    def _note(
+        self, places: dict[Any, KernelSlot], int8: tuple[bool, ...], found: Mapping[Any, int], nothing: int
+    ) -> None:
         for name in found:
             if name not in places:
-                places[name] = Place(self._nearest(name if isinstance(name, str) else name[0]))
+                places[name] = KernelSlot(self._nearest(name if isinstance(name, str) else name[0]))
                 for past in self._readings:
                     places[name].learn(past, nothing)
         for name, place in places.items():

@@ -55,20 +55,20 @@ class Knobs:
     """
 
     def __init__(self, evaluator: Evaluator, space: SearchSpace) -> None:
-        self.anatomy = evaluator.anatomy
-        self.outline = evaluator.anatomy.outline
+        self.analysis = evaluator.analysis
+        self.outline = evaluator.analysis.outline
         self.space = space
         _refuse_unknown(space)
-        layers = self.anatomy.layers
+        layers = self.analysis.layers
         stages = dict.fromkeys([*layers.values(), "exits"])
         self.parts: list[tuple[str, str]] = [*layers.items(), *(("", stage) for stage in stages)]
         """What has bits of its own: every layer, with its stage, and of each stage the layers that have no name."""
         task = evaluator.task
         self.groups: list[ChannelGroup] = []
-        if self.anatomy.groups:
-            pruner = ChannelPruner(copy.deepcopy(task.model), take(task.inputs, slice(1)), tuple(self.anatomy.layers))
+        if self.analysis.groups:
+            pruner = ChannelPruner(copy.deepcopy(task.model), take(task.inputs, slice(1)), tuple(self.analysis.layers))
             by_name = {group.name: group for group in pruner.groups}
-            self.groups = [by_name[name] for name in self.anatomy.groups]
+            self.groups = [by_name[name] for name in self.analysis.groups]
         self.full: Ints = np.array([group.n_units for group in self.groups], np.int64)
 
     def rows(self, columns: Mapping[str, NDArray[Any]]) -> Rows:
@@ -118,7 +118,7 @@ class Knobs:
         table, *others = (self._table(space, field, columns) for field in names)
         widths = np.empty((n, len(self.groups)), np.int64)
         for k, group in enumerate(self.groups):
-            own = lookup(table, group.name, self.anatomy.groups[group.name], kind.tables[name].default)
+            own = lookup(table, group.name, self.analysis.groups[group.name], kind.tables[name].default)
             values, where = _distinct([own, *others])
             kept = [kind.units_kept(group, **dict(zip(names, each, strict=True))) for each in values]
             widths[:, k] = np.array(kept)[where]
@@ -155,7 +155,7 @@ class Knobs:
             if values not in known:
                 stage = space.build(dict(zip(names, values, strict=True)), self.outline)
                 assert isinstance(stage, Variant)
-                known[values] = json.dumps([stage.technique, stage.variant(self.anatomy)])
+                known[values] = json.dumps([stage.technique, stage.variant(self.analysis)])
                 stages.setdefault(known[values], stage)
             variants[i] = known[values]
 

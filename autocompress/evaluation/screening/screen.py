@@ -21,7 +21,7 @@ from autocompress.compression.stage import Stage
 from autocompress.devices import cost_model
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.screening.files import Files
-from autocompress.evaluation.screening.kernels import Kernels, Place
+from autocompress.evaluation.screening.kernels import Kernels, KernelSlot
 from autocompress.evaluation.screening.knobs import COMPUTES_INT8, Ints, Knobs, Rows
 from autocompress.evaluation.screening.shapes import Lookup, Positions, Shape, Shapes, Versions, count
 from autocompress.graphs.quantizable import quantizable_layers
@@ -122,14 +122,14 @@ class _Network:
     def __init__(self, evaluator: Evaluator, stage: Stage | None, knobs: Knobs, rng: np.random.Generator) -> None:
         self._device = evaluator.device
         base = Candidate(evaluator.task.model)
-        base = stage.apply(base, evaluator.workshop) if stage else base
+        base = stage.apply(base, evaluator.context) if stage else base
         n_paths = len(base.exits) + 1
         self._n_tests = [min(path + 1, n_paths - 1) for path in range(n_paths)]
         """Of confidence, on each path."""
         graph = evaluator.deployer.float_graph(base)
         layers = quantizable_layers(graph)
         names = [base.own_name(layer.name) for layer in layers]
-        stages = [base.stage_of(layer.name, knobs.anatomy) for layer in layers]
+        stages = [base.stage_of(layer.name, knobs.analysis) for layer in layers]
         parts = zip(names, stages, strict=True)
         self._columns = [knobs.parts.index(part if part in knobs.parts else ("", part[1])) for part in parts]
         """Of each quantisable layer, its column in the codes."""
@@ -186,7 +186,9 @@ class _Network:
 
         return self._shapes.tabulate(form, _tensors(form), positions, measured)
 
-    def _peak(self, buffers: Mapping[tuple[str, str], Place], int8: NDArray[np.bool_], positions: Positions) -> Floats:
+    def _peak(
+        self, buffers: Mapping[tuple[str, str], KernelSlot], int8: NDArray[np.bool_], positions: Positions
+    ) -> Floats:
         """(N,) the most bytes of activations in memory at one time."""
         steps: dict[str, Floats] = {}
         for (step, name), place in buffers.items():

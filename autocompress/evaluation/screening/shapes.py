@@ -102,7 +102,7 @@ class Versions:
 
     def pruned(self, ratios: Mapping[str, float], round_to: int = 8) -> Candidate:
         """The network with shares of its groups' channels removed."""
-        return usual.narrowed(ratios, round_to).apply(self.base, self._evaluator.workshop)
+        return usual.narrowed(ratios, round_to).apply(self.base, self._evaluator.context)
 
     def deploy(self, candidate: Candidate, stage: Quantize | None) -> Deployment:
         """Its graph after a quantisation, without training or observation."""

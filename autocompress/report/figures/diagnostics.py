@@ -11,9 +11,7 @@ from html import escape
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from autocompress.report._volume import Volumes, hypervolume_reference, in_order
-from autocompress.report._words import description, ms_text
-from autocompress.report.figures._drawing import (
+from autocompress.report.figures.plot_style import (
     BLUE,
     GREEN,
     GREY,
@@ -26,6 +24,8 @@ from autocompress.report.figures._drawing import (
     log_axis,
     wrapped,
 )
+from autocompress.report.formatting import description, ms_text
+from autocompress.report.hypervolume import Volumes, hypervolume_reference, in_order
 from autocompress.report.importance import Importance
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study

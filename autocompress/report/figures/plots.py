@@ -12,16 +12,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from autocompress.report._words import (
-    accuracy_text,
-    compare,
-    description,
-    is_percentage,
-    limits,
-    ms_text,
-    size_text,
-)
-from autocompress.report.figures._drawing import (
+from autocompress.report.figures.plot_style import (
     BLUE,
     GREEN,
     GREY,
@@ -32,6 +23,15 @@ from autocompress.report.figures._drawing import (
     layout,
     log_axis,
     wrapped,
+)
+from autocompress.report.formatting import (
+    accuracy_text,
+    compare,
+    description,
+    is_percentage,
+    limits,
+    ms_text,
+    size_text,
 )
 from autocompress.report.ties import TIE, score_of, ties
 from autocompress.studies.ablation import Ablation

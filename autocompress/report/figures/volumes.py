@@ -7,8 +7,8 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from autocompress.report._volume import Axis, Volumes
-from autocompress.report.figures._drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, layout
+from autocompress.report.figures.plot_style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, layout
+from autocompress.report.hypervolume import Axis, Volumes
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.report._words import plural, ratio_text
 from autocompress.report.comparison import Comparison, Row
+from autocompress.report.formatting import plural, ratio_text
 
 
 def _accuracy(row: Row, c: Comparison) -> str:

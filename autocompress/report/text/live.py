@@ -28,8 +28,8 @@ from rich.text import Text
 from autocompress._process import interrupt
 from autocompress.errors import AutocompressError
 from autocompress.files import Folder
-from autocompress.report._follow import PROGRESS, Follower
-from autocompress.report._words import ms_text, reasons, size_text
+from autocompress.report.formatting import ms_text, reasons, size_text
+from autocompress.report.study_reader import PROGRESS, Follower
 from autocompress.report.text.table import front_rows
 from autocompress.studies.folder import has_evaluation, is_study
 from autocompress.studies.results import Evaluation

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.report._words import (
+from autocompress.report.formatting import (
     accuracy_text,
     description,
     is_percentage,
@@ -19,7 +19,7 @@ from autocompress.report._words import (
     size_text,
 )
 from autocompress.studies.results import Evaluation
-from autocompress.studies.retarget import Crossing, Projection, Retargeted
+from autocompress.studies.retarget import CrossDeviceResult, Projection, Retargeted
 from autocompress.tasks.metric import Score
 
 CAPTION = (
@@ -101,7 +101,7 @@ def cross_rows(result: Retargeted) -> list[list[str]]:
     ]
 
 
-def _cell(crossing: Crossing, there: Projection, percent: bool) -> str:
+def _cell(crossing: CrossDeviceResult, there: Projection, percent: bool) -> str:
     if crossing.latency_ms is None or crossing.latency_cost is None or crossing.accuracy_difference is None:
         return "does not run"
     doubt = " *" if crossing.trial in there.doubts else ""

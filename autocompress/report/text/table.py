@@ -9,7 +9,8 @@ from statistics import median
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.report._words import (
+from autocompress.report.against import alternative, difference_text, fastest_within, ratios_text, tolerance
+from autocompress.report.formatting import (
     accuracy_text,
     compare,
     description,
@@ -20,7 +21,6 @@ from autocompress.report._words import (
     plural,
     size_text,
 )
-from autocompress.report.against import alternative, difference_text, fastest_within, ratios_text, tolerance
 from autocompress.studies.choice import Rule, difference
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from autocompress.report._words import compare, description, is_percentage
 from autocompress.report.figures import diagnostics
 from autocompress.report.figures.plots import front_figure, front_figure_3d
+from autocompress.report.formatting import compare, description, is_percentage
 from autocompress.report.importance import Importance
 from autocompress.report.ties import ties
 from autocompress.studies.ablation import Ablation, recommended

@@ -13,8 +13,8 @@ from rich.table import Table
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import DeviceError
 from autocompress.files import write_atomically
-from autocompress.report._words import ms_text
-from autocompress.report.figures._drawing import BLUE, ORANGE, VERMILLION, add_equality
+from autocompress.report.figures.plot_style import BLUE, ORANGE, VERMILLION, add_equality
+from autocompress.report.formatting import ms_text
 
 _DEGREES = {
     "none": "none: public data of this device, nothing measured on yours",

@@ -9,10 +9,10 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from autocompress.files import write_atomically
-from autocompress.report._words import accuracy_text, ms_text, size_text
 from autocompress.report.comparison import Comparison
-from autocompress.report.figures._drawing import GREY, layout, log_axis
+from autocompress.report.figures.plot_style import GREY, layout, log_axis
 from autocompress.report.figures.volumes import line_of, volumes_figure
+from autocompress.report.formatting import accuracy_text, ms_text, size_text
 from autocompress.report.text.comparison import COLUMNS, sentences
 from autocompress.report.web._page import embedded, own_file, packed_plotly, render_page
 from autocompress.studies.results import Evaluation

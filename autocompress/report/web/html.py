@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from autocompress.errors import StudyError
 from autocompress.files import write_atomically
-from autocompress.report._volume import hypervolume_reference
-from autocompress.report._words import is_percentage, reasons
+from autocompress.report.formatting import is_percentage, reasons
+from autocompress.report.hypervolume import hypervolume_reference
 from autocompress.report.importance import importances
-from autocompress.report.text.chains import chain_lines, chain_sentence, pipeline_lines
+from autocompress.report.text.ablation import chain_lines, chain_sentence, pipeline_lines
 from autocompress.report.text.retarget import cross_rows, sentences
 from autocompress.report.text.table import front_rows, headline
 from autocompress.report.ties import TIE, ties

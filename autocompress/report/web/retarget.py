@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from autocompress.files import write_atomically
-from autocompress.report._words import (
+from autocompress.report.figures.plot_style import BLUE, GREY, VERMILLION, error_bars, layout, log_axis
+from autocompress.report.formatting import (
     accuracy_text,
     description,
     is_percentage,
@@ -18,7 +19,6 @@ from autocompress.report._words import (
     ms_text,
     size_text,
 )
-from autocompress.report.figures._drawing import BLUE, GREY, VERMILLION, error_bars, layout, log_axis
 from autocompress.report.text.retarget import CAPTION, cross_rows, front_headings, front_rows, sentences
 from autocompress.report.web._page import own_file, render_page
 from autocompress.studies.results import Evaluation

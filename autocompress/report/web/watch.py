@@ -28,11 +28,11 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from plotly.offline import get_plotlyjs
 
 from autocompress.errors import InputError
-from autocompress.report._follow import Follower
-from autocompress.report._volume import hypervolume_reference
-from autocompress.report._words import description, is_percentage, reasons
 from autocompress.report.figures.plots import front_figure
 from autocompress.report.figures.volumes import volumes_figure
+from autocompress.report.formatting import description, is_percentage, reasons
+from autocompress.report.hypervolume import hypervolume_reference
+from autocompress.report.study_reader import Follower
 from autocompress.report.text.table import front_rows, headline
 from autocompress.report.web._payload import finite
 from autocompress.studies.results import Evaluation

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.catalogue import own_names, parse_stage
 from autocompress.compression.stage import Phase, Stage
 from autocompress.compression.techniques.prune import Prune
@@ -30,11 +30,11 @@ SETTINGS: dict[str, tuple[dict[str, object], dict[str, object] | None, tuple[dic
 }
 
 
-def case(name: str, workshop: Workshop) -> Case:
+def case(name: str, context: Context) -> Case:
     settings, identity, before = SETTINGS[name]
     return Case(
         parse_stage({"technique": name, **settings}, name),
-        workshop,
+        context,
         identity=None if identity is None else parse_stage({"technique": name, **identity}, name),
         before=tuple(parse_stage(stage, "before") for stage in before),
     )
@@ -46,7 +46,7 @@ def test_every_technique_is_tested() -> None:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", sorted(SETTINGS))
-def test_technique_conforms(name: str, check: Callable[[Case], None], workshop_of: Callable[[str], Workshop]) -> None:
+def test_technique_conforms(name: str, check: Callable[[Case], None], workshop_of: Callable[[str], Context]) -> None:
     check(case(name, workshop_of("resnet")))
 
 
@@ -66,7 +66,7 @@ class Broken(Stage):
     phase: ClassVar[Phase] = Phase.STRUCTURE
     references: ClassVar[tuple[str, ...]] = ("Nobody et al., 2020",)
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Do it wrongly."""
         if self.how == "in place":
             next(candidate.model.parameters()).data.add_(1)
@@ -94,7 +94,7 @@ class Broken(Stage):
     ],
 )
 def test_check_refuses_what_breaks_it(
-    how: str, check: Callable[[Case], None], workshop_of: Callable[[str], Workshop]
+    how: str, check: Callable[[Case], None], workshop_of: Callable[[str], Context]
 ) -> None:
     own = copy.deepcopy(workshop_of("resnet"))
     check(Case(Broken(), own))
@@ -102,14 +102,14 @@ def test_check_refuses_what_breaks_it(
         check(Case(Broken(how=how), own))
 
 
-def test_identity_check_refuses_a_change(workshop_of: Callable[[str], Workshop]) -> None:
-    workshop = workshop_of("resnet")
-    testing.does_nothing_at_zero_strength(Case(Broken(), workshop, identity=Broken()))
+def test_identity_check_refuses_a_change(workshop_of: Callable[[str], Context]) -> None:
+    context = workshop_of("resnet")
+    testing.does_nothing_at_zero_strength(Case(Broken(), context, identity=Broken()))
     with pytest.raises(AssertionError, match="change the output"):
-        testing.does_nothing_at_zero_strength(Case(Broken(), workshop, identity=Broken(how="change")))
+        testing.does_nothing_at_zero_strength(Case(Broken(), context, identity=Broken(how="change")))
 
 
-def test_fingerprint_check_refuses_what_no_module_shows(workshop_of: Callable[[str], Workshop]) -> None:
+def test_fingerprint_check_refuses_what_no_module_shows(workshop_of: Callable[[str], Context]) -> None:
     case = Case(Broken(how="hidden", factor=3.0), workshop_of("resnet"), identity=Broken(how="hidden"))
     with pytest.raises(AssertionError, match="same fingerprint: name what makes it differ in `facts`"):
         testing.is_known_by_its_content(case)
@@ -118,19 +118,19 @@ def test_fingerprint_check_refuses_what_no_module_shows(workshop_of: Callable[[s
 class Misreporting(Prune):
     """Removes other channels than it says."""
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Shift what is reported by one."""
-        pruned = super().apply(candidate, workshop)
-        widths = workshop.anatomy.widths
+        pruned = super().apply(candidate, context)
+        widths = context.analysis.widths
         removed = {name: tuple((c + 1) % widths[name] for c in lost) for name, lost in pruned.removed.items()}
         return replace(pruned, removed=removed)
 
 
-def test_removal_check_refuses_other_channels_than_reported(workshop_of: Callable[[str], Workshop]) -> None:
-    workshop, settings = workshop_of("resnet"), {"ratio": 0.25, "round_to": 1}
-    testing.removes_what_it_reports(Case(Prune(**settings), workshop))
+def test_removal_check_refuses_other_channels_than_reported(workshop_of: Callable[[str], Context]) -> None:
+    context, settings = workshop_of("resnet"), {"ratio": 0.25, "round_to": 1}
+    testing.removes_what_it_reports(Case(Prune(**settings), context))
     with pytest.raises(AssertionError, match="something else than without the channels"):
-        testing.removes_what_it_reports(Case(Misreporting(**settings), workshop))
+        testing.removes_what_it_reports(Case(Misreporting(**settings), context))
 
 
 class Unexportable(Stage):
@@ -139,7 +139,7 @@ class Unexportable(Stage):
     technique: Literal["unexportable"] = "unexportable"
     phase: ClassVar[Phase] = Phase.STRUCTURE
 
-    def apply(self, candidate: Candidate, workshop: Workshop) -> Candidate:
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Branch on data."""
         return candidate.evolve("done", model=nn.Sequential(candidate.copy_model(), Branching()))
 
@@ -149,7 +149,7 @@ class Branching(nn.Module):
         return x if float(x.sum()) > 0 else -x
 
 
-def test_export_check_refuses_what_no_file_can_hold(workshop_of: Callable[[str], Workshop]) -> None:
+def test_export_check_refuses_what_no_file_can_hold(workshop_of: Callable[[str], Context]) -> None:
     with pytest.raises(AssertionError, match="no file can be written"):
         testing.exports(Case(Unexportable(), workshop_of("resnet")))
 
@@ -159,7 +159,7 @@ class Undocumented(Stage):
     phase: ClassVar[Phase] = Phase.STRUCTURE
 
 
-def test_documentation_and_field_checks_refuse_a_bare_stage(workshop_of: Callable[[str], Workshop]) -> None:
+def test_documentation_and_field_checks_refuse_a_bare_stage(workshop_of: Callable[[str], Context]) -> None:
     bare = Case(Undocumented(), workshop_of("resnet"))
     with pytest.raises(AssertionError, match="docstring"):
         testing.is_documented(bare)

@@ -13,16 +13,16 @@ from helpers.zoo import ZOO
 from torch import nn
 
 from autocompress.compression import channels
-from autocompress.compression.anatomy import dissect
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.analysis import analyze
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.techniques.early_exit import EarlyExit
 from autocompress.compression.techniques.prune import Importance, Prune, prune_channels
 from autocompress.errors import CandidateError, RecipeError
 from autocompress.recipes.recipe import Recipe
-from autocompress.tasks.networks import outputs_of
 from autocompress.tasks.task import Task
+from autocompress.tasks.torch_utils import outputs_of
 
-Get = Callable[[str], Workshop]
+Get = Callable[[str], Context]
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 
 
@@ -30,18 +30,18 @@ def size(candidate: Candidate) -> int:
     return sum(p.numel() for p in candidate.model.parameters())
 
 
-def prune(workshop: Workshop, **settings: object) -> Candidate:
+def prune(context: Context, **settings: object) -> Candidate:
     stage = Prune.model_validate({"round_to": 2, **settings})
-    return stage.apply(Candidate(workshop.task.model), workshop)
+    return stage.apply(Candidate(context.task.model), context)
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_pruning_is_monotone_and_the_network_still_runs(name: str, workshop_of: Get) -> None:
-    workshop = workshop_of(name)
-    inputs = torch.randn(3, *workshop.task.example_input.shape[1:])
-    sizes = [workshop.anatomy.n_params]
+    context = workshop_of(name)
+    inputs = torch.randn(3, *context.task.example_input.shape[1:])
+    sizes = [context.analysis.n_params]
     for ratio in RATIOS:
-        pruned = prune(workshop, ratio=ratio)
+        pruned = prune(context, ratio=ratio)
         sizes.append(size(pruned))
         (output,) = outputs_of(pruned.model, inputs)
         assert output.shape == (3, 4) and torch.isfinite(output).all()
@@ -52,15 +52,15 @@ def test_pruning_is_monotone_and_the_network_still_runs(name: str, workshop_of: 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_widths_are_what_the_ratio_asks_for(name: str, workshop_of: Get) -> None:
-    workshop = workshop_of(name)
-    pruned = prune(workshop, ratio=0.5)
-    assert set(pruned.removed) == set(workshop.anatomy.groups)
+    context = workshop_of(name)
+    pruned = prune(context, ratio=0.5)
+    assert set(pruned.removed) == set(context.analysis.groups)
     for group, lost in pruned.removed.items():
-        width = workshop.anatomy.widths[group]
+        width = context.analysis.widths[group]
         assert len(set(lost)) == len(lost) == width / 2 and min(lost) >= 0 and max(lost) < width
         if "attn" not in group:
             assert pruned.model.get_submodule(group).weight.shape[0] == width / 2
-    for protected, reason in workshop.anatomy.unprunable.items():
+    for protected, reason in context.analysis.unprunable.items():
         if reason == "output of the network":
             assert pruned.model.get_submodule(protected).weight.shape[0] == 4
 
@@ -86,12 +86,12 @@ def test_depthwise_convolutions_stay_depthwise(workshop_of: Get) -> None:
 
 
 def test_heads_go_as_a_whole(workshop_of: Get) -> None:
-    workshop = workshop_of("vit_matmul")
-    pruned = prune(workshop, ratio={"blocks.0.attn.qkv": 0.5})
+    context = workshop_of("vit_matmul")
+    pruned = prune(context, ratio={"blocks.0.attn.qkv": 0.5})
     attention = pruned.model.blocks[0].attn
     assert (attention.num_heads, attention.qkv.out_features, attention.proj.in_features) == (2, 3 * 16, 16)
     assert len(pruned.removed["blocks.0.attn.qkv"]) == 2
-    original = workshop.task.model.blocks[0].attn
+    original = context.task.model.blocks[0].attn
     kept = [h for h in range(4) if h not in pruned.removed["blocks.0.attn.qkv"]]
     rows = [part * 32 + head * 8 + i for part in range(3) for head in kept for i in range(8)]
     assert torch.equal(attention.qkv.weight, original.qkv.weight[rows])
@@ -99,10 +99,10 @@ def test_heads_go_as_a_whole(workshop_of: Get) -> None:
 
 
 def test_table_prunes_by_stage_group_and_pattern(workshop_of: Get) -> None:
-    workshop = workshop_of("resnet")
-    by_stage = prune(workshop, ratio={"stage2": 0.5})
-    assert set(by_stage.removed) == {n for n, s in workshop.anatomy.groups.items() if s == "stage2"}
-    mixed = prune(workshop, ratio={"default": 0.25, "stage3": 0.0, "blocks.1.*": 0.75})
+    context = workshop_of("resnet")
+    by_stage = prune(context, ratio={"stage2": 0.5})
+    assert set(by_stage.removed) == {n for n, s in context.analysis.groups.items() if s == "stage2"}
+    mixed = prune(context, ratio={"default": 0.25, "stage3": 0.0, "blocks.1.*": 0.75})
     assert {n: len(v) for n, v in mixed.removed.items()} == {
         "stem.0": 2,
         "blocks.0.conv1": 2,
@@ -121,10 +121,10 @@ def test_unknown_names_are_refused(workshop_of: Get) -> None:
 
 
 def test_a_ratio_of_zero_removes_nothing_and_says_so(workshop_of: Get) -> None:
-    workshop = workshop_of("resnet")
-    pruned = prune(workshop, ratio=0.0)
-    assert pruned.notes == ("prune: nothing removed",) and size(pruned) == workshop.anatomy.n_params
-    (note,) = prune(workshop, ratio=0.5).notes
+    context = workshop_of("resnet")
+    pruned = prune(context, ratio=0.0)
+    assert pruned.notes == ("prune: nothing removed",) and size(pruned) == context.analysis.n_params
+    (note,) = prune(context, ratio=0.5).notes
     assert note.startswith("prune: 56 channels of 6 groups removed (6 of 6 groups, 100% of the parameters can be")
 
 
@@ -158,60 +158,60 @@ def test_a_network_without_groups_fails_with_the_reasons() -> None:
 
     task = Task.classification(OnlyHead().eval(), example_input=torch.zeros(1, 8), val=[])
     with pytest.raises(CandidateError, match=r"nothing can be removed .*fc: output of the network"):
-        prune(Workshop(task, dissect(task)), ratio=0.5)
+        prune(Context(task, analyze(task)), ratio=0.5)
 
 
 @pytest.mark.parametrize("importance", get_args(Importance))
 @pytest.mark.parametrize("name", ["resnet", "grouped", "dscnn"])
 def test_every_importance_works_and_repeats(name: str, importance: str, workshop_of: Get) -> None:
-    workshop = workshop_of(name)
-    a, b = (prune(workshop, ratio=0.5, importance=importance) for _ in range(2))
-    assert a.removed == b.removed and size(a) == size(prune(workshop, ratio=0.5))
-    assert all(p.grad is None for p in workshop.task.model.parameters())
+    context = workshop_of(name)
+    a, b = (prune(context, ratio=0.5, importance=importance) for _ in range(2))
+    assert a.removed == b.removed and size(a) == size(prune(context, ratio=0.5))
+    assert all(p.grad is None for p in context.task.model.parameters())
 
 
 def test_importances_differ_and_random_follows_the_seed(workshop_of: Get) -> None:
-    workshop = workshop_of("resnet")
-    removed = {i: str(prune(workshop, ratio=0.5, importance=i).removed) for i in ("l2", "fpgm", "taylor", "random")}
+    context = workshop_of("resnet")
+    removed = {i: str(prune(context, ratio=0.5, importance=i).removed) for i in ("l2", "fpgm", "taylor", "random")}
     assert len(set(removed.values())) == 4
-    other = prune(replace(workshop, seed=1), ratio=0.5, importance="random")
+    other = prune(replace(context, seed=1), ratio=0.5, importance="random")
     assert str(other.removed) != removed["random"]
 
 
 def test_taylor_sees_what_does_not_matter_to_the_loss() -> None:
-    workshop = make_workshop("resnet")
-    model = workshop.task.model
+    context = make_workshop("resnet")
+    model = context.task.model
     with torch.no_grad():
         model.fc.weight[:, [3, 5]] = 0  # nobody reads the two channels
         model.blocks[2].conv2.weight[[3, 5]] *= 10
-    assert prune(workshop, ratio={"blocks.2.conv2": 0.07}, importance="taylor").removed == {"blocks.2.conv2": (3, 5)}
-    assert not {3, 5} & set(prune(workshop, ratio={"blocks.2.conv2": 0.5}).removed["blocks.2.conv2"])
+    assert prune(context, ratio={"blocks.2.conv2": 0.07}, importance="taylor").removed == {"blocks.2.conv2": (3, 5)}
+    assert not {3, 5} & set(prune(context, ratio={"blocks.2.conv2": 0.5}).removed["blocks.2.conv2"])
 
 
 def test_taylor_needs_training_data() -> None:
-    workshop = make_workshop("mlp", train=None)
+    context = make_workshop("mlp", train=None)
     with pytest.raises(CandidateError, match="importance 'taylor' needs training data; use 'l2'"):
-        prune(workshop, ratio=0.5, importance="taylor")
+        prune(context, ratio=0.5, importance="taylor")
 
 
 def test_gradients_left_by_the_user_do_not_count(workshop_of: Get) -> None:
-    workshop = make_workshop("mlp")
-    clean = prune(workshop, ratio=0.5, importance="taylor")
-    for parameter in workshop.task.model.parameters():
+    context = make_workshop("mlp")
+    clean = prune(context, ratio=0.5, importance="taylor")
+    for parameter in context.task.model.parameters():
         parameter.grad = torch.randn(parameter.shape) * 100
-    assert prune(workshop, ratio=0.5, importance="taylor").removed == clean.removed
+    assert prune(context, ratio=0.5, importance="taylor").removed == clean.removed
 
 
 @pytest.mark.parametrize("importance", ["l2", "taylor", "fpgm"])
 @pytest.mark.parametrize("name", ["resnet", "audio1d", "vit_matmul", "shared"])
 def test_exit_heads_follow_the_pruned_backbone(name: str, importance: str, workshop_of: Get) -> None:
-    workshop = workshop_of(name)
-    multi = EarlyExit(count=2, hidden=8).apply(Candidate(workshop.task.model), workshop)
-    pruned = Prune(ratio=0.5, round_to=2, importance=importance).apply(multi, workshop)  # type: ignore[arg-type]
+    context = workshop_of(name)
+    multi = EarlyExit(count=2, hidden=8).apply(Candidate(context.task.model), context)
+    pruned = Prune(ratio=0.5, round_to=2, importance=importance).apply(multi, context)  # type: ignore[arg-type]
     assert size(pruned) < size(multi) and pruned.exits == multi.exits
-    outputs = outputs_of(pruned.model, torch.randn(2, *workshop.task.example_input.shape[1:]))
+    outputs = outputs_of(pruned.model, torch.randn(2, *context.task.example_input.shape[1:]))
     assert [tuple(o.shape) for o in outputs] == [(2, 4)] * (len(multi.exits) + 1)
-    alone = prune(workshop, ratio=0.5)
+    alone = prune(context, ratio=0.5)
     assert {n.removeprefix("backbone."): len(v) for n, v in pruned.removed.items()} == {
         n: len(v) for n, v in alone.removed.items()
     }
@@ -223,13 +223,13 @@ def test_errors_of_the_analysis_fail_the_candidate(workshop_of: Get, monkeypatch
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("float division by zero")
 
-    workshop = workshop_of("mlp")
+    context = workshop_of("mlp")
     monkeypatch.setattr(channels, "trace_channels", fail)
     with pytest.raises(
         CandidateError, match="the structure of the network cannot be followed: ZeroDivisionError: float div"
     ):
-        prune(workshop, ratio=0.5)
-    assert prune(workshop, ratio=0.0).notes == ("prune: nothing removed",)
+        prune(context, ratio=0.5)
+    assert prune(context, ratio=0.0).notes == ("prune: nothing removed",)
 
 
 def test_a_network_that_breaks_fails_the_candidate() -> None:
@@ -245,8 +245,8 @@ def test_a_network_that_breaks_fails_the_candidate() -> None:
             return self.b(y)
 
     model, example = Picky().eval(), torch.zeros(1, 8)
-    anatomy = dissect(Task.classification(model, example_input=example, val=[]))
-    assert anatomy.widths == {"a": 16}  # losing one channel does no harm
+    analysis = analyze(Task.classification(model, example_input=example, val=[]))
+    assert analysis.widths == {"a": 16}  # losing one channel does no harm
     assert prune_channels(copy.deepcopy(model), example, {"a": 0.25}, round_to=1, order=["a", "b"])
     with pytest.raises(CandidateError, match="prune: the pruned network does not run: ValueError: too narrow"):
         prune_channels(model, example, {"a": 0.5}, round_to=1, order=["a", "b"])

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from autocompress.compression.candidate import Candidate, Workshop
+from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.quantize import Quantize
 from autocompress.compression.techniques.ptq import Ptq
 from autocompress.compression.techniques.qat import Qat
 from autocompress.errors import CandidateError
 from autocompress.recipes.recipe import Recipe
 
-Get = Callable[[str], Workshop]
+Get = Callable[[str], Context]
 
 
 @pytest.mark.parametrize("cls", [Ptq, Qat])
@@ -32,10 +32,10 @@ def test_bits_are_looked_up_by_layer_pattern_stage_and_default(cls: type[Quantiz
 
 @pytest.mark.parametrize("cls", [Ptq, Qat])
 def test_stage_is_noted_and_the_model_left_alone(cls: type[Quantize], workshop_of: Get) -> None:
-    workshop = workshop_of("resnet")
-    start = Candidate(workshop.task.model)
+    context = workshop_of("resnet")
+    start = Candidate(context.task.model)
     stage = cls(weight_bits={"stage1": 8, "default": 4, "exits": 8})
-    done = stage.apply(start, workshop)
+    done = stage.apply(start, context)
     assert done.quantization is stage and start.quantization is None
     assert all(torch.equal(a, b) for a, b in zip(done.model.parameters(), start.model.parameters(), strict=True))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autocompress.devices.calibration.adapt import EXPECTED, Point, contributions_ms, read_table, refit, solve
+from autocompress.devices.calibration.adapt import EXPECTED, Point, adapt_profile, contributions_ms, read_table, solve
 from autocompress.devices.calibration.plan import NetBuilder
 from autocompress.devices.cost_model import predict
 from autocompress.devices.profile import Calibration, DeviceProfile, OpCost
@@ -38,7 +38,7 @@ def board() -> DeviceProfile:
 
 def test_one_latency_scales_the_profile(board: DeviceProfile) -> None:
     base, other = point(board, net(32), 2.5), point(board, net(48), 2.5)
-    moved = refit(board, [base], "mine")
+    moved = adapt_profile(board, [base], "mine")
     assert moved.name == "mine" and moved.calibration is not None
     assert moved.calibration.degree == "one" and moved.calibration.points == 1
     assert predict(moved, base[1]).latency_ms == pytest.approx(base[2], rel=1e-3)
@@ -50,7 +50,7 @@ def test_the_stated_error_is_that_of_the_public_data_and_falls(board: DeviceProf
     points = [point(board, net(8 * k), 1.5, f"net{k}") for k in range(1, 5)]
     errors = []
     for n in (1, 2, 4):
-        calibration = refit(board, points[:n], "mine").calibration
+        calibration = adapt_profile(board, points[:n], "mine").calibration
         assert calibration is not None and calibration.degree == ("one" if n == 1 else "few")
         assert "public data" in calibration.split
         errors.append(calibration.median_error)
@@ -69,7 +69,7 @@ def test_the_expected_errors_are_those_of_the_record() -> None:
 
 def test_a_number_of_a_format_narrows_the_interval_of_that_format(board: DeviceProfile) -> None:
     in_float, in_int8 = point(board, net(32), 1.5), point(board, net(32, int8=True), 1.5, "int8")
-    one, both = refit(board, [in_float], "mine"), refit(board, [in_float, in_int8], "mine")
+    one, both = adapt_profile(board, [in_float], "mine"), adapt_profile(board, [in_float, in_int8], "mine")
     assert one.error_of("float32") == both.error_of("float32") < one.error_of("int8")
     assert both.error_of("int8") < one.error_of("int8")
     assert any(caveat.startswith("int8: no number of yours") for caveat in one.caveats)
@@ -79,7 +79,7 @@ def test_a_number_of_a_format_narrows_the_interval_of_that_format(board: DeviceP
 def test_a_devices_own_good_data_outweigh_one_number() -> None:
     own = DeviceProfile.load("raspberry-pi-4.ncnn")
     base = point(own, net(32), 1.5)
-    held, free = (predict(refit(own, [base], name), base[1]).latency_ms for name in (own.name, "another-board"))
+    held, free = (predict(adapt_profile(own, [base], name), base[1]).latency_ms for name in (own.name, "another-board"))
     assert base[2] / 1.5 < held < 0.8 * base[2] < free
 
 
@@ -94,14 +94,14 @@ def test_more_latencies_bend_the_profile(board: DeviceProfile) -> None:
     def error(profile: DeviceProfile) -> float:
         return float(np.mean([abs(predict(profile, work).latency_ms / ms - 1) for _, work, ms in asked]))
 
-    assert error(refit(board, points, "t")) < 0.5 * error(refit(board, points[:1], "t")) < error(board)
+    assert error(adapt_profile(board, points, "t")) < 0.5 * error(adapt_profile(board, points[:1], "t")) < error(board)
 
 
 def test_a_calibrated_profile_is_refined_under_its_own_name(board: DeviceProfile) -> None:
     measured = Calibration(degree="full", points=9, median_error=0.05, p90_error=0.1, date="2026-01-01")
     board = board.model_copy(update={"calibration": measured, "transferred_from": ""})
     points = [point(board, net(8 * k), 1.2, f"net{k}") for k in range(1, 4)]
-    own, refined = board.calibration, refit(board, points, board.name)
+    own, refined = board.calibration, adapt_profile(board, points, board.name)
     assert own is not None and refined.calibration is not None
     assert predict(refined, points[1][1]).latency_ms == pytest.approx(points[1][2], rel=1e-3)
     assert (refined.calibration.degree, refined.calibration.p90_error) == (own.degree, own.p90_error)
@@ -109,14 +109,14 @@ def test_a_calibrated_profile_is_refined_under_its_own_name(board: DeviceProfile
         refined.calibration.held_out_ms
     )
     assert (refined.provenance, refined.description) == (board.provenance, board.description)
-    again = refit(refined, points[:1], board.name).calibration
+    again = adapt_profile(refined, points[:1], board.name).calibration
     assert again is not None and again.split == refined.calibration.split
 
 
 def test_each_point_is_also_predicted_without_it(board: DeviceProfile) -> None:
     points = [point(board, net(8 * k), 2.0, f"net{k}") for k in range(1, 5)]
     points[2] = (*points[2][:2], points[2][2] * 5)
-    calibration = refit(board, points, "mine").calibration
+    calibration = adapt_profile(board, points, "mine").calibration
     assert calibration is not None and list(calibration.held_out_ms) == ["net1", "net2", "net3", "net4"]
     measured, predicted = calibration.held_out_ms["net3"]
     assert measured == pytest.approx(points[2][2], rel=1e-3) and predicted < 0.4 * measured
@@ -135,7 +135,7 @@ def test_factors_are_positive_and_shares_sum_to_the_prediction(board: DeviceProf
 def test_impossible_latencies_are_refused(board: DeviceProfile, ms: float) -> None:
     name, work, _ = point(board, net(8), 1.0)
     with pytest.raises(DeviceError, match="positive number"):
-        refit(board, [(name, work, ms)], "mine")
+        adapt_profile(board, [(name, work, ms)], "mine")
 
 
 def test_a_table_names_files_beside_it(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def _settings(space: SearchSpace, evaluator: Evaluator, n: int) -> dict[str, lis
             domain.values[rng.integers(len(domain.values))] if isinstance(domain, Choice) else domain.at(rng.random())
         )
 
-    knobs = space.knobs(evaluator.anatomy.outline)
+    knobs = space.knobs(evaluator.analysis.outline)
     return {name: [value(domain) for _ in range(n)] for name, domain in knobs.items()}
 
 
@@ -49,7 +49,7 @@ def test_screened_costs_are_those_of_the_deployed_graph(net: str, bits: dict[str
     screen = Screen(evaluator, space)
     costs, macs = screen.costs(settings), screen.macs(settings)
     for i in range(0, n, max(1, n // 5)):
-        recipe = space.sample(Fixed({name: values[i] for name, values in settings.items()}), evaluator.anatomy.outline)
+        recipe = space.sample(Fixed({name: values[i] for name, values in settings.items()}), evaluator.analysis.outline)
         forecast = evaluator.forecast(recipe)
         assert costs.worst_case_ms[i] == pytest.approx(forecast.worst_case_ms, rel=1e-9)
         assert costs.best_case_ms[i] == pytest.approx(forecast.best_case_ms, rel=1e-9)
@@ -98,5 +98,5 @@ def test_a_first_question_about_one_format_does_not_hide_the_others() -> None:
     screen.costs({"ptq.weight_bits": [8]})
     costs = screen.costs({"ptq.weight_bits": [8, 16]}).worst_case_ms
     for bits, ms in zip((8, 16), costs, strict=True):
-        recipe = space.sample(Fixed({"ptq.weight_bits": bits}), evaluator.anatomy.outline)
+        recipe = space.sample(Fixed({"ptq.weight_bits": bits}), evaluator.analysis.outline)
         assert ms == pytest.approx(evaluator.forecast(recipe).worst_case_ms, rel=1e-9)

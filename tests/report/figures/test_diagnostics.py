@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from test_plots import traces
 
-from autocompress.report._volume import hypervolume_reference
-from autocompress.report.figures import _drawing, diagnostics
+from autocompress.report.figures import diagnostics, plot_style
+from autocompress.report.hypervolume import hypervolume_reference
 from autocompress.report.importance import Importance
 from autocompress.studies.front import ParetoFront
 from autocompress.studies.study import Study
@@ -56,6 +56,6 @@ def test_importance_is_drawn_pale_where_it_is_chance() -> None:
 
 def test_colours_are_those_of_okabe_and_ito() -> None:
     known = {"#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#888888"}
-    script = "".join(path.read_text() for path in (Path(_drawing.__file__).parents[1] / "web").glob("*.js"))
+    script = "".join(path.read_text() for path in (Path(plot_style.__file__).parents[1] / "web").glob("*.js"))
     used = set(re.findall(r"#[0-9A-Fa-f]{6}", script)) - {"#dddddd"}
     assert used <= known and set(diagnostics.PHASES.values()) <= known

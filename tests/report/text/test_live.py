@@ -12,7 +12,7 @@ from helpers.synthetic import baseline, candidate, make_study, settings
 from rich.console import Console
 
 from autocompress import _process
-from autocompress.report._follow import PROGRESS, Follower
+from autocompress.report.study_reader import PROGRESS, Follower
 from autocompress.report.text.live import Activity, JsonLines, Live, Quiet, Recorder, duration, sparkline
 from autocompress.report.web.html import write_html
 from autocompress.studies.folder import trial_folder, write_evaluation
@@ -192,8 +192,10 @@ def test_only_what_is_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert follower.refresh() and not follower.refresh()
     assert follower.study == study and follower.volumes is not None
     read: list[int] = []
-    original = __import__("autocompress.report._follow", fromlist=["x"]).read_evaluation
-    monkeypatch.setattr("autocompress.report._follow.read_evaluation", lambda f, n: (read.append(n), original(f, n))[1])
+    original = __import__("autocompress.report.study_reader", fromlist=["x"]).read_evaluation
+    monkeypatch.setattr(
+        "autocompress.report.study_reader.read_evaluation", lambda f, n: (read.append(n), original(f, n))[1]
+    )
     before, version = list(follower.volumes.volume), follower.version
     write_evaluation(study.path, candidate(50, 1))
     assert follower.refresh() and read == [50] and follower.version == version + 1

@@ -8,7 +8,7 @@ import pytest
 from helpers.synthetic import baseline, candidate, make_study, score
 from rich.console import Console
 
-from autocompress.report._words import compare, limits, ms_text, size_text
+from autocompress.report.formatting import compare, limits, ms_text, size_text
 from autocompress.report.text.table import front_rows, front_table, headline
 from autocompress.studies.constraints import at_least, at_most, max_accuracy_drop
 from autocompress.studies.folder import write_evaluation, write_final

@@ -15,7 +15,7 @@ from helpers.synthetic import candidate, make_study
 
 from autocompress.controller import Budget, search
 from autocompress.devices.profile import DeviceProfile
-from autocompress.report.text.chains import chain_sentence
+from autocompress.report.text.ablation import chain_sentence
 from autocompress.report.text.table import headline
 from autocompress.report.ties import ties
 from autocompress.report.web._payload import study_command

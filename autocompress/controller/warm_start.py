@@ -19,13 +19,13 @@ from autocompress.studies.study import Study
 
 
 @dataclass(frozen=True)
-class Earlier:
+class WarmStart:
     """A study whose weights and best recipes another one begins with."""
 
     study: Study
 
     @classmethod
-    def open(cls, path: str | Path, out: Path) -> Earlier:
+    def open(cls, path: str | Path, out: Path) -> WarmStart:
         """Read the earlier study of a new one in `out`; its accuracies only say which recipes to try first.
 
         Raises:
@@ -53,7 +53,7 @@ class Earlier:
         Of use is what keeps the constraints that are known before training and is not beaten in accuracy, latency and
         size, with the costs of this plan's device; the most accurate come first.
         """
-        outline = plan.evaluator.anatomy.outline
+        outline = plan.evaluator.analysis.outline
         settings: list[dict[str, Value]] = []
         accuracies = []
         for evaluation in self.study.candidates:

@@ -7,7 +7,7 @@ from helpers.synthetic import make_study, settings
 
 from autocompress.errors import ConstraintError, InputError, StudyError
 from autocompress.recipes.recipe import Recipe
-from autocompress.report.text.difference import Difference, load_side
+from autocompress.report.text.diff import Difference, load_side
 from autocompress.studies.study import Study
 
 

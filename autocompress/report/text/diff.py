@@ -9,7 +9,7 @@ from typing import Any
 
 from autocompress.errors import InputError
 from autocompress.recipes.recipe import Recipe
-from autocompress.report._words import accuracy_text, is_percentage, ms_text, points_text, ratio_text, size_text
+from autocompress.report.formatting import accuracy_text, is_percentage, ms_text, points_text, ratio_text, size_text
 from autocompress.studies.folder import is_study
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autocompress.errors import StudyError
 from autocompress.files import Folder
-from autocompress.report._volume import Volumes, hypervolume_reference, in_order
+from autocompress.report.hypervolume import Volumes, hypervolume_reference, in_order
 from autocompress.studies.folder import read_evaluation, read_final, read_settings, trial_name, trial_numbers
 from autocompress.studies.results import Evaluation
 from autocompress.studies.settings import Settings

@@ -53,7 +53,7 @@ def check_trainable(evaluator: EvaluatorName, task: Task) -> None:
         raise InputError("the elastic evaluator needs training data: give the task train=..., or use standalone")
 
 
-def share_weights(plan: Plan, budget: Budget, seed: int) -> None:
+def train_shared_weights(plan: Plan, budget: Budget, seed: int) -> None:
     """Train the weights that all candidates start from, or read them where that was done before.
 
     Raises:
@@ -68,7 +68,7 @@ def share_weights(plan: Plan, budget: Budget, seed: int) -> None:
     try:
         with failing_as(CandidateError, "elastic training"):
             evaluator.elastic = Elastic.train(
-                evaluator.workshop,
+                evaluator.context,
                 structures(plan, seed),
                 folder=evaluator.cache,
                 max_seconds=_SHARE * 3600 * budget.hours if budget.hours else math.inf,
@@ -80,7 +80,7 @@ def share_weights(plan: Plan, budget: Budget, seed: int) -> None:
 def structures(plan: Plan, seed: int, n: int = _RECIPES) -> list[Recipe]:
     """The strongest recipe of the space, then random ones."""
     rng = np.random.default_rng(seed)
-    outline = plan.evaluator.anatomy.outline
+    outline = plan.evaluator.analysis.outline
     knobs = plan.space.knobs(outline)
     settings = [plan.space.setting(outline, lambda: 1.0, optional=False)]
     settings += [{name: domain.at(float(rng.random())) for name, domain in knobs.items()} for _ in range(n - 1)]
@@ -89,7 +89,7 @@ def structures(plan: Plan, seed: int, n: int = _RECIPES) -> list[Recipe]:
 
 def _strengths(plan: Plan) -> dict[str, Domain]:
     """The knobs that make the network smaller, as far as there is something to choose."""
-    found = plan.space.strengths(plan.evaluator.anatomy.outline, Phase.STRUCTURE)
+    found = plan.space.strengths(plan.evaluator.analysis.outline, Phase.STRUCTURE)
     return {name: domain for name, domain in found.items() if domain.size > 1}
 
 
@@ -123,8 +123,8 @@ class ElasticAccuracy:
     """
 
     def __init__(self, plan: Plan, seed: int, n: int = _READINGS) -> None:
-        evaluator, outline = plan.evaluator, plan.evaluator.anatomy.outline
-        assert evaluator.elastic is not None, "share_weights comes first"
+        evaluator, outline = plan.evaluator, plan.evaluator.analysis.outline
+        assert evaluator.elastic is not None, "train_shared_weights comes first"
         self._ratios = _strengths(plan)
         n = max(n, 2 * len(self._ratios) + 2)
         path = (
@@ -136,7 +136,7 @@ class ElasticAccuracy:
             rng = np.random.default_rng([seed, 2])
             self.settings, self.accuracies = [], []
             for i in range(1, n + 1):
-                evaluator.workshop.progress(f"accuracy with shared weights: {i} of {n}")
+                evaluator.context.progress(f"accuracy with shared weights: {i} of {n}")
                 setting = plan.space.setting(outline, rng.random, optional=False)
                 with suppress(CandidateError), failing_as(CandidateError, "reading shared weights"):
                     candidate = evaluator.structure(plan.space.sample(Fixed(setting), outline))

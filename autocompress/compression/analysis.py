@@ -16,13 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from autocompress.compression.labels import OUTPUT
 from autocompress.compression.probe import Prunable, probe_groups
-from autocompress.compression.structure import Outline
+from autocompress.compression.structure import NetworkStructure
 from autocompress.given.network import UNCHANGEABLE, GraphNetwork
 from autocompress.graphs.quantizable import Graph, output_axis, quantizable_layers
 from autocompress.runtimes.base import reference
 from autocompress.tasks.interface import Inputs, Tensors, joined, take, tensors, values
-from autocompress.tasks.networks import evaluating, in_known_operators
 from autocompress.tasks.task import Task
+from autocompress.tasks.torch_utils import evaluating, in_known_operators
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """What can be pruned and quantised; others that multiply only count in the MACs."""
@@ -46,7 +46,7 @@ class Visit:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ExitPoint:
     """A module after which an early exit can be attached."""
 
     name: str
@@ -58,7 +58,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class NetworkAnalysis:
     """What was found in a network."""
 
     layers: Mapping[str, str]
@@ -75,7 +75,7 @@ class Anatomy:
     """Of the parameters, those that pruning can reach."""
     untouched: Mapping[str, int]
     """Modules whose own parameters no technique makes smaller, with the number of these."""
-    places: tuple[Place, ...]
+    places: tuple[ExitPoint, ...]
     macs: int
     n_params: int
     notes: tuple[str, ...] = field(default=())
@@ -96,9 +96,9 @@ class Anatomy:
         )
 
     @property
-    def outline(self) -> Outline:
+    def outline(self) -> NetworkStructure:
         """The names that a search space needs."""
-        return Outline(
+        return NetworkStructure(
             groups=dict(self.groups),
             layers=dict(self.layers),
             places=tuple(place.name for place in self.places),
@@ -126,7 +126,7 @@ def _shared_modules(one: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda step: step[0] == step[1], steps))
 
 
-def dissect(task: Task) -> Anatomy:
+def analyze(task: Task) -> NetworkAnalysis:
     """Trace the task's model once and probe every channel group of it."""
     if isinstance(task.model, GraphNetwork):
         return _of_graph(task.model)
@@ -138,7 +138,7 @@ def dissect(task: Task) -> Anatomy:
     found = probe_groups(task.model, example, tuple(names), _samples(task))
     exits = task.traits.exits and task.metric.per_sample and task.evaluate is None and len(task.output_shape) == 2
     places = _places(task.model, visits) if exits else ()
-    return Anatomy(
+    return NetworkAnalysis(
         layers=stages,
         channels={n: int(modules[n].weight.shape[0]) for n in names},
         groups={g.name: _stage_of(g.name, stages) for g in found.groups},
@@ -153,7 +153,7 @@ def dissect(task: Task) -> Anatomy:
     )
 
 
-def _of_graph(model: GraphNetwork) -> Anatomy:
+def _of_graph(model: GraphNetwork) -> NetworkAnalysis:
     """What there is to choose in a network that is known as a graph only: the number formats of its layers."""
     layers, graph = quantizable_layers(model.graph), Graph(model.graph.graph)
     forms = reference().kernels(model.graph)
@@ -162,7 +162,7 @@ def _of_graph(model: GraphNetwork) -> Anatomy:
         node = graph.producer[layer.nodes[0]]
         visits[layer.name] = Visit(tuple(forms.shapes.get(layer.nodes[0], (1, 1)))[1:], 0, order)
         channels[layer.name] = int(graph.initializers[layer.weight].dims[output_axis(node, graph) or 0])
-    return Anatomy(
+    return NetworkAnalysis(
         layers=_stages(visits),
         channels=channels,
         groups={},
@@ -289,11 +289,11 @@ def _stages(visits: Mapping[str, Visit]) -> dict[str, str]:
     return {name: f"stage{i + 1}" for name, i in zip(names, index, strict=True)}
 
 
-def _places(model: nn.Module, visits: Mapping[str, Visit]) -> tuple[Place, ...]:
+def _places(model: nn.Module, visits: Mapping[str, Visit]) -> tuple[ExitPoint, ...]:
     modules = dict(model.named_modules())
     leaves = {n: v for n, v in visits.items() if isinstance(modules[n], (nn.Linear, _ConvNd))}
     total = max((v.macs for v in visits.values()), default=0) or 1
-    found: dict[float, Place] = {}
+    found: dict[float, ExitPoint] = {}
     for names in (list(_blocks(model)), [n for n in visits if n]):
         for name in names:
             visit = visits.get(name)
@@ -305,7 +305,7 @@ def _places(model: nn.Module, visits: Mapping[str, Visit]) -> tuple[Place, ...]:
                 last = modules[max(before, key=lambda n: before[n].order)]
                 layout = _layout(last, visit.shape)
                 channels = visit.shape[-1] if layout == "nlc" else visit.shape[0]
-                found[round(fraction, 6)] = Place(name, fraction, channels, layout)
+                found[round(fraction, 6)] = ExitPoint(name, fraction, channels, layout)
         if found:
             break
     return tuple(found[key] for key in sorted(found))

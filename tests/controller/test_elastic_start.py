@@ -11,9 +11,9 @@ from helpers.small import SPACE, device, small_task, space
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.training import Schedule
 from autocompress.controller import Budget, search
-from autocompress.controller.executors.base import Blueprint
+from autocompress.controller.elastic_start import ElasticAccuracy, structures, train_shared_weights
+from autocompress.controller.executors.base import EvaluatorSpec
 from autocompress.controller.plan import Plan
-from autocompress.controller.sharing import ElasticAccuracy, share_weights, structures
 from autocompress.errors import ConstraintError, InputError, StudyError
 from autocompress.evaluation.elastic import Elastic
 from autocompress.evaluation.evaluator import Evaluator
@@ -29,9 +29,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch of elastic training."""
     train = Elastic.train.__func__  # type: ignore[attr-defined]
 
-    def once(workshop: Any, recipes: Any, **settings: Any) -> Elastic:
+    def once(context: Any, recipes: Any, **settings: Any) -> Elastic:
         schedule = Schedule(epochs=2, learning_rate=0.01)
-        made: Elastic = train(Elastic, workshop, recipes, **{"schedule": schedule, **settings})
+        made: Elastic = train(Elastic, context, recipes, **{"schedule": schedule, **settings})
         return made
 
     monkeypatch.setattr(Elastic, "train", once)
@@ -82,7 +82,7 @@ def test_it_takes_a_third_of_the_hours_at_most(tmp_path: Path, monkeypatch: pyte
     task = small_task()
     evaluator = Evaluator(task, device(), cache=tmp_path)
     plan = Plan.make(evaluator, space(), (), device())
-    share_weights(plan, Budget(hours=1e-9), 0)
+    train_shared_weights(plan, Budget(hours=1e-9), 0)
     [note] = tmp_path.glob("elastic-*.json")
     assert json.loads(note.read_text()) == {"epochs": 1}
 
@@ -98,7 +98,7 @@ def test_weights_trained_from_the_original_are_not_mixed_up_with_others(tmp_path
     task = small_task()
     alone, sharing = (Evaluator(task, device(), cache=tmp_path) for _ in range(2))
     plan = Plan.make(sharing, space(SPACE), (), device())
-    share_weights(plan, Budget(1), 0)
+    train_shared_weights(plan, Budget(1), 0)
     chosen = structures(plan, seed=1, n=2)[1]
     a, b = alone.evaluate(chosen)[0], sharing.evaluate(chosen)[0]
     assert a.evaluation.sha256 != b.evaluation.sha256
@@ -108,8 +108,8 @@ def test_weights_trained_from_the_original_are_not_mixed_up_with_others(tmp_path
 def test_workers_get_the_same_weights(tmp_path: Path) -> None:
     evaluator = Evaluator(small_task(), device(), cache=tmp_path / "here")
     plan = Plan.make(evaluator, space(), (), device())
-    share_weights(plan, Budget(1), 0)
-    theirs = Blueprint.of(evaluator, small_task, threads=1).build()
+    train_shared_weights(plan, Budget(1), 0)
+    theirs = EvaluatorSpec.of(evaluator, small_task, threads=1).build()
     theirs.cache = None
     chosen = structures(plan, seed=1, n=2)[1]
     assert theirs.forecast(chosen).key == evaluator.forecast(chosen).key
@@ -121,7 +121,7 @@ def test_the_accuracy_with_shared_weights_is_interpolated_and_kept(
 ) -> None:
     evaluator = Evaluator(small_task(), device(), cache=tmp_path)
     plan = Plan.make(evaluator, space(), (), device())
-    share_weights(plan, Budget(1), 0)
+    train_shared_weights(plan, Budget(1), 0)
     asked = []
 
     def by_size(elastic: Elastic, candidate: Candidate) -> Score:

@@ -6,7 +6,13 @@ import pytest
 from helpers.synthetic import ablation, make_study
 
 from autocompress.recipes.recipe import Recipe
-from autocompress.report.text.chains import ablation_tables, better_points, chain_lines, chain_sentence, pipeline_lines
+from autocompress.report.text.ablation import (
+    ablation_tables,
+    better_points,
+    chain_lines,
+    chain_sentence,
+    pipeline_lines,
+)
 from autocompress.studies.ablation import Chain, Step
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from autocompress.report._words import is_percentage, ms_text, size_text
+from autocompress.report.formatting import is_percentage, ms_text, size_text
 from autocompress.studies.front import dominates, hypervolume
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study

@@ -5,7 +5,7 @@ import torch
 from helpers.zoo import ZOO
 from torch import nn
 
-from autocompress.tasks.networks import evaluating, outputs_of
+from autocompress.tasks.torch_utils import evaluating, outputs_of
 
 
 def test_evaluating_restores_every_module() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.report._words import accuracy_text, compare, is_percentage, ms_text, points_text, size_text
+from autocompress.report.formatting import accuracy_text, compare, is_percentage, ms_text, points_text, size_text
 from autocompress.studies.ablation import Ablation, Chain, Change, Step
 from autocompress.studies.front import dominates
 from autocompress.studies.results import Evaluation

@@ -1,0 +1,47 @@
+"""Networks of the zoo as files, quantised without training."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from autocompress.graphs.export import INPUT, export, strip
+from autocompress.graphs.observe import ActivationRange, observe
+from autocompress.graphs.qdq import WeightQuant, quantize_weights, write_qdq
+from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
+from helpers.zoo import ZOO, synthetic_classification
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A file, what it was made from and what was decided on the way."""
+
+    graph: onnx.ModelProto
+    floats: onnx.ModelProto
+    plan: QuantPlan
+    ranges: dict[str, ActivationRange]
+    weights: dict[str, WeightQuant]
+    samples: np.ndarray
+    """Not those that set the ranges."""
+
+
+@functools.cache
+def float_graph(name: str) -> tuple[onnx.ModelProto, np.ndarray]:
+    """The exported network and some samples."""
+    model, example = ZOO[name]()
+    inputs = synthetic_classification(example)[0]
+    return export(model.eval(), inputs[:2], ("logits",)).proto, inputs.numpy()
+
+
+@functools.cache
+def quantised(name: str, weight_bits: int = 8, activation_bits: int = 8) -> Quantised:
+    """The same formats in all layers."""
+    floats, inputs = float_graph(name)
+    layers = [layer.name for layer in quantizable_layers(floats)]
+    spec = plan(floats, QuantSpec(dict.fromkeys(layers, weight_bits), dict.fromkeys(layers, activation_bits)))
+    ranges, weights = observe(floats, spec, [{INPUT: inputs[:64]}], "minmax"), quantize_weights(floats, spec)
+    graph = strip(write_qdq(floats, spec, ranges, weights))
+    return Quantised(graph, floats, spec, ranges, weights, inputs[64:])

@@ -55,7 +55,7 @@ def n_samples(batch: Any) -> int:
 def take(batch: Any, rows: Any) -> Any:
     """Some samples of a batch: rows is a slice or a sequence of indices."""
     if isinstance(batch, Mapping):
-        return {key: take(value, rows) for key, value in batch.items()}
+        return _like(batch, {key: take(value, rows) for key, value in batch.items()})
     if isinstance(batch, tuple):
         return tuple(take(value, rows) for value in batch)
     if isinstance(batch, list):
@@ -71,7 +71,7 @@ def joined(batches: Sequence[Any]) -> Any:
     """
     first = batches[0]
     if isinstance(first, Mapping):
-        return {key: joined([batch[key] for batch in batches]) for key in first}
+        return _like(first, {key: joined([batch[key] for batch in batches]) for key in first})
     if isinstance(first, tuple):
         return tuple(joined([batch[i] for batch in batches]) for i in range(len(first)))
     if isinstance(first, list):
@@ -85,11 +85,14 @@ def joined(batches: Sequence[Any]) -> Any:
 def each(batch: Any, change: Callable[[Any], Any]) -> Any:
     """The same structure with every tensor or array changed."""
     if isinstance(batch, Mapping):
-        changed = {key: each(value, change) for key, value in batch.items()}
-        return Outputs(changed) if isinstance(batch, Outputs) else changed
+        return _like(batch, {key: each(value, change) for key, value in batch.items()})
     if isinstance(batch, (tuple, list)):
         return type(batch)(each(value, change) for value in batch)
     return change(batch) if isinstance(batch, (Tensor, np.ndarray)) else batch
+
+
+def _like(batch: Any, changed: dict[Any, Any]) -> dict[Any, Any]:
+    return Outputs(changed) if isinstance(batch, Outputs) else changed
 
 
 def leaves(batch: Any) -> Iterator[Any]:

@@ -53,7 +53,7 @@ _CONFIDENCE = 0.95
 class Metric:
     """A figure of merit: the mean of a score per sample, or one figure of a whole split such as mAP or mIoU.
 
-    Both functions get outputs and targets: arrays (N, ...) in the structures of network and data.
+    The functions get outputs and targets: arrays (N, ...) in the structures of network and data.
     """
 
     name: str
@@ -64,6 +64,9 @@ class Metric:
     unchanged network lies between 0 and 1."""
     over_split: Callable[[Any, Any], float] | None = None
     """To one figure; instead of `per_sample`. The outputs of the whole split are in memory for it."""
+    records: Callable[[Any, Any], list[Any]] | None = None
+    """What `over_split` needs of each sample of a batch, such as its counts or matches: `over_split` then gets a list
+    of them and nothing else. They are made once, however often samples are drawn, and outputs are not kept."""
     lower_is_better: bool = False
     """As of an error: what is maximised and told is then the figure times -1, called "minus" and its name."""
     resamples: int = 200
@@ -75,6 +78,8 @@ class Metric:
     def __post_init__(self) -> None:
         if (self.per_sample is None) == (self.over_split is None):
             raise TaskError(f"the metric {self.name} must have one function: per_sample=... or over_split=...")
+        if self.records and self.over_split is None:
+            raise TaskError(f"the metric {self.name} must have over_split=..., a figure of what records=... returns")
 
     @property
     def title(self) -> str:
@@ -82,28 +87,40 @@ class Metric:
         return f"minus {self.name}" if self.lower_is_better else self.name
 
     @property
+    def functions(self) -> object:
+        """What the user wrote: a function, or two."""
+        return self.per_sample or ((self.records, self.over_split) if self.records else self.over_split)
+
+    @property
     def _sign(self) -> float:
         return -1.0 if self.lower_is_better else 1.0
 
-    def figure(self, outputs: Any, targets: Any) -> float:
-        """`over_split` of some samples, times -1 where lower is better."""
+    def kept(self, outputs: Any, targets: Any) -> Any:
+        """What a figure of the split needs of a batch: its records, else the batch itself."""
         from autocompress.tasks.interface import each  # loads torch
 
-        assert self.over_split is not None
-        return self._sign * float(self.over_split(each(outputs, np.copy), each(targets, np.copy)))
+        return self.records(each(outputs, np.copy), each(targets, np.copy)) if self.records else (outputs, targets)
 
-    def split_score(self, outputs: Any, targets: Any, split: Split) -> Score:
-        """`figure` of all samples of a split, with the percentile interval of a bootstrap over samples.
+    def figure(self, kept: Any) -> float:
+        """`over_split` of some samples (see `kept`), times -1 where lower is better."""
+        from autocompress.tasks.interface import each
+
+        assert self.over_split is not None
+        given = (kept,) if self.records else each(kept, np.copy)
+        return self._sign * float(self.over_split(*given))
+
+    def split_score(self, kept: Any, split: Split) -> Score:
+        """`figure` of all samples of a split (see `kept`), with the percentile interval of a bootstrap over samples.
 
         Resamples on which it is no number, as that of a class without samples, do not count.
         """
         from autocompress.tasks.interface import n_samples, take
 
-        n, rng = n_samples(targets), np.random.default_rng(0)
-        value, found = self.figure(outputs, targets), []
+        n, rng = n_samples(kept), np.random.default_rng(0)
+        value, found = self.figure(kept), []
         for _ in range(self.resamples):
             rows = rng.integers(n, size=n)
-            found.append(self.figure(take(outputs, rows), take(targets, rows)))
+            found.append(self.figure(take(kept, rows)))
         drawn = np.asarray(found)[np.isfinite(found)]
         if not len(drawn):
             return Score(value=value, low=value, high=value, n_samples=n, split=split)

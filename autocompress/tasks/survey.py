@@ -149,8 +149,10 @@ def _types(batch: Any) -> str:
 
 def _not_finite(values: Tensor, n: int) -> Any:
     """How many values of each sample are NaN or infinite; a tensor of one sample of a list counts for the first."""
-    counts = (~torch.isfinite(values)).reshape(len(values) if len(values) == n else 1, -1).sum(1).numpy()
-    return counts if len(counts) == n else np.pad(counts, (0, n - len(counts)))
+    wrong = ~torch.isfinite(values)
+    if len(values) != n:
+        return np.pad([int(wrong.sum())], (0, n - 1))
+    return wrong.flatten(1).sum(1).numpy() if wrong.dim() > 1 else wrong.numpy().astype(np.int64)
 
 
 def _largest_values(inputs: list[Tensor], n: int) -> Tensor:

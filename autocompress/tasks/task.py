@@ -330,21 +330,21 @@ class Task:
             if any(np.isnan(array).any() for array in outputs.values()):  # infinity may be meant: a class ruled out
                 raise CandidateError("the outputs of the file are not numbers (NaN)")
             if self.metric.per_sample is None:
-                kept.append((dict(outputs), targets))
+                with failing_as(CandidateError, f"{split} data: the metric {self.metric.name}"):
+                    kept.append(self.metric.kept(self.own([*outputs.values()]), targets))
                 continue
             try:
                 scores.append(self._per_sample(self.own([*outputs.values()]), targets, split))
             except TaskError as error:
                 raise CandidateError(str(error)) from error
         if kept:
-            outputs, targets = joined(kept)
-            return self._over_split(outputs, targets, split), None
+            return self._over_split(joined(kept), split), None
         samples = np.concatenate(scores)
         return self.metric.score(samples, split), samples
 
-    def _over_split(self, outputs: Arrays, targets: Any, split: Split) -> Score:
+    def _over_split(self, kept: Any, split: Split) -> Score:
         with failing_as(CandidateError, f"{split} data: the metric {self.metric.name}"):
-            score = self.metric.split_score(self.own([*outputs.values()]), targets, split)
+            score = self.metric.split_score(kept, split)
         if not np.isfinite(score.value):
             raise CandidateError(f"{split} data: the metric {self.metric.name} must be finite, got {score.value}")
         return score
@@ -436,9 +436,10 @@ class Task:
             )
 
     def _judged(self, outputs: Arrays, targets: Any) -> Score:
+        own = self.own([*outputs.values()])
         if self.metric.per_sample is None:
-            return replace(self.metric, resamples=40).split_score(self.own([*outputs.values()]), targets, "validation")
-        return self.metric.score(self._per_sample(self.own([*outputs.values()]), targets, "validation"), "validation")
+            return replace(self.metric, resamples=40).split_score(self.metric.kept(own, targets), "validation")
+        return self.metric.score(self._per_sample(own, targets, "validation"), "validation")
 
     def _survey(self, split: str) -> Survey:
         """Look at all samples of a split, of large training data at a fixed choice of them (see `batches.look_at`)."""
@@ -484,7 +485,7 @@ class Task:
         if (self.evaluate if split == "validation" else self.evaluate_test) is not None:
             return True  # nothing of ours reads these targets
         if self.metric.per_sample is None:
-            return bool(np.isfinite(self.metric.figure(self.own(arrays(outputs)), arrays(targets))))
+            return bool(np.isfinite(self.metric.figure(self.metric.kept(self.own(arrays(outputs)), arrays(targets)))))
         try:
             self._per_sample(self.own(arrays(outputs)), arrays(targets), split)
         except TaskError:
@@ -524,9 +525,7 @@ class Task:
     def identity(self) -> dict[str, str]:
         """What figures depend on besides weights, by name: code of the user's, data by content (see `identity`)."""
         parts: dict[str, object] = {
-            "the code of the metric": (self.metric.per_sample or self.metric.over_split)
-            if self.evaluate is None
-            else None,
+            "the code of the metric": self.metric.functions if self.evaluate is None else None,
             "the code of evaluate": self.evaluate,
             "the code of evaluate_test": self.evaluate_test,
         }

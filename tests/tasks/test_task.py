@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
 
 from autocompress.errors import CandidateError, TaskError
-from autocompress.tasks.metric import ACCURACY, Metric
+from autocompress.tasks.metric import ACCURACY, Metric, Score
 from autocompress.tasks.task import Task
 from autocompress.tasks.torch_utils import seed_everything
 
@@ -247,6 +247,44 @@ def test_a_figure_of_a_split_has_the_interval_of_a_bootstrap() -> None:
     made.validate()
     score = made.score(predict, "validation")
     assert score.low < score.value < score.high and made.score(predict, "validation") == score
+
+
+class Named(nn.Module):
+    """The output under a name, as Hugging Face's networks give it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = copy.deepcopy(MODEL)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.inner(x)}
+
+
+def test_records_of_samples_are_made_once_for_all_resamples() -> None:
+    """F1 from the counts of each sample, against F1 from all outputs; outputs by name stay so."""
+    made: list[int] = []
+
+    def counts(outputs: Any, labels: np.ndarray) -> list[Any]:
+        said = outputs.logits.argmax(-1) == 1
+        made.append(len(labels))
+        return list(zip(said & (labels == 1), said, labels == 1, strict=True))
+
+    def f1(hits: Any, said: Any, there: Any) -> float:
+        return float(2 * np.sum(hits) / max(1, np.sum(said) + np.sum(there)))
+
+    def f1_of_all(outputs: Any, labels: np.ndarray) -> float:
+        said = outputs.logits.argmax(-1) == 1
+        return f1(said & (labels == 1), said, labels == 1)
+
+    def judged(metric: Metric) -> Score:
+        given = {"kind": "generic", "metric": metric, "example_input": EXAMPLE, "val": DATA}
+        return Task(Named(), **given).score(predict, "validation")
+
+    whole = judged(Metric("F1", over_split=f1_of_all))
+    recorded = judged(Metric("F1", over_split=lambda kept: f1(*zip(*kept, strict=True)), records=counts))
+    assert recorded == whole and sum(made) == whole.n_samples
+    with pytest.raises(TaskError, match="must have over_split"):
+        Metric("F1", absolute, records=counts)
 
 
 def test_outputs_that_are_not_numbers_fail_the_candidate() -> None:

@@ -40,6 +40,8 @@ class TaskKind:
     """Whether it reads one tensor, which may come in a dict or dataclass."""
     metric: ClassVar[Metric | None] = None
     """Where the task brings none; None: it must."""
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    """Others that a task can ask for by name: `Task(..., metric="macro recall")`."""
     exits: ClassVar[bool] = False
     """Whether its outputs are logits (N, classes): a network can answer early where it is sure."""
     class_axis: ClassVar[int] = -1
@@ -71,6 +73,32 @@ class TaskKind:
         Raises:
             TaskError: as in `check`.
         """
+
+    def doubts(self, outputs: Any, targets: Any) -> tuple[str, ...]:
+        """What is strange about answers of the user's own network: arrays of some hundred validation samples.
+
+        Returns:
+            sentences that are told before a search, of what is more often a mistake than meant.
+
+        Raises:
+            TaskError: as in `check`.
+        """
+        return ()
+
+    def named_metric(self, name: str) -> Metric:
+        """The metric of this kind with that name; "_" and "-" count as spaces, capitals as small letters.
+
+        Raises:
+            TaskError: it has none of that name.
+        """
+        offered = {_plain(metric.name): metric for metric in (self.metric, *self.metrics) if metric is not None}
+        if found := offered.get(_plain(name)):
+            return found
+        known = ", ".join(metric.name for metric in offered.values()) or "none by name"
+        raise TaskError(
+            f"a {self.title} has no metric {name!r}{suggestion(_plain(name), [*offered])}; known: {known}; give "
+            "another as Metric(name, per_sample) or Metric(name, over_split=...)"
+        )
 
     def distillation(self, student: Any, teacher: Any, temperature: float) -> Tensor:
         """How far the student is from the teacher, a scalar; 0 for equal outputs. By default the mean squared error."""
@@ -110,6 +138,10 @@ class TaskKind:
     def classes(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
         """The class that each answer is, in the shape of the targets; None: the answers are no classes."""
         return None
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").lower().split())
 
 
 def _closeness(ours: NDArray[Any], theirs: NDArray[Any]) -> float:

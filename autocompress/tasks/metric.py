@@ -74,6 +74,10 @@ class Metric:
     counts: bool = True
     """Whether scores that are all 0 or 1 count what is wrong and right, which gives Wilson's interval. False for a
     distance, where all samples can be at 1 and nothing follows about others."""
+    pairs: bool = False
+    """Whether `over_split` compares samples with one another, as in retrieval. One that is drawn twice would be found
+    again, so resamples are halves of the split without replacement, whose spread is the same (Shao and Wu, A general
+    theory for jackknife variance estimation, Ann. Stat. 17 (1989) 1176-1197)."""
 
     def __post_init__(self) -> None:
         if (self.per_sample is None) == (self.over_split is None):
@@ -119,11 +123,12 @@ class Metric:
         n, rng = n_samples(kept), np.random.default_rng(0)
         value, found = self.figure(kept), []
         for _ in range(self.resamples):
-            rows = rng.integers(n, size=n)
+            rows = rng.permutation(n)[: n // 2] if self.pairs else rng.integers(n, size=n)
             found.append(self.figure(take(kept, rows)))
         drawn = np.asarray(found)[np.isfinite(found)]
         if not len(drawn):
             return Score(value=value, low=value, high=value, n_samples=n, split=split)
+        drawn += value - drawn.mean() if self.pairs else 0.0  # fewer samples are easier to tell apart
         tails = (1 - _CONFIDENCE) / 2
         low, high = (float(x) for x in np.quantile(drawn, (tails, 1 - tails)))
         return Score(value=value, low=min(low, value), high=max(high, value), n_samples=n, split=split)

@@ -48,8 +48,8 @@ Loss = Callable[[Any, Any], Tensor]
 _MAX_SEEN = 4096
 """Maximum number of inputs of `evaluate` kept for calibration."""
 _PARITY_SAMPLES = 256
-_DIRECTION_SAMPLES = 512
-"""Samples that tell whether a metric is upside down."""
+_ANSWERS = 512
+"""Samples that tell whether a metric is upside down, and other mistakes."""
 _SPLITS = ("train", "calibration", "validation", "test")
 
 _NOTES: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
@@ -70,7 +70,7 @@ class Task:
             the whole batch is a mapping with the targets under names of their own. `val` selects, `test` is read once,
             at the end. Without `train` nothing is trained.
         loss: of what the network returns and the targets, for training; that of the kind by default.
-        metric: what `accuracy` means for this task; that of the kind by default, where it has one.
+        metric: what `accuracy` means for this task, or the name of one that the kind has; its first one by default.
         kind: of task, by name ("classification", "regression", "generic", ...), or a `TaskKind` of your own.
         evaluate: instead of `metric` and `val`: a function that gets a `predict` and returns the metric.
         evaluate_test: the same on the test data.
@@ -124,7 +124,8 @@ class Task:
         if self.evaluate is not None and self.evaluate_test is None and self.test is not None:
             raise TaskError("with evaluate=... give evaluate_test=... instead of test=...: one metric must judge both")
         object.__setattr__(self, "loss", self.traits.loss() if self.loss is None else self.loss)
-        object.__setattr__(self, "metric", self.metric or self.traits.metric or ACCURACY)
+        metric = self.traits.named_metric(self.metric) if isinstance(self.metric, str) else self.metric
+        object.__setattr__(self, "metric", metric or self.traits.metric or ACCURACY)
         self._normalize()
 
     @cached_property
@@ -157,7 +158,7 @@ class Task:
     def notes(self) -> tuple[str, ...]:
         """What was done to the given networks to make them plain, and what `validate` found in the data."""
         kept = (self._memo.get(key) for key in ("model", "teacher", *(f"survey.{split}" for split in _SPLITS)))
-        return tuple(note for one in kept if one is not None for note in one.notes)
+        return (*(note for one in kept if one is not None for note in one.notes), *self._memo.get("doubts", ()))
 
     @classmethod
     def classification(cls, model: nn.Module, **settings: Any) -> Task:
@@ -407,22 +408,29 @@ class Task:
                 self._per_sample(self.own([*self._outputs(tensors(two)).values()]), targets, split)
             self._survey(split)
         if self.evaluate is None:
-            self._check_direction()
+            outputs, targets = self._some_answers()
+            self._memo["doubts"] = self.traits.doubts(self.own([*outputs.values()]), targets)
+            self._check_direction(outputs, targets)
 
-    def _check_direction(self) -> None:
+    def _some_answers(self) -> tuple[Arrays, Any]:
+        """Outputs and targets of validation samples, in batches from all over the split: data may come by class."""
+        batches, n = self.split("validation"), 0
+        answered = []
+        for i in np.random.default_rng(0).permutation(len(batches)):
+            inputs, targets = batches[i]
+            answered.append((self._outputs(tensors(inputs)), targets))
+            n += n_of(targets)
+            if n >= _ANSWERS:
+                break
+        return joined(answered)  # type: ignore[no-any-return]
+
+    def _check_direction(self, outputs: Arrays, targets: Any) -> None:
         """Refuse a metric that prefers outputs given to other samples: it is upside down, or the labels are others.
 
         Raises:
             TaskError: their 95 % intervals lie apart, whichever way the outputs are shuffled.
         """
-        batches, n = [], 0
-        for inputs, targets in self.split("validation"):
-            batches.append((self._outputs(tensors(inputs)), targets))
-            n += n_of(targets)
-            if n >= _DIRECTION_SAMPLES:
-                break
-        outputs, targets = joined(batches)
-        rng = np.random.default_rng(0)
+        rng, n = np.random.default_rng(0), n_of(targets)
         mine, *others = (
             self._judged(take(outputs, rows), targets)
             for rows in [np.arange(n), *(rng.permutation(n) for _ in range(3))]

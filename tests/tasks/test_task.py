@@ -287,6 +287,25 @@ def test_records_of_samples_are_made_once_for_all_resamples() -> None:
         Metric("F1", absolute, records=counts)
 
 
+def test_halves_of_the_split_have_the_spread_of_a_bootstrap() -> None:
+    def right(outputs: np.ndarray, labels: np.ndarray) -> float:
+        assert not pairs or len(np.unique(outputs, axis=0)) == len(outputs)
+        return float((outputs.argmax(-1) == labels).mean())
+
+    for pairs in (False, True):
+        score = task(metric=Metric("right", over_split=right, pairs=pairs)).score(predict, "validation")
+        widths = score.high - score.value, score.value - score.low
+        assert widths == pytest.approx((0.12, 0.12), abs=0.04)
+
+
+def test_a_metric_that_is_upside_down_is_noticed_in_data_that_come_by_class() -> None:
+    order = torch.argsort(MODEL(INPUTS).argmax(-1), stable=True)
+    data = [(INPUTS[i : i + 1].repeat(64, 1), MODEL(INPUTS[i : i + 1]).argmax(-1).repeat(64)) for i in order]
+    wrong = Metric("wrong", lambda outputs, labels: (outputs.argmax(-1) != labels).astype(float))
+    with pytest.raises(TaskError, match="with its outputs given to other samples: higher must be better"):
+        task(val=data, metric=wrong).validate()
+
+
 def test_outputs_that_are_not_numbers_fail_the_candidate() -> None:
     with pytest.raises(CandidateError, match="not numbers"):
         task().score(lambda x: {"logits": np.full((len(x["input"]), 4), np.nan)}, "validation")

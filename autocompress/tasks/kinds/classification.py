@@ -7,22 +7,49 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autocompress.errors import TaskError
-from autocompress.tasks.kind import TaskKind
-from autocompress.tasks.metric import ACCURACY
+from autocompress.tasks.class_scores import ClassScores
+from autocompress.tasks.metric import ACCURACY, Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from autocompress.tasks.task import Task
 
+_SUM_OF_PROBABILITIES = 1e-3
+"""Outputs whose sums are nearer to 1 than this are probabilities."""
 
-class Classification(TaskKind):
-    """Cross-entropy, top-1 accuracy and early exits. With an `evaluate` of the user's own outputs may be dense."""
+
+def _confusion(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    """How many samples of each class (row) were given each class (column)."""
+    truth = labels if labels.ndim == 1 else labels.argmax(1)
+    n = outputs.shape[1]
+    return np.bincount(n * truth.astype(np.int64) + outputs.argmax(1), minlength=n * n).reshape(n, n)
+
+
+def _macro_recall(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+    matrix = _confusion(outputs, labels)
+    there = matrix.sum(1) > 0
+    return float((matrix.diagonal()[there] / matrix.sum(1)[there]).mean())
+
+
+def _macro_f1(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+    matrix = _confusion(outputs, labels)
+    both = matrix.sum(0) + matrix.sum(1)
+    return float((2 * matrix.diagonal()[both > 0] / both[both > 0]).mean())
+
+
+class Classification(ClassScores):
+    """Cross-entropy, top-1 accuracy and early exits; "macro recall" (balanced accuracy), "macro F1" for rare ones.
+
+    With an `evaluate` of the user's own outputs may be dense.
+    """
 
     title = "classification"
-    lone_output = True
     metric = ACCURACY
+    metrics = (
+        Metric("macro recall", over_split=_macro_recall, unit="share"),
+        Metric("macro F1", over_split=_macro_f1, unit="share"),
+    )
     exits = True
     differs = "answers otherwise than the network it was made from on more than 1 % of the samples"
 
@@ -36,7 +63,7 @@ class Classification(TaskKind):
             )
         if len(task.output_shape) != 2 and task.evaluate is None:
             raise TaskError(f"a classification returns logits (N, classes), got {task.output_shape}; {way_out}")
-        if task.n_outputs < 2:
+        if len(task.output_shape) < 2 or task.n_outputs < 2:
             raise TaskError(
                 f"a classification returns logits of two or more classes, got {task.output_shape}; for a single logit "
                 f"{way_out}"
@@ -53,30 +80,11 @@ class Classification(TaskKind):
                 f"{task.n_outputs} outputs), got {low if low < 0 else high}"
             )
 
-    def distillation(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Divergence of the softened probabilities, T^2 KL(teacher, student) (Hinton et al., arXiv 1503.02531)."""
-        from torch.nn import functional
-
-        mine, theirs = functional.log_softmax(student / temperature, -1), functional.softmax(teacher / temperature, -1)
-        return temperature**2 * functional.kl_div(mine, theirs, reduction="batchmean")
-
-    def agreement(self, outputs: NDArray[Any], reference: NDArray[Any]) -> float:
-        """Share of equal answers."""
-        return float((self.classes(outputs) == self.classes(reference)).mean())
-
-    def damage(self, outputs: NDArray[Any], reference: NDArray[Any]) -> float:
-        """Divergence of the probabilities, KL(reference, outputs), over axis 1."""
-        p, q = log_softmax(reference), log_softmax(outputs)
-        return float((np.exp(p) * (p - q)).sum(1).mean())
-
-    def classes(self, outputs: NDArray[Any]) -> NDArray[Any]:
-        """The class of the largest logit; of dense logits (N, classes, ...) at each position."""
-        found: NDArray[Any] = outputs.argmax(1 if outputs.ndim > 2 else -1)
-        return found
-
-
-def log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    """Logarithms of the probabilities over axis 1, which holds the classes of (N, classes, ...)."""
-    shifted = logits - logits.max(1, keepdims=True)
-    result: NDArray[Any] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return result
+    def doubts(self, outputs: NDArray[Any], targets: Any) -> tuple[str, ...]:
+        """Probabilities in the place of logits."""
+        if outputs.min() < 0 or np.abs(outputs.sum(1) - 1).max() > _SUM_OF_PROBABILITIES:
+            return ()
+        return (
+            "the outputs are probabilities: cross-entropy and distillation take them for logits, and training hardly "
+            "moves; let the network return what goes into its softmax",
+        )

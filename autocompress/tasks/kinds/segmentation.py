@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autocompress.errors import TaskError
-from autocompress.tasks.kind import TaskKind
-from autocompress.tasks.kinds.classification import log_softmax
+from autocompress.tasks.class_scores import ClassScores
 from autocompress.tasks.metric import Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from autocompress.tasks.task import Task
 
@@ -36,13 +34,11 @@ def _of_image(answer: NDArray[Any], truth: NDArray[Any], n_classes: int) -> floa
     return float((matrix.diagonal()[union > 0] / union[union > 0]).mean())
 
 
-class Segmentation(TaskKind):
+class Segmentation(ClassScores):
     """Cross-entropy of each pixel; intersection over union of each image, the mean over images."""
 
     title = "segmentation"
-    lone_output = True
     metric = Metric("mIoU of images", _iou, unit="share")
-    class_axis = 1
     differs = "gives another class than the network it was made from to more than 1 % of the pixels"
 
     def loss(self) -> Any:
@@ -73,24 +69,3 @@ class Segmentation(TaskKind):
                 f"{split} data: classes must be from 0 to {task.n_outputs - 1} (the model has {task.n_outputs}), or "
                 f"{IGNORED} for pixels without one, got {wrong}"
             )
-
-    def distillation(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Divergence of the softened probabilities of each pixel, T^2 KL(teacher, student), the mean over pixels."""
-        from torch.nn import functional
-
-        mine, theirs = functional.log_softmax(student / temperature, 1), functional.softmax(teacher / temperature, 1)
-        return temperature**2 * functional.kl_div(mine, theirs, reduction="none").sum(1).mean()
-
-    def agreement(self, outputs: NDArray[Any], reference: NDArray[Any]) -> float:
-        """Share of pixels of equal class."""
-        return float((self.classes(outputs) == self.classes(reference)).mean())
-
-    def damage(self, outputs: NDArray[Any], reference: NDArray[Any]) -> float:
-        """Divergence of the probabilities of each pixel, KL(reference, outputs)."""
-        p, q = log_softmax(reference), log_softmax(outputs)
-        return float((np.exp(p) * (p - q)).sum(1).mean())
-
-    def classes(self, outputs: NDArray[Any]) -> NDArray[Any]:
-        """The class of the largest logit of each pixel."""
-        found: NDArray[Any] = outputs.argmax(1)
-        return found

@@ -22,7 +22,7 @@ def task(*last: nn.Module, **settings: Any) -> Task:
 
 def figure(name: str, answers: list[int], labels: list[int]) -> float:
     metric = Classification().named_metric(name)
-    return metric.figure(np.eye(4)[answers], np.array(labels))
+    return metric.figure((np.eye(4)[answers], np.array(labels)))
 
 
 def test_macro_recall_and_f1_count_every_class_alike() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autocompress.devices.calibration.plan import NetBuilder
+from autocompress.devices.calibration.net_builder import NetBuilder
 from autocompress.errors import CandidateError, DeviceError
 from autocompress.runtimes import base
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from autocompress.devices.calibration.plan import NetBuilder
+from autocompress.devices.calibration.net_builder import NetBuilder
 from autocompress.errors import CandidateError
 from autocompress.runtimes import timing
 from autocompress.runtimes._timing import TensorSpec, example_inputs, smallest_time_ns

@@ -17,7 +17,8 @@ from onnx import numpy_helper
 
 from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration.measurements import Measurements
-from autocompress.devices.calibration.plan import PLAN_VERSION, extreme_model, plan, plan_digest
+from autocompress.devices.calibration.micro_nets import extreme_model
+from autocompress.devices.calibration.plan import PLAN_VERSION, plan, plan_digest
 from autocompress.errors import DeviceError, InputError, MeasurementError
 from autocompress.files import parse_json, read_file
 from autocompress.runtimes import _timing

@@ -15,7 +15,8 @@ import numpy as np
 
 from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration.measurements import Measurements
-from autocompress.devices.calibration.plan import EXIT_LEVELS, EXIT_PAIR, PLAN_VERSION, extreme_model, plan, plan_digest
+from autocompress.devices.calibration.micro_nets import EXIT_LEVELS, extreme_model
+from autocompress.devices.calibration.plan import EXIT_PAIR, PLAN_VERSION, plan, plan_digest
 from autocompress.devices.cost_model import fit, predict, relative_errors
 from autocompress.devices.profile import HOST, Calibration, DeviceProfile, Provenance, host_name
 from autocompress.errors import DeviceError, MeasurementError

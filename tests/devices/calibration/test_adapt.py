@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autocompress.devices.calibration.adapt import EXPECTED, Point, adapt_profile, contributions_ms, read_table, solve
-from autocompress.devices.calibration.plan import NetBuilder
+from autocompress.devices.calibration.net_builder import NetBuilder
 from autocompress.devices.cost_model import predict
 from autocompress.devices.profile import Calibration, DeviceProfile, OpCost
 from autocompress.errors import DeviceError, InputError

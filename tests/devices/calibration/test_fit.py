@@ -13,7 +13,8 @@ from helpers.plans import measurements, use_tiny_plan, workload
 from autocompress.devices.calibration import _bundle_runner as runner
 from autocompress.devices.calibration import fit
 from autocompress.devices.calibration.measurements import Measurements
-from autocompress.devices.calibration.plan import EXIT_PAIR, extreme_model, plan, plan_digest
+from autocompress.devices.calibration.micro_nets import extreme_model
+from autocompress.devices.calibration.plan import EXIT_PAIR, plan, plan_digest
 from autocompress.devices.cost_model import predict
 from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import DeviceError

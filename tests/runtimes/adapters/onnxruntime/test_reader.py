@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from autocompress.devices.calibration.plan import NetBuilder
+from autocompress.devices.calibration.net_builder import NetBuilder
 from autocompress.errors import InputError
 from autocompress.runtimes.adapters.onnxruntime.reader import read_workload
 from autocompress.runtimes.workload import Op, Workload

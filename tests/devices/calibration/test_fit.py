@@ -44,7 +44,7 @@ def test_micro_models_run_on_the_kernels_of_deployed_files() -> None:
     """With a fixed batch, or quantisers everywhere, ONNX Runtime would fuse them to others."""
     counts = {}
     for model in plan():
-        if model.make.func.__name__ == "_transformer" and model.name.split("/")[1] not in counts:
+        if model.make.func.__name__ == "transformer" and model.name.split("/")[1] not in counts:
             counts[model.name.split("/")[1]] = optimized_op_counts(onnx.load_from_string(model.make()))
     assert counts["fp32"]["MatMul"] and counts["fp32"]["Add"] and not counts["fp32"]["Gemm"]
     assert counts["int8"]["MatMulIntegerToFloat"] and not counts["int8"]["QLinearSoftmax"]

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,21 +143,14 @@ def devices_calibrate(
 
     name = name or host_name(runtime or FILE_RUNTIME)
     _check_name(name)
-    given = [f"--{key}" for key, value in (("from", from_), ("ssh", ssh), ("like", like)) if value is not None]
-    if len(given) > 1:
-        raise InputError(f"give one of --from, --ssh and --like, got {' and '.join(given)}")
-    if given and runtime is not None:
-        raise InputError(f"--runtime is of this machine and does not go with {given[0]}")
-    if given and device_of(name) == HOST and like != name and out is None:
+    source = _one_source({"--from": from_, "--ssh": ssh, "--like": like})
+    if source and runtime is not None:
+        raise InputError(f"--runtime is of this machine and does not go with {source}")
+    if source and device_of(name) == HOST and like != name and out is None:
         raise InputError(
-            f"{given[0]} is about another device than this machine: give its profile a name, such as my-board"
+            f"{source} is about another device than this machine: give its profile a name, such as my-board"
         )
-    if like is None and (latency_ms or measured is not None):
-        raise InputError("--latency-ms and --measured move the profile of a similar device: name it with --like")
-    if not given and base_model:
-        raise InputError("--base-model goes with --from, --ssh or --like")
-    if like is None and len(base_model or ()) > 1:
-        raise InputError("--base-model can be given once with --from and --ssh; several go with --like")
+    _check_numbers(source, bool(latency_ms or measured), len(base_model or ()))
     base = base_model[0] if base_model else None
     from autocompress.runtimes.input_shapes import parse_shapes
 
@@ -177,6 +171,24 @@ def devices_calibrate(
     )
     for caveat in profile.caveats:
         typer.echo(f"note: {caveat}", err=True)
+
+
+def _one_source(given: Mapping[str, object]) -> str:
+    """The option that says where measurements come from; "" is this machine."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise InputError(f"give one of --from, --ssh and --like, got {' and '.join(names)}")
+    return names[0] if names else ""
+
+
+def _check_numbers(source: str, some: bool, n_files: int) -> None:
+    """Refuse measured numbers and files of the user's that the source has no use for."""
+    if source != "--like" and some:
+        raise InputError("--latency-ms and --measured move the profile of a similar device: name it with --like")
+    if not source and n_files:
+        raise InputError("--base-model goes with --from, --ssh or --like")
+    if source != "--like" and n_files > 1:
+        raise InputError("--base-model can be given once with --from and --ssh; several go with --like")
 
 
 def calibrate_this_machine() -> DeviceProfile:

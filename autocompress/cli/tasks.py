@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,10 @@ from autocompress.cli.options import (
 from autocompress.cli.output import print_study
 from autocompress.errors import InputError
 from autocompress.studies.constraints import Constraint
+
+if TYPE_CHECKING:
+    from autocompress.report.web.watch import Watch
+    from autocompress.studies.study import Study
 
 _TRIALS_OF_FORMATS = 24
 """Of an ONNX file, whose candidates take seconds, where no budget is given."""
@@ -90,29 +94,25 @@ def search(
     from autocompress.studies.folder import read_settings
 
     # What costs nothing to check comes before the task, and that before a minute of calibration.
-    source, typed, out = source_of(task, given), out, out.absolute()  # a task may change the working directory
+    source, folder = source_of(task, given), out.absolute()  # a task may change the working directory
     start_from = start_from and start_from.absolute()
     if trials is None and hours is None and not isinstance(source, str):
         trials = _TRIALS_OF_FORMATS
     budget = Budget(trials, hours)
     pool = Workers(workers, threads, trial_timeout_minutes, executor, address)  # type: ignore[arg-type]
     search_space, profile = space_of(space, source), profile_if_known(device)
-    check_choices(sampler, evaluator, out)
+    check_choices(sampler, evaluator, folder)
     if start_from is not None:
         read_settings(start_from)
-    page = None
-    if serve:
-        from autocompress.report.web.watch import Watch
-
-        page = Watch(out, port=port)
+    page = _page(folder, port) if serve else None
     loaded = checked_task(source, threads)
     profile = with_power(profile or profile_of_this_machine(), active_power_mw)
 
     from autocompress.controller.ablate import ablate
     from autocompress.report.text.live import JsonLines, Live, Quiet, Recorder
 
-    shown = JsonLines() if json_lines else Quiet() if quiet else Live(folder=out)
-    with shown, page or nullcontext(), Recorder(out, shown, {"trials": trials, "hours": hours}) as reporter:
+    shown = JsonLines() if json_lines else Quiet() if quiet else Live(folder=folder)
+    with shown, page or nullcontext(), Recorder(folder, shown, {"trials": trials, "hours": hours}) as reporter:
         if page is not None:
             shown.note(f"watch the search at {page.url}")
         study = run(
@@ -120,7 +120,7 @@ def search(
             profile,
             search_space,
             budget=budget,
-            out=out,
+            out=folder,
             constraints=constraints,
             sampler=sampler,
             evaluator=evaluator,  # type: ignore[arg-type]
@@ -135,10 +135,21 @@ def search(
             ablate(study, loaded, progress=shown.status)
     if isinstance(shown, JsonLines):
         shown.write("finished", **study.to_dict())
-        return
-    print_study(study)
+    else:
+        _print_result(study, out)
+
+
+def _page(folder: Path, port: int | None) -> Watch:
+    from autocompress.report.web.watch import Watch
+
+    return Watch(folder, port=port)
+
+
+def _print_result(study: Study, typed: Path) -> None:
+    """The front, and the commands that come next, with the folder as it was typed."""
     from autocompress.report.against import ship_option
 
+    print_study(study)
     typer.echo(f"\nlook at it:  autocompress show {typed} --html report.html")
     typer.echo(f"ship one:    autocompress export {typed} {ship_option(study)}")
 

@@ -189,6 +189,9 @@ def _is_float_only(name: str) -> bool:
 
 
 def plan_digest(models: Sequence[MicroModel]) -> str:
-    """Stable id of a plan: measurements can be fitted only against the plan they were taken with."""
+    """Stable id of a plan: measurements can be fitted only against the plan they were taken with.
+
+    The underscore keeps results of bundles that earlier versions wrote.
+    """
     text = "\n".join([str(PLAN_VERSION), *(f"{m.name} _{m.make.func.__name__} {m.make.args}" for m in models)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -17,8 +17,12 @@ TECHNIQUES = ROOT / "compression" / "techniques"
 SOURCES = [path for path in sorted(ROOT.rglob("*.py")) if TECHNIQUES not in path.parents]
 NAMES = {*own_names(), *(technique(name).__name__ for name in own_names())}
 WORDS = re.compile(rf"(?<![\w-])({'|'.join(sorted(NAMES))})(?![\w-])")
-OTHERS = {("tasks/normalize.py", "prune")}
-"""Of torch, not ours: its masks are made permanent."""
+OTHERS = {
+    ("tasks/normalize.py", "prune"),  # torch's, whose masks are made permanent
+    ("devices/calibration/micro_nets.py", "depth"),
+    ("devices/calibration/plan.py", "depth"),  # of the nets that are timed
+}
+"""Names that stand for something else."""
 
 
 def named(tree: ast.Module) -> Iterator[str]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
+from autocompress.compression.blocks import find_blocks
 from autocompress.compression.labels import OUTPUT
 from autocompress.compression.probe import Prunable, probe_groups
 from autocompress.compression.structure import NetworkStructure
@@ -41,8 +42,6 @@ class Visit:
     """Done in the whole network when the module has run for the first time."""
     order: int
     calls: int = 1
-    keeps_shape: bool = False
-    """Whether it maps one tensor to another one of the same shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ class NetworkAnalysis:
     n_params: int
     notes: tuple[str, ...] = field(default=())
     blocks: Mapping[str, str] = field(default_factory=dict)
-    """Blocks that the network runs without, since they keep the shape of their input, each with its stage."""
+    """Blocks that the network runs without (see `find_blocks`), in order of execution, each with its stage."""
     unchangeable: str = ""
     """Why the layers can be neither changed nor trained; empty where they can."""
 
@@ -112,6 +111,10 @@ class NetworkAnalysis:
         Modules such as nn.MultiheadAttention call their projections as functions: no layer of the network makes them.
         """
         return _stage_of(layer, self.layers)
+
+
+def _stage_within(block: str, stages: Mapping[str, str]) -> str:
+    return next(stage for layer, stage in stages.items() if layer.startswith(f"{block}."))
 
 
 def _stage_of(layer: str, stages: Mapping[str, str]) -> str:
@@ -147,7 +150,7 @@ def analyze(task: Task) -> NetworkAnalysis:
         prunable_share=found.n_params / max(1, sum(p.numel() for p in task.model.parameters())),
         untouched=_untouched(task.model, found),
         places=places,
-        blocks=_removable(task.model, visits, stages),
+        blocks={block: _stage_within(block, stages) for block in find_blocks(task.model, example, names)},
         macs=count_macs(task.model, example),
         n_params=sum(p.numel() for p in task.model.parameters()),
     )
@@ -204,18 +207,17 @@ def trace(model: nn.Module, example: Inputs) -> dict[str, Visit]:
     visits: dict[str, Visit] = {}
     counter = _mac_counter()
 
-    def record(name: str, inputs: tuple[object, ...], output: object) -> None:
+    def record(name: str, output: object) -> None:
         if not isinstance(output, Tensor):
             return
         if name in visits:
             visits[name].calls += 1
         else:
-            keeps = [getattr(tensor, "shape", None) for tensor in inputs] == [output.shape]
             done = int(counter.get_total_flops()) // 2
-            visits[name] = Visit(tuple(output.shape[1:]), done, len(visits), keeps_shape=keeps)
+            visits[name] = Visit(tuple(output.shape[1:]), done, len(visits))
 
     hooks = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: record(name, inputs, output))
+        module.register_forward_hook(lambda module, inputs, output, name=name: record(name, output))
         for name, module in model.named_modules()
     ]
     try:
@@ -309,16 +311,6 @@ def _places(model: nn.Module, visits: Mapping[str, Visit]) -> tuple[ExitPoint, .
         if found:
             break
     return tuple(found[key] for key in sorted(found))
-
-
-def _removable(model: nn.Module, visits: Mapping[str, Visit], stages: Mapping[str, str]) -> dict[str, str]:
-    """Blocks with layers that keep the shape of their input, in order of execution, with their stages."""
-    found = {}
-    for name in sorted((n for n in _blocks(model) if n in visits), key=lambda n: visits[n].order):
-        inside = [stage for layer, stage in stages.items() if layer.startswith(f"{name}.")]
-        if inside and visits[name].keeps_shape and visits[name].calls == 1:
-            found[name] = inside[0]
-    return found
 
 
 def _blocks(module: nn.Module, prefix: str = "") -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -60,10 +60,10 @@ class Candidate:
         """The reverse: what the user's network calls a module of the candidate's model."""
         return path.removeprefix(_BACKBONE) if self.exits else path
 
-    def gone(self, analysis: NetworkAnalysis) -> list[str]:
-        """The layers of the user's network that stages have taken away."""
+    def gone(self, names: Iterable[str]) -> list[str]:
+        """Those of the user's layers, or of the groups of channels named after them, that stages have taken away."""
         modules = dict(self.backbone.named_modules())
-        return [name for name in analysis.layers if name not in modules]
+        return [name for name in names if name.partition("#")[0] not in modules]
 
     def stage_of(self, path: str, analysis: NetworkAnalysis) -> str:
         """The stage of a layer of the candidate's model; "exits" for the heads of early exits."""
@@ -91,6 +91,8 @@ class Context:
     progress: Callable[[str], None] = lambda message: None
     memo: dict[Any, Any] = field(default_factory=dict)
     """Results that depend on the base model only, such as importances; shared by all candidates."""
+    layer_ms: Callable[[], Mapping[str, float]] | None = None
+    """Predicts how long each layer of the network takes on the device; None where no device is known."""
 
     @cached_property
     def origin(self) -> str:

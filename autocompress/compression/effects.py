@@ -40,11 +40,11 @@ class RemovesChannels(Stage):
 class Variant(Stage):
     """Makes one of a few networks, from which pruning and quantisation go on.
 
-    Each is built once. No stage before it in a recipe changes the structure.
+    Each is built once. No stage before it in a recipe changes the structure, but for others of this kind.
     """
 
     technique: str = ""
 
     def variant(self, network: NetworkAnalysis) -> object:
-        """Plain data that stands for the network: settings with equal ones give the same one."""
+        """Plain data that stands for the network: settings with equal ones give the same one, if all else is equal."""
         return self.model_dump(mode="json")

@@ -83,6 +83,10 @@ class Findings(Protocol):
     def peak_rate(self, optimizer: Literal["sgd", "adamw"]) -> float:
         """The peak rate at which its fine-tuning gains most."""
 
+    @property
+    def least_missed(self) -> Mapping[str, str]:
+        """The blocks that it can lose with their stages, those first that are missed least for the time they take."""
+
 
 class Stage(BaseModel):
     """One step of a recipe. A subclass per technique, in a module of its own; `catalogue` finds it by its name.

@@ -21,7 +21,7 @@ class NetworkStructure:
     places: tuple[str, ...] = ()
     """Modules after which an early exit can be attached, in order of execution."""
     blocks: Mapping[str, str] = field(default_factory=dict)
-    """Blocks whose output has the shape of their input, so that the network runs without them."""
+    """Blocks that the network runs without, since a way leads around their layers."""
     unchangeable: str = ""
     """Why the layers can be neither changed nor trained; empty where they can."""
 

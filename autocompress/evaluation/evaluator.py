@@ -145,7 +145,7 @@ class Evaluator:
         self.task = task
         self.device = device
         with failing_as(TaskError, "looking at the network"):
-            self.context = Context(task, analysis or analyze(task), seed, progress)
+            self.context = Context(task, analysis or analyze(task), seed, progress, layer_ms=self._layer_ms)
         self.deployer = Deployer(self.context, device)
         self.cache = cache
         self.findings = NetworkFindings(self.context, cache)
@@ -399,11 +399,7 @@ class Evaluator:
 
     def _layers(self, graph: onnx.ModelProto, names: Mapping[str, str], cost: Cost) -> tuple[LayerSummary, ...]:
         """The layers of a file, beside those of the original network."""
-        if self._base is None:
-            base = self.deployer.build(Candidate(self.task.model), final=False)
-            layers = {layer.name: layer for layer in inventory(base.proto, self.runtime, base.layers)}
-            self._base = layers, self.deployer.cost(base).layer_ms
-        before, before_ms = self._base
+        before, before_ms = self._untouched()
         after = {layer.name: layer for layer in inventory(graph, self.runtime, names)}
         summaries = []
         for name in dict.fromkeys([*before, *after]):
@@ -423,6 +419,17 @@ class Evaluator:
                 )
             )
         return tuple(summaries)
+
+    def _untouched(self) -> tuple[dict[str, FileLayer], Mapping[str, float]]:
+        """The layers of the file of the original network, and how long each takes."""
+        if self._base is None:
+            base = self.deployer.build(Candidate(self.task.model), final=False)
+            layers = {layer.name: layer for layer in inventory(base.proto, self.runtime, base.layers)}
+            self._base = layers, self.deployer.cost(base).layer_ms
+        return self._base
+
+    def _layer_ms(self) -> Mapping[str, float]:
+        return self._untouched()[1]
 
     def provenance(self) -> dict[str, Any]:
         """Where a file comes from, for its metadata."""
@@ -491,9 +498,13 @@ def _capacity(candidate: Candidate, analysis: NetworkAnalysis) -> float:
     """See `Forecast.capacity`."""
     lost = {name: len(candidate.removed.get(candidate.path_of(name), ())) for name in analysis.widths}
     channels = [math.log(1 - lost[name] / width) for name, width in analysis.widths.items()]
-    n_left = len(analysis.layers) - len(candidate.gone(analysis))
-    layers = math.log(max(1, n_left) / max(1, len(analysis.layers)))
-    return (float(np.mean(channels)) if channels else 0.0) + layers
+    return (float(np.mean(channels)) if channels else 0.0) + layers_left(candidate, analysis)
+
+
+def layers_left(candidate: Candidate, analysis: NetworkAnalysis) -> float:
+    """Logarithm of the share of the layers of the network that a candidate still has."""
+    n_left = len(analysis.layers) - len(candidate.gone(analysis.layers))
+    return math.log(max(1, n_left) / max(1, len(analysis.layers)))
 
 
 def _threshold_stage(recipe: Recipe, thresholds: tuple[float, ...]) -> Stage:

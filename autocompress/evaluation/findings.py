@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
+from autocompress.compression.blocks import least_missed
 from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.finetuning import RATES, Ladder, Optimizer, find_rate, optimizer_for
 from autocompress.compression.techniques import _usual as usual
@@ -63,6 +64,11 @@ class NetworkFindings:
         if optimizer not in self.ladders:
             self.ladders[optimizer] = self._read(optimizer) or self._find(optimizer)
         return self.ladders[optimizer].rate
+
+    @property
+    def least_missed(self) -> Mapping[str, str]:
+        """See `blocks.least_missed`."""
+        return least_missed(self._workshop)
 
     def _find(self, optimizer: Optimizer) -> Ladder:
         ladder = find_rate(self._damaged(), self._workshop, optimizer, _TEACHING)

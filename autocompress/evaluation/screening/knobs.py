@@ -43,8 +43,8 @@ class Rows:
     """(N, parts): index into `FORMATS`; see `Knobs.parts`."""
     variants: list[str]
     """N keys into `stages`."""
-    stages: dict[str, Stage | None]
-    """What makes each variant of the network, if it is not the original."""
+    stages: dict[str, tuple[Stage, ...]]
+    """What makes each variant of the network from the original."""
 
 
 class Knobs:
@@ -76,7 +76,7 @@ class Knobs:
         n = max((len(column) for column in columns.values()), default=1)
         widths = np.tile(self.full, (n, 1))
         codes = np.zeros((n, len(self.parts)), np.int64)
-        variants, stages = [""] * n, dict[str, Stage | None]()
+        variants, stages = [""] * n, dict[str, tuple[Stage, ...]]({"": ()})
         for slot in self.space.slots:
             for alternative in slot.alternatives:
                 on = np.ones(n, bool)
@@ -94,8 +94,6 @@ class Knobs:
                     self._variants(alternative, columns, on, variants, stages)
                 elif kind.phase not in _WITHOUT_COST:
                     raise _unknown(alternative.technique)
-        if "" in variants:
-            stages[""] = None
         return Rows(widths, codes, variants, stages)
 
     def _table(self, space: StageSpace, name: str, columns: Mapping[str, NDArray[Any]]) -> Any:
@@ -146,18 +144,20 @@ class Knobs:
         columns: Mapping[str, NDArray[Any]],
         on: NDArray[np.bool_],
         variants: list[str],
-        stages: dict[str, Stage | None],
+        stages: dict[str, tuple[Stage, ...]],
     ) -> None:
+        """Add a stage to the variants of some rows."""
         names = [name for name, _ in space.knobs(self.outline)]
-        known: dict[tuple[Any, ...], str] = {}
+        known: dict[tuple[Any, ...], tuple[str, Stage]] = {}
         for i in np.flatnonzero(on):
             values = tuple(columns[name][i].item() for name in names)
             if values not in known:
                 stage = space.build(dict(zip(names, values, strict=True)), self.outline)
                 assert isinstance(stage, Variant)
-                known[values] = json.dumps([stage.technique, stage.variant(self.analysis)])
-                stages.setdefault(known[values], stage)
-            variants[i] = known[values]
+                known[values] = json.dumps([stage.technique, stage.variant(self.analysis)]), stage
+            before, (key, stage) = variants[i], known[values]
+            variants[i] = before + key
+            stages.setdefault(variants[i], (*stages[before], stage))
 
 
 def _distinct(columns: Sequence[Any]) -> tuple[list[tuple[Any, ...]], Any]:
@@ -173,7 +173,7 @@ def _distinct(columns: Sequence[Any]) -> tuple[list[tuple[Any, ...]], Any]:
 
 def _refuse_unknown(space: SearchSpace) -> None:
     """Refuse stages whose costs cannot be read off their settings, or not beside one another."""
-    narrowing = varied = False
+    narrowing = False
     for slot in space.slots:
         for alternative in slot.alternatives:
             kind = alternative.cls
@@ -181,10 +181,10 @@ def _refuse_unknown(space: SearchSpace) -> None:
             if not known and not issubclass(kind, (RemovesChannels, Variant)):
                 raise _unknown(alternative.technique)
         kinds = [alternative.cls for alternative in slot.alternatives]
-        now_narrowing, now_varied = (any(issubclass(k, kind) for k in kinds) for kind in (RemovesChannels, Variant))
-        if (narrowing and (now_narrowing or now_varied)) or (varied and now_varied):
+        now_narrowing, varied = (any(issubclass(k, kind) for k in kinds) for kind in (RemovesChannels, Variant))
+        if narrowing and (now_narrowing or varied):
             raise CandidateError(f"screening: what {slot.name} does after the stages before it is not known")
-        narrowing, varied = narrowing or now_narrowing, varied or now_varied
+        narrowing = narrowing or now_narrowing
 
 
 def _unknown(name: str) -> CandidateError:

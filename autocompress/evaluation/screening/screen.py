@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.stage import Stage
 from autocompress.devices import cost_model
-from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.evaluator import Evaluator, layers_left
 from autocompress.evaluation.screening.files import Files
 from autocompress.evaluation.screening.kernels import Kernels, KernelSlot
 from autocompress.evaluation.screening.knobs import COMPUTES_INT8, Ints, Knobs, Rows
@@ -45,7 +45,7 @@ class Costs:
     peak_memory_bytes: Floats
     """(N,) weights as the kernels read them, and activations."""
     capacity: Floats
-    """(N,) mean logarithm of the share of channels that each group keeps."""
+    """(N,) see `Forecast.capacity`."""
 
 
 class Screen:
@@ -61,6 +61,7 @@ class Screen:
         self._rng = np.random.default_rng(seed)
         self._knobs = Knobs(evaluator, space)
         self._networks: dict[str, _Network] = {}
+        self._bases: dict[str, Candidate] = {}
 
     def costs(self, settings: Mapping[str, Sequence[Value] | NDArray[Any]]) -> Costs:
         """Costs of N settings of the space.
@@ -73,7 +74,8 @@ class Screen:
         """
         rows = self._rows(settings)
         result: Floats = np.zeros((4, len(rows.widths)))
-        for network, chosen in self._parts(rows):
+        for key, chosen in _by_variant(rows):
+            network = self._network(key, rows.stages[key])
             result[:, chosen] = network.costs(rows.widths[chosen], rows.codes[chosen])
         return Costs(result[0], result[1], result[2], result[3], self._capacity(rows))
 
@@ -81,7 +83,8 @@ class Screen:
         """Multiply-accumulates of N settings through the whole network, (N,), in a fraction of the time."""
         rows = self._rows(settings)
         result: Floats = np.zeros(len(rows.widths))
-        for network, chosen in self._parts(rows):
+        for key, chosen in _by_variant(rows):
+            network = self._network(key, rows.stages[key])
             result[chosen] = network.macs(rows.widths[chosen])
         return result
 
@@ -92,21 +95,29 @@ class Screen:
     def _rows(self, settings: Mapping[str, Sequence[Value] | NDArray[Any]]) -> Rows:
         return self._knobs.rows({name: np.asarray(values) for name, values in settings.items()})
 
-    def _parts(self, rows: Rows) -> Iterator[tuple[_Network, Any]]:
-        """Each network that occurs, with its rows."""
-        several = len(set(rows.variants)) > 1
-        for key in dict.fromkeys(rows.variants):
-            chosen = np.flatnonzero([key == other for other in rows.variants]) if several else slice(None)
-            yield self._network(key, rows.stages[key]), chosen
-
     def _capacity(self, rows: Rows) -> Floats:
-        shares = rows.widths / np.maximum(1, self._knobs.full)
-        return np.log(shares).mean(1) if shares.shape[1] else np.zeros(len(rows.widths))
+        shares: Floats = np.log(rows.widths / np.maximum(1, self._knobs.full))
+        result: Floats = np.zeros(len(shares))
+        for key, chosen in _by_variant(rows):
+            base, names = self._base(key, rows.stages[key]), [group.name for group in self._knobs.groups]
+            there = ~np.isin(names, base.gone(names))
+            channels = (shares[chosen] * there).mean(1) if names else 0.0
+            result[chosen] = channels + layers_left(base, self._knobs.analysis)
+        return result
 
-    def _network(self, key: str, stage: Stage | None) -> _Network:
+    def _network(self, key: str, stages: Sequence[Stage]) -> _Network:
         if key not in self._networks:
-            self._networks[key] = _Network(self.evaluator, stage, self._knobs, self._rng)
+            self._networks[key] = _Network(self.evaluator, self._base(key, stages), self._knobs, self._rng)
         return self._networks[key]
+
+    def _base(self, key: str, stages: Sequence[Stage]) -> Candidate:
+        """The untrained, unpruned network of a variant."""
+        if key not in self._bases:
+            base = Candidate(self.evaluator.task.model)
+            for stage in stages:
+                base = stage.apply(base, self.evaluator.context)
+            self._bases[key] = base
+        return self._bases[key]
 
 
 class _Network:
@@ -114,15 +125,13 @@ class _Network:
 
     Args:
         evaluator: of the network.
-        stage: makes the variant, if it is not the original.
+        base: the variant, untrained and unpruned.
         knobs: groups and layers, in the order of the rows.
         rng: draws some of the graphs that are read.
     """
 
-    def __init__(self, evaluator: Evaluator, stage: Stage | None, knobs: Knobs, rng: np.random.Generator) -> None:
+    def __init__(self, evaluator: Evaluator, base: Candidate, knobs: Knobs, rng: np.random.Generator) -> None:
         self._device = evaluator.device
-        base = Candidate(evaluator.task.model)
-        base = stage.apply(base, evaluator.context) if stage else base
         n_paths = len(base.exits) + 1
         self._n_tests = [min(path + 1, n_paths - 1) for path in range(n_paths)]
         """Of confidence, on each path."""
@@ -201,6 +210,13 @@ class _Network:
         for alive in steps.values():
             np.maximum(peak, alive, out=peak)
         return peak
+
+
+def _by_variant(rows: Rows) -> Iterator[tuple[str, Any]]:
+    """The key of each variant of the network that occurs, with its rows."""
+    several = len(set(rows.variants)) > 1
+    for key in dict.fromkeys(rows.variants):
+        yield key, np.flatnonzero([key == other for other in rows.variants]) if several else slice(None)
 
 
 def _tensors(form: OpForm) -> list[str]:

@@ -97,7 +97,8 @@ class Versions:
         self.full = knobs.full
         self._evaluator = evaluator
         self.groups = [group.name for group in knobs.groups]
-        self.narrow = self.pruned(dict.fromkeys(self.groups, 0.75)) if self.groups else base
+        whole = len(base.gone(self.groups)) == len(self.groups)
+        self.narrow = base if whole else self.pruned(dict.fromkeys(self.groups, 0.75))
         """A small twin with the same kernels: quick to quantise."""
 
     def pruned(self, ratios: Mapping[str, float], round_to: int = 8) -> Candidate:
@@ -136,8 +137,10 @@ class Shapes:
         self._tables: dict[Hashable, _Table] = {}
         self._slopes: dict[str, dict[int, NDArray[np.float64]]] = {}
         """By tensor and group: how every dimension falls with a lost channel, exactly linearly or not at all."""
+        gone = versions.base.gone(versions.groups)
         for k, name in enumerate(versions.groups):
-            self._learn_slopes(versions, k, name)
+            if name not in gone:
+                self._learn_slopes(versions, k, name)
 
     def _learn_slopes(self, versions: Versions, k: int, group: str) -> None:
         candidate = versions.pruned({group: 0.5}, round_to=1)

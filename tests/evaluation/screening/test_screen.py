@@ -45,6 +45,22 @@ def test_screened_costs_are_those_of_the_deployed_graph(net: str, bits: dict[str
     exits = [EXITS] if net != "vit" else []
     stages = [*exits, PRUNE, {"technique": "ptq", "weight_bits": bits, "activation_bits": 8}]
     space = SearchSpace.parse({"version": 1, "stages": stages})
+    _agree(evaluator, space, n)
+
+
+def test_screened_costs_are_right_where_blocks_are_left_out_as_well() -> None:
+    """Together with their layers, groups of channels are gone."""
+    evaluator = Evaluator(make_task("mobilenetv2"), device())
+    stages = [
+        {"technique": "depth", "ratio": {"choice": [0.0, 1.0]}},
+        EXITS,
+        {"technique": "prune", "ratio": {"per": "layer", "choice": [0.25, 0.5]}, "round_to": 2},
+        {"technique": "ptq", "weight_bits": {"per": "stage", "choice": [8, 4]}},
+    ]
+    _agree(evaluator, SearchSpace.parse({"version": 1, "stages": stages}), 6)
+
+
+def _agree(evaluator: Evaluator, space: SearchSpace, n: int) -> None:
     settings = _settings(space, evaluator, n)
     screen = Screen(evaluator, space)
     costs, macs = screen.costs(settings), screen.macs(settings)

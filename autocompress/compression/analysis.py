@@ -19,7 +19,7 @@ from autocompress.compression.labels import OUTPUT
 from autocompress.compression.probe import Prunable, probe_groups
 from autocompress.compression.structure import NetworkStructure
 from autocompress.given.network import UNCHANGEABLE, GraphNetwork
-from autocompress.graphs.quantizable import Graph, output_axis, quantizable_layers
+from autocompress.graphs.quantizable import LOOK_UP, Graph, output_axis, quantizable_layers
 from autocompress.runtimes.base import reference
 from autocompress.tasks.interface import Inputs, Tensors, joined, take, tensors, values
 from autocompress.tasks.task import Task
@@ -27,7 +27,9 @@ from autocompress.tasks.torch_utils import evaluating, in_known_operators
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """What can be pruned and quantised; others that multiply only count in the MACs."""
-_QUANTISABLE = (*WEIGHTED, nn.Conv3d, nn.MultiheadAttention)
+_QUANTISABLE = (*WEIGHTED, nn.Conv3d, nn.MultiheadAttention, nn.Embedding)
+_TABLES = "embeddings"
+"""Stage of all embedding tables: what they lose with few bits has little to do with where they are read."""
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 _MAX_STAGES = 6
 _EARLIEST, _LATEST = 0.05, 0.9  # share of the MACs: before and behind, an exit saves nothing or sees nothing
@@ -61,9 +63,9 @@ class NetworkAnalysis:
     """What was found in a network."""
 
     layers: Mapping[str, str]
-    """Convolutions and linear layers in order of execution, each with its stage of the network."""
+    """Convolutions and linear layers in order of execution, then embeddings, each with its stage of the network."""
     channels: Mapping[str, int]
-    """Output channels of each layer."""
+    """Output channels of each layer, columns of a table."""
     groups: Mapping[str, str]
     """Prunable groups of channels (or attention heads), each with its stage."""
     widths: Mapping[str, int]
@@ -95,6 +97,11 @@ class NetworkAnalysis:
         )
 
     @property
+    def tables(self) -> list[str]:
+        """The embeddings among the layers."""
+        return [name for name, stage in self.layers.items() if stage == _TABLES]
+
+    @property
     def outline(self) -> NetworkStructure:
         """The names that a search space needs."""
         return NetworkStructure(
@@ -120,7 +127,8 @@ def _stage_within(block: str, stages: Mapping[str, str]) -> str:
 def _stage_of(layer: str, stages: Mapping[str, str]) -> str:
     if layer in stages or not stages:
         return stages.get(layer, "exits")
-    return stages[max(reversed([*stages]), key=lambda other: _shared_modules(layer, other))]
+    near = [name for name, stage in stages.items() if stage != _TABLES] or [*stages]
+    return stages[max(reversed(near), key=lambda other: _shared_modules(layer, other))]
 
 
 def _shared_modules(one: str, other: str) -> int:
@@ -137,13 +145,14 @@ def analyze(task: Task) -> NetworkAnalysis:
     visits = trace(task.model, example)
     modules = dict(task.model.named_modules())
     names = [n for n in visits if isinstance(modules[n], WEIGHTED)]
+    tables = {n: modules[n].embedding_dim for n in visits if isinstance(modules[n], nn.Embedding)}
     stages = _stages({n: visits[n] for n in names})
     found = probe_groups(task.model, example, tuple(names), _samples(task))
     exits = task.traits.exits and task.metric.per_sample and task.evaluate is None and len(task.output_shape) == 2
     places = _places(task.model, visits) if exits else ()
     return NetworkAnalysis(
-        layers=stages,
-        channels={n: int(modules[n].weight.shape[0]) for n in names},
+        layers={**stages, **dict.fromkeys(tables, _TABLES)},
+        channels={n: int(modules[n].weight.shape[0]) for n in names} | tables,
         groups={g.name: _stage_of(g.name, stages) for g in found.groups},
         widths={g.name: g.n_units for g in found.groups},
         unprunable=found.refused,
@@ -160,14 +169,17 @@ def _of_graph(model: GraphNetwork) -> NetworkAnalysis:
     """What there is to choose in a network that is known as a graph only: the number formats of its layers."""
     layers, graph = quantizable_layers(model.graph), Graph(model.graph.graph)
     forms = reference().kernels(model.graph)
-    visits, channels = {}, {}
+    visits, channels, tables = {}, {}, {}
     for order, layer in enumerate(layers):
-        node = graph.producer[layer.nodes[0]]
+        dims = graph.initializers[layer.weight].dims
+        if layer.op_type == LOOK_UP:
+            tables[layer.name] = int(dims[1])
+            continue
         visits[layer.name] = Visit(tuple(forms.shapes.get(layer.nodes[0], (1, 1)))[1:], 0, order)
-        channels[layer.name] = int(graph.initializers[layer.weight].dims[output_axis(node, graph) or 0])
+        channels[layer.name] = int(dims[output_axis(graph.producer[layer.nodes[0]], graph) or 0])
     return NetworkAnalysis(
-        layers=_stages(visits),
-        channels=channels,
+        layers={**_stages(visits), **dict.fromkeys(tables, _TABLES)},
+        channels=channels | tables,
         groups={},
         widths={},
         unprunable={},

@@ -245,7 +245,8 @@ class Deployer:
         activations: dict[str, int] = {}
         names, analysis = [layer.name for layer in quantizable_layers(proto)], self.context.analysis
         own, stages = [*map(candidate.own_name, names)], [*dict.fromkeys(analysis.layers.values())]
-        stage.check_layers(own, stages, candidate.gone(analysis.layers))
+        # A table whose rows are known beforehand, such as those of all positions, is no layer of the graph.
+        stage.check_layers(own, stages, [*candidate.gone(analysis.layers), *analysis.tables])
         for name in names:
             weights[name], activations[name] = stage.bits(candidate.own_name(name), candidate.stage_of(name, analysis))
         return QuantSpec(weights, activations, reduce_range=self.device.int8_arithmetic == "saturating")

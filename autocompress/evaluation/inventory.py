@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from autocompress.graphs.qdq import SCALES
 from autocompress.graphs.quantizable import attribute, module_name, quantizable_layers
 from autocompress.runtimes.base import Runtime
 from autocompress.runtimes.kernels import Forms
@@ -117,7 +118,7 @@ class _File:
         """The largest constant that an operand is made of; None where it is not constant, or no numbers."""
         if name not in self.constant:
             return None
-        parts = [t for t in self._sources(name) if t.data_type in _BITS and len(t.dims)]
+        parts = [t for t in self._sources(name) if t.data_type in _BITS and len(t.dims) and not t.name.endswith(SCALES)]
         return max(parts, key=lambda tensor: math.prod(tensor.dims), default=None)
 
     def _sources(self, name: str) -> Iterator[onnx.TensorProto]:

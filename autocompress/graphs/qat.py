@@ -28,6 +28,7 @@ from autocompress.graphs.quantizable import (
     QuantPlan,
     quantizable_layers,
     scopes,
+    weight_of,
 )
 
 _SMALLEST_SCALE = 1e-12
@@ -68,7 +69,7 @@ class ActivationQuantizer(nn.Module):
 
 
 class WeightQuantizer(nn.Module):
-    """Fake symmetric quantiser of a weight with one learnable scale per output channel."""
+    """Fake symmetric quantiser of a weight with one learnable scale per output channel, or per row of a table."""
 
     zero_point: Tensor
 
@@ -79,7 +80,7 @@ class WeightQuantizer(nn.Module):
         self.register_buffer("zero_point", torch.zeros(len(scale)))
 
     def step(self) -> Tensor:
-        """Return the scales in use, shape (output channels,), positive."""
+        """Return the scales in use, shape (output channels,) or (rows,), positive."""
         return self.scale.abs().clamp_min(_SMALLEST_SCALE)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -279,10 +280,10 @@ class _Builder:
                     continue
                 attr, transposed = found
                 self.sources[output] = (call, attr, transposed)
-                self._bind(node, 1, str(attr.target), transposed)
+                self._bind(node, list(node.input).index(weight_of(node)), str(attr.target), transposed)
 
     def _weight_of(self, call: fx.Node, node: onnx.NodeProto) -> tuple[fx.Node, bool] | None:
-        array = numpy_helper.to_array(self.graph.initializers[node.input[1]])
+        array = numpy_helper.to_array(self.graph.initializers[weight_of(node)])
         # A symmetric matrix equals its transpose only until it is trained: ask the likelier layout first.
         flips = (True, False) if node.op_type == "MatMul" else (False, True)
         for attr in _constants_of(call):
@@ -367,7 +368,7 @@ class _Builder:
                 self.skipped.append(f"layer {layer.layer}")
                 continue
             call, attr, transposed = self.sources[layer.node]
-            name, target = self.graph.producer[layer.node].input[1], str(attr.target)
+            name, target = weight_of(self.graph.producer[layer.node]), str(attr.target)
             axis = 1 - layer.axis if transposed else layer.axis
             key = id(self.parameters[target]), layer.weight_bits, axis
             if key not in quantizers:

@@ -8,6 +8,8 @@ What a bit width means in the file:
     2   INT2 weight (a quarter), likewise.
     16  fp16 weight cast to fp32 at session build; computed in fp32.
     2, 4 or 8 with 32-bit activations: integer weight, cast and scaled at session build; computed in fp32.
+    2, 4 or 8 of an embedding: the table stays int8 in memory, unpacked at session build; what has been looked up is
+        cast to fp32 and multiplied by the scale of its row.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from autocompress.errors import CandidateError
 from autocompress.graphs.observe import ActivationRange, Observer, activation_range, observe
 from autocompress.graphs.quantizable import (
+    LOOK_UP,
     Graph,
     PlannedActivation,
     PlannedLayer,
@@ -33,6 +36,7 @@ from autocompress.graphs.quantizable import (
     attribute,
     plan,
     quantizable_layers,
+    weight_of,
 )
 from autocompress.runtimes.adapters.onnxruntime.inside import all_nodes
 
@@ -53,6 +57,8 @@ __all__ = [
     "write_qdq",
 ]
 
+SCALES = "/r"
+"""Ending of the name of what a file holds of the scales of a table."""
 _PACKED = {4: TensorProto.INT4, 2: TensorProto.INT2}
 """Formats of several weights in a byte."""
 _INT4_OPSET = 21
@@ -71,7 +77,7 @@ class WeightQuant:
     values: NDArray[np.int8]
     """Same shape and layout as the initialiser."""
     scale: NDArray[np.float32]
-    """(output channels,), positive."""
+    """(output channels,) or (rows of a table,), positive."""
     axis: int
     bits: int
     """2, 4 or 8."""
@@ -83,7 +89,7 @@ class WeightQuant:
 
 
 def quantize_weights(model: onnx.ModelProto, plan: QuantPlan) -> dict[str, WeightQuant]:
-    """Quantise the planned 4- and 8-bit weights, symmetric and per output channel.
+    """Quantise the planned weights of 8 bits and fewer, symmetric and per output channel, or row of a table.
 
     8 bits take the largest magnitude as range; 4 bits search the clipping that minimises the squared error
     (Banner et al., "Post-training 4-bit quantization of convolution networks", NeurIPS 2019).
@@ -93,7 +99,7 @@ def quantize_weights(model: onnx.ModelProto, plan: QuantPlan) -> dict[str, Weigh
     """
     graph, found = Graph(model.graph), dict[str, WeightQuant]()
     for layer in plan.layers:
-        name = graph.producer[layer.node].input[1] if layer.node in graph.producer else layer.weight
+        name = weight_of(graph.producer[layer.node]) if layer.node in graph.producer else layer.weight
         if layer.weight_bits <= 8 and name not in found:
             weight = numpy_helper.to_array(graph.initializers[name])
             low, high = plan.weight_limits(layer.weight_bits)
@@ -269,8 +275,11 @@ class _Writer:
     def _rewrite(self, node: onnx.NodeProto) -> None:
         output = node.output[0] if node.output else ""
         layer, inputs = self._layers.get(output), list(node.input)
+        if layer is not None and layer.weight_bits <= 8 and layer.op_type == LOOK_UP:
+            self._look_up(node, self._weights[weight_of(node)])
+            return
         if layer is not None and layer.weight_bits < 32:
-            inputs[1] = self._weight(node, layer)
+            inputs[inputs.index(weight_of(node))] = self._weight(node, layer)
             bias = self._bias(node, layer)
             if bias is not None:
                 inputs[2] = self._quantized_bias(node, bias)
@@ -300,9 +309,23 @@ class _Writer:
             restored = self._emit("DequantizeLinear", [coded, *self._code(output)], f"{pooled}/x0")
             self._emit("Flatten", [restored], output, axis=1)
 
+    def _look_up(self, node: onnx.NodeProto, weight: WeightQuant) -> None:
+        """Pick rows of the stored table, and their scales by the same indices."""
+        (name, ids), output = node.input, node.output[0]
+        stored = self._stored(name, weight)
+        if weight.bits in _PACKED:
+            stored = self._emit("Cast", [stored], f"{output}/t", to=TensorProto.INT8)
+        node.name = node.name or output  # by which the layer is found in the file
+        node.input[0], node.output[0] = stored, f"{output}/g"
+        self._nodes.append(node)
+        values = self._emit("Cast", [node.output[0]], f"{output}/v", to=TensorProto.FLOAT)
+        scales = self._constant(f"{name}{SCALES}", weight.scale[:, None])
+        self._emit("Mul", [values, self._emit("Gather", [scales, ids], f"{output}{SCALES}")], output)
+        self._quantize(output)
+
     def _weight(self, node: onnx.NodeProto, layer: PlannedLayer) -> str:
         """Emit what turns the stored weight into the node's operand; returns its name."""
-        name, output = node.input[1], f"{node.output[0]}/w"
+        name, output = weight_of(node), f"{node.output[0]}/w"
         if layer.weight_bits == 16:
             array = numpy_helper.to_array(self._graph.initializers[name])
             half = np.clip(array, -65504.0, 65504.0).astype(np.float16)

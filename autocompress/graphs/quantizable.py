@@ -3,7 +3,8 @@
 Placement follows what ONNX Runtime's CPU provider fuses to int8 kernels: the input of every layer, the output
 of a convolution after its ReLU or Clip, both inputs and the output of a residual Add and of a Concat, and
 pooling and reshaping between two int8 tensors. Everything else stays fp32: so do the layers that make an output of
-the network, through whatever moves their results about, and what no integer kernel reads.
+the network, through whatever moves their results about, and what no integer kernel reads. The rows of an embedding
+table are stored in fewer bits and become floats when they have been looked up.
 
 A node is identified by the name of its first output: node names are optional in ONNX, output names are not.
 """
@@ -22,6 +23,8 @@ from autocompress.errors import RecipeError
 
 WEIGHT_BITS = (2, 4, 8, 16, 32)
 ACTIVATION_BITS = (8, 32)
+LOOK_UP = "Gather"
+"""Operator that picks rows of a table."""
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 """Where the exporter notes the module paths down to the call that became a node."""
@@ -37,12 +40,12 @@ _KEEP_RANK = frozenset({"Relu", "Clip", "Add", "MaxPool", "AveragePool", "Concat
 
 @dataclass(frozen=True, slots=True)
 class QuantizableLayer:
-    """One convolution or linear layer with a constant weight; a module called twice is one layer."""
+    """A convolution or linear layer with a constant weight, or an embedding; a module called twice is one layer."""
 
     name: str
     """Torch module path, e.g. "blocks.0.conv1"; the parameter path for weights used by functional calls."""
     op_type: str
-    """Conv, Gemm or MatMul."""
+    """Conv, Gemm or MatMul; Gather looks rows of a table up."""
     weight: str
     """Initialiser that holds the weight."""
     nodes: tuple[str, ...]
@@ -67,14 +70,14 @@ class QuantSpec:
 
 @dataclass(frozen=True, slots=True)
 class PlannedLayer:
-    """What happens to one Conv, Gemm or MatMul node."""
+    """What happens to one Conv, Gemm, MatMul or Gather node."""
 
     node: str
     layer: str
     op_type: str
     weight: str
     axis: int
-    """Output channel axis of the weight initialiser."""
+    """Axis of the weight initialiser along which it has scales: that of the output channels, or the rows of a table."""
     weight_bits: int
     activation_bits: int
     """8 only where an int8 kernel can run; a planned 8 falls back to 32 elsewhere."""
@@ -228,8 +231,28 @@ def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
     return default
 
 
+def weight_of(node: onnx.NodeProto) -> str:
+    """The operand that holds the weights of a layer: that of a look-up is its table."""
+    return str(node.input[0 if node.op_type == LOOK_UP else 1])
+
+
+def scale_axis(node: onnx.NodeProto, graph: Graph) -> int | None:
+    """Axis along which the node's weight gets scales; None when the node is not a layer that can be quantised."""
+    return 0 if _is_look_up(node, graph) else output_axis(node, graph)
+
+
+def _is_look_up(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether rows of a constant table are picked, by other than constant indices: those cost nothing at run time."""
+    if node.op_type != LOOK_UP or node.domain not in ("", "ai.onnx") or node.input[1] in graph.initializers:
+        return False
+    table = graph.initializers.get(node.input[0])
+    if table is None or table.data_type != onnx.TensorProto.FLOAT or len(table.dims) != 2:
+        return False
+    return min(table.dims) > 1 and attribute(node, "axis", 0) == 0
+
+
 def output_axis(node: onnx.NodeProto, graph: Graph) -> int | None:
-    """Output channel axis of the node's weight; None when the node is not a layer that can be quantised."""
+    """Output channel axis of the weight of a convolution or linear layer; None for all other nodes."""
     if node.domain not in ("", "ai.onnx") or len(node.input) < 2:
         return None
     weight = graph.initializers.get(node.input[1])
@@ -255,13 +278,16 @@ def module_name(node: onnx.NodeProto, weight: str) -> str:
 
 
 def _layer_nodes(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
-    """Nodes of every layer, by unique layer name, in execution order."""
+    """Nodes of every layer, by unique layer name, in execution order, look-ups last.
+
+    A linear layer with the weights of an embedding, as language models have it, gives both their name.
+    """
     by_name: dict[str, list[onnx.NodeProto]] = {}
     names: dict[str, str] = {}
-    for node in graph.nodes:
-        if output_axis(node, graph) is None:
+    for node in sorted(graph.nodes, key=lambda node: node.op_type == LOOK_UP):
+        if scale_axis(node, graph) is None:
             continue
-        weight = node.input[1]
+        weight = weight_of(node)
         if weight not in names:
             names[weight] = _unique(module_name(node, weight), node, by_name, graph)
         by_name.setdefault(names[weight], []).append(node)
@@ -279,20 +305,20 @@ def _unique(name: str, node: onnx.NodeProto, known: Mapping[str, list[onnx.NodeP
 
 def _same_weight(a: onnx.NodeProto, b: onnx.NodeProto, graph: Graph) -> bool:
     """Whether two nodes hold one weight, perhaps transposed: a Linear called on 2-D and on 3-D input."""
-    first, second = (numpy_helper.to_array(graph.initializers[node.input[1]]) for node in (a, b))
-    if output_axis(a, graph) != output_axis(b, graph):
+    first, second = (numpy_helper.to_array(graph.initializers[weight_of(node)]) for node in (a, b))
+    if scale_axis(a, graph) != scale_axis(b, graph):
         second = second.T
     return first.shape == second.shape and bool((first == second).all())
 
 
 def quantizable_layers(model: onnx.ModelProto) -> tuple[QuantizableLayer, ...]:
-    """Return the layers of `model` that can be stored with fewer bits, in execution order."""
+    """Return the layers of `model` that can be stored with fewer bits, in execution order, embeddings last."""
     graph = Graph(model.graph)
     return tuple(
         QuantizableLayer(
             name=name,
             op_type=nodes[0].op_type,
-            weight=nodes[0].input[1],
+            weight=weight_of(nodes[0]),
             nodes=tuple(node.output[0] for node in nodes),
         )
         for name, nodes in _layer_nodes(graph).items()
@@ -316,10 +342,10 @@ def plan(model: onnx.ModelProto, spec: QuantSpec) -> QuantPlan:
         bits = spec.weight_bits.get(name, 32)
         for node in nodes:
             wants_int8 = bits <= 8 and spec.activation_bits.get(name, 32) == 8
-            axis = output_axis(node, graph)
+            axis = scale_axis(node, graph)
             assert axis is not None
             activation = 8 if wants_int8 and _has_int8_kernel(node, graph) else 32
-            layers.append(PlannedLayer(node.output[0], name, node.op_type, node.input[1], axis, bits, activation))
+            layers.append(PlannedLayer(node.output[0], name, node.op_type, weight_of(node), axis, bits, activation))
     order = {node.output[0]: index for index, node in enumerate(graph.nodes)}
     layers.sort(key=lambda layer: order[layer.node])
     placement = _settled(graph, {layer.node for layer in layers if layer.activation_bits == 8})

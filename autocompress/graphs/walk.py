@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autocompress.graphs.observe import ActivationRange
 from autocompress.graphs.qdq import write_qdq
-from autocompress.graphs.quantizable import Graph, PlannedLayer, QuantPlan, captured
+from autocompress.graphs.quantizable import LOOK_UP, Graph, PlannedLayer, QuantPlan, captured
 from autocompress.runtimes.adapters.onnxruntime.inside import as_written
 from autocompress.runtimes.base import Model
 from autocompress.tasks.interface import n_samples, take
@@ -51,9 +51,10 @@ def walk(
     batches: Sequence[Mapping[str, Array]],
     repair: Repair,
 ) -> None:
-    """Lead calibration data past all planned layers, in order of execution.
+    """Lead calibration data past all planned layers but tables, in order of execution.
 
-    Activations of the copy are rounded as the plan says; its weights are the float ones until `repair` gives others.
+    Activations and tables of the copy are rounded as the plan says; its other weights are the float ones until `repair`
+    gives others.
 
     Args:
         model: the fp32 graph the plan was made for.
@@ -63,15 +64,17 @@ def walk(
             not fit into a gibibyte.
         repair: called at each planned layer.
     """
-    floats = replace(plan, layers=tuple(replace(layer, weight_bits=32) for layer in plan.layers))
+    tables = {layer.weight for layer in plan.layers if layer.op_type == LOOK_UP}
+    layers = [layer for layer in plan.layers if layer.weight not in tables]
+    floats = replace(plan, layers=tuple(x if x.weight in tables else replace(x, weight_bits=32) for x in plan.layers))
     graph = Graph(model.graph)
-    free = {layer.node: (layer.weight, *filter(None, [bias_of(graph, layer)])) for layer in plan.layers}
+    free = {layer.node: (layer.weight, *filter(None, [bias_of(graph, layer)])) for layer in layers}
     reference = _Line(model, free)
     copy = _Line(write_qdq(model, floats, ranges), free)
     batches = _as_taken(model, batches)
     batches = _fewer(batches, reference.bytes_per_sample(batches[0]) + copy.bytes_per_sample(batches[0]))
     ours, theirs = reference.start(batches), copy.start(batches)
-    for layer in plan.layers:
+    for layer in layers:
         stop = Stop(layer, reference.until(layer.node, ours), copy.until(layer.node, theirs))
         copy.values.update(repair(stop))
 

@@ -201,7 +201,8 @@ def test_quantisation_that_reaches_nothing_or_a_part_says_so() -> None:
     e = evaluate(evaluator_of(*net("lstm")), {"technique": "ptq"}).evaluation
     assert e.label == "ptq w8a8"
     (note,) = [note for note in e.notes if note.startswith("ptq")]
-    assert note.startswith("ptq: weights stay float32 in words (Embedding), rnn (LSTM): ")
+    assert note.startswith("ptq: weights stay float32 in rnn (LSTM): ")
+    assert {layer.name: layer.weight_bits for layer in e.layers} == {"words": 8, "rnn": 32, "fc": 8}
 
 
 def test_bits_for_a_layer_that_the_graph_lost_are_refused() -> None:

@@ -9,13 +9,16 @@ import onnx
 import pytest
 import torch
 from helpers.running import load
+from onnx import numpy_helper
 from torch import Tensor, nn
 
-from autocompress.graphs.export import INPUT, export
+from autocompress.graphs.export import INPUT, Exported, export
 from autocompress.graphs.observe import observe
-from autocompress.graphs.qdq import write_qdq
-from autocompress.graphs.quantizable import QuantSpec, plan, quantizable_layers
-from autocompress.runtimes.adapters.onnxruntime.inside import optimized_op_counts
+from autocompress.graphs.qat import build_twin
+from autocompress.graphs.qdq import quantize_weights, write_qdq
+from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
+from autocompress.runtimes.adapters.onnxruntime.inside import optimized_op_counts, with_inner_tensors
+from autocompress.tasks.interface import arrays
 from autocompress.tasks.torch_utils import outputs_of
 
 RATIO = 110.0
@@ -122,3 +125,89 @@ def test_a_linear_layer_with_a_relu_is_int8_only_where_its_result_is_quantised()
     for floats, integer in (((), 3), (("4",), 0), (("2",), 1), (("0",), 2)):
         counts = optimized_op_counts(int8(model, inputs, floats))
         assert counts["QGemm"] == integer and not counts["DequantizeLinear"], floats
+
+
+class Words(nn.Module):
+    """A table for two inputs, one for known positions, and one with the head's own weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.places = nn.Embedding(40, 12, padding_idx=0), nn.Embedding(9, 12)
+        self.marks, self.head = nn.Embedding(6, 12), nn.Linear(12, 6, bias=False)
+        self.head.weight = self.marks.weight
+
+    def forward(self, ids: Tensor, others: Tensor) -> Tensor:
+        x = self.words(ids) + self.words(others) * 0.5 + self.places(torch.arange(ids.shape[1]))
+        return self.head(x.tanh().mean(1) + self.marks(ids[:, 0] % 6))
+
+
+def words(bits: int, activation_bits: int = 8) -> tuple[nn.Module, dict[str, Tensor], Exported, QuantPlan]:
+    model, generator = Words().eval(), torch.Generator().manual_seed(1)
+    feeds = {name: torch.randint(0, 40, (64, 9), generator=generator) for name in ("ids", "others")}
+    exported = export(model, feeds, ["y"])
+    names = [layer.name for layer in quantizable_layers(exported.proto)]
+    spec = QuantSpec(dict.fromkeys(names, bits), dict.fromkeys(names, activation_bits))
+    return model, feeds, exported, plan(exported.proto, spec)
+
+
+def test_a_table_is_one_layer_however_often_rows_are_picked() -> None:
+    layers = {layer.name: layer for layer in quantizable_layers(words(8)[2].proto)}
+    assert {name: (layer.op_type, len(layer.nodes)) for name, layer in layers.items()} == {
+        "head": ("Gemm", 2),  # whose weights are those of `marks`
+        "words": ("Gather", 2),
+    }
+
+
+@pytest.mark.parametrize("activation_bits", [8, 32])
+@pytest.mark.parametrize(("bits", "stored"), [(2, "INT2"), (4, "INT4"), (8, "INT8"), (16, "FLOAT16")])
+def test_looked_up_rows_are_exactly_what_the_table_stands_for(bits: int, stored: str, activation_bits: int) -> None:
+    model, feeds, exported, spec = words(bits, activation_bits)
+    inputs = arrays(feeds)
+    file = write_qdq(exported.proto, spec, observe(exported.proto, spec, [inputs], "minmax"))
+    (table,) = (i for i in file.graph.initializer if i.name in ("words.weight/q", "words.weight/h"))
+    assert table.data_type == onnx.TensorProto.DataType.Value(stored)
+    assert len(table.raw_data) == 40 * 12 * bits // 8
+    with torch.no_grad():
+        weight = quantize_weights(exported.proto, spec).get("words.weight")
+        model.words.weight.copy_(
+            model.words.weight.half().float() if weight is None else torch.from_numpy(weight.floats())
+        )
+        expected = model.words(feeds["ids"])
+    node = next(node.output[0] for node in exported.proto.graph.node if list(node.input) == ["words.weight", "ids"])
+    rows = with_inner_tensors(file, [node])(inputs)[node]
+    np.testing.assert_array_equal(rows, expected.numpy())
+    assert not rows[inputs["ids"] == 0].any()
+
+
+def test_few_bits_cost_a_table_little() -> None:
+    """Each row has a scale of its own: rows of rare words are small beside those of frequent ones."""
+    exported = words(8)[2]
+    table = next(i for i in exported.proto.graph.initializer if i.name == "words.weight")
+    values = numpy_helper.to_array(table) * np.logspace(-3, 1, 40, dtype=np.float32)[:, None]
+    table.CopyFrom(numpy_helper.from_array(values, table.name))
+    for bits, most in ((8, 0.01), (4, 0.12)):
+        found = quantize_weights(exported.proto, plan(exported.proto, QuantSpec({"words": bits}, {})))["words.weight"]
+        error = np.linalg.norm(found.floats() - values, axis=1)[1:] / np.linalg.norm(values, axis=1)[1:]
+        assert error.max() < most
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_twin_of_a_table_is_the_file(bits: int) -> None:
+    _, feeds, exported, spec = words(bits)
+    twin = build_twin(exported.program, exported.proto, spec, observe(exported.proto, spec, [arrays(feeds)], "minmax"))
+    assert not [name for name in twin.skipped if "places" not in name]
+    optimizer = torch.optim.Adam(twin.module.parameters(), lr=0.01)
+    for _ in range(3):
+        loss = twin.module(*feeds.values()).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    trained, ranges, weights = twin.extract()
+    assert not np.array_equal(
+        weights["words.weight"].scale, quantize_weights(exported.proto, spec)["words.weight"].scale
+    )
+    file = load(write_qdq(trained, spec, ranges, weights).SerializeToString())
+    with torch.no_grad():
+        expected = twin.module(*feeds.values()).numpy()
+    np.testing.assert_allclose(file(arrays(feeds))["y"], expected, atol=1e-5)

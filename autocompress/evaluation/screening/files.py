@@ -14,6 +14,7 @@ from autocompress.compression.techniques import _usual as usual
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.screening.knobs import FORMATS, Ints
 from autocompress.evaluation.screening.shapes import Positions, Shape, Shapes, Versions, count
+from autocompress.graphs.qdq import SCALES
 from autocompress.graphs.quantizable import QuantizableLayer
 from autocompress.recipes.recipe import Recipe
 
@@ -91,7 +92,8 @@ def _size(stored: Stored, shape: Shape) -> tuple[Any]:
 def _stored_by(layer: QuantizableLayer, initializers: Mapping[str, Any], shape: Shape) -> Stored:
     """What the file holds for a layer: its weights, and what was made of them or has their names.
 
-    A tensor with another number of elements than the weights (scales, biases) follows the layer's output channels.
+    A tensor with another number of elements than the weights (scales, biases) follows the layer's output channels; the
+    scales of a table have its rows, of which none is ever removed.
     """
     items: Stored = []
     for name, tensor in initializers.items():
@@ -101,6 +103,7 @@ def _stored_by(layer: QuantizableLayer, initializers: Mapping[str, Any], shape: 
         elements = math.prod(tensor.dims)
         bits = _BITS.get(tensor.data_type, 8)
         like = layer.weight if elements == count(shape(layer.weight)) else layer.nodes[0]
+        like = name if name.endswith(SCALES) else like
         if elements == count(shape(like)):
             items.append((like, bits))
         else:

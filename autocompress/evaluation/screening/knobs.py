@@ -28,6 +28,8 @@ FORMATS = ((32, 32), (16, 32), (8, 32), (4, 32), (2, 32), (8, 8), (4, 8), (2, 8)
 """Bits of weights and activations of a layer; a code is an index into this."""
 COMPUTES_INT8 = np.array([activations == 8 for _, activations in FORMATS])
 """Whether a layer of each code computes in int8."""
+STORES_INTEGERS = np.array([weights <= 8 for weights, _ in FORMATS])
+"""The same for an embedding, whose table is in memory as it is stored, whatever is done with its rows."""
 
 _WITHOUT_COST = (Phase.TRAINING, Phase.RUNTIME)
 """Phases whose stages change neither shapes nor number formats."""

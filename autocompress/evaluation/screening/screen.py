@@ -22,9 +22,9 @@ from autocompress.devices import cost_model
 from autocompress.evaluation.evaluator import Evaluator, layers_left
 from autocompress.evaluation.screening.files import Files
 from autocompress.evaluation.screening.kernels import Kernels, KernelSlot
-from autocompress.evaluation.screening.knobs import COMPUTES_INT8, Ints, Knobs, Rows
+from autocompress.evaluation.screening.knobs import COMPUTES_INT8, STORES_INTEGERS, Ints, Knobs, Rows
 from autocompress.evaluation.screening.shapes import Lookup, Positions, Shape, Shapes, Versions, count
-from autocompress.graphs.quantizable import quantizable_layers
+from autocompress.graphs.quantizable import LOOK_UP, quantizable_layers
 from autocompress.recipes.domains import Value
 from autocompress.recipes.space import SearchSpace
 from autocompress.runtimes.kernels import OpForm
@@ -143,6 +143,7 @@ class _Network:
         self._columns = [knobs.parts.index(part if part in knobs.parts else ("", part[1])) for part in parts]
         """Of each quantisable layer, its column in the codes."""
         versions = Versions(evaluator, base, knobs)
+        self._tables = [i for i, layer in enumerate(layers) if layer.op_type == LOOK_UP]
         weight_of = {f"{node}/w": layer.weight for layer in layers for node in layer.nodes}
         self._shapes = Shapes(versions, weight_of)
         self._kernels = Kernels(versions, graph, layers, names, n_paths, rng)
@@ -152,6 +153,7 @@ class _Network:
         """(4, N): best and worst case in ms, size and peak memory in bytes."""
         of_layers = codes[:, self._columns]
         int8: NDArray[np.bool_] = COMPUTES_INT8[of_layers]
+        int8[:, self._tables] = STORES_INTEGERS[of_layers[:, self._tables]]
         self._kernels.prepare(int8)
         positions = self._shapes.positions(widths)
         paths = [self._path(path, int8, positions) for path in range(len(self._n_tests))]

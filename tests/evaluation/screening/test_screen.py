@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.many import MANY, many
 from helpers.small import device
 from helpers.tasks import make_task
 
@@ -38,11 +39,12 @@ def _settings(space: SearchSpace, evaluator: Evaluator, n: int) -> dict[str, lis
         ("resnet", {"per": "layer", "choice": [8, 4, 16, 2, 32]}, 8),
         ("mobilenetv2", {"choice": [8, 16]}, 5),
         ("vit", {"choice": [8, 32]}, 4),
+        ("ids and mask", {"per": "stage", "choice": [8, 4, 16, 32]}, 6),
     ],
 )
 def test_screened_costs_are_those_of_the_deployed_graph(net: str, bits: dict[str, Any], n: int) -> None:
-    evaluator = Evaluator(make_task(net), device())
-    exits = [EXITS] if net != "vit" else []
+    evaluator = Evaluator(many(net) if net in MANY else make_task(net), device())
+    exits = [EXITS] if net not in ("vit", *MANY) else []
     stages = [*exits, PRUNE, {"technique": "ptq", "weight_bits": bits, "activation_bits": 8}]
     space = SearchSpace.parse({"version": 1, "stages": stages})
     _agree(evaluator, space, n)

@@ -83,6 +83,10 @@ class Net:
         kind = self._types.get(name, (onnx.TensorProto.FLOAT, ()))[0]
         return kind in {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
 
+    def holds_weights(self, name: str) -> bool:
+        """Whether a constant is of a type that weights are stored in."""
+        return self.is_float(name) or self._types[name][0] == onnx.TensorProto.INT8
+
     def attribute(self, node: onnx.NodeProto, name: str, default: int) -> int:
         return next((int(a.i) for a in node.attribute if a.name == name), default)
 
@@ -116,7 +120,7 @@ class Fusion:
         if kind == "quantize":
             return 1
         if kind == "dequantize" or dtype != "int8":
-            return self.net.itemsize(name) if kind == "movement" else 4
+            return self.net.itemsize(name) if kind in {"movement", "embedding"} else 4
         return 1 if self._to_int8(name) is not None or self._reads_as_int8(name) else 4
 
     # -- integer kernels

@@ -289,9 +289,9 @@ class _Counter:
             self._emit(node, _kind(op_type), self._dtype(index), self._activations(node))
 
     def _is_look_up(self, node: onnx.NodeProto) -> bool:
-        """Tell if rows of a constant table of floats are picked."""
+        """Tell if rows of a constant table of floats, or of the codes of a quantised one, are picked."""
         table = node.input[0] if node.op_type == "Gather" else ""
-        is_table = table in self.net.static and self.net.is_float(table) and len(self.net.shape(table)) > 1
+        is_table = table in self.net.static and self.net.holds_weights(table) and len(self.net.shape(table)) > 1
         return is_table and self.net.attribute(node, "axis", 0) == 0
 
     def _dtype(self, index: int) -> str:
@@ -419,6 +419,8 @@ class _Counter:
             for name in reads:
                 self._leave_blocked(node, name)
         itemsize = 1 if dtype == "int8" else 4
+        if kind == "embedding":  # a quantised table stays as it is
+            itemsize = net.itemsize(node.input[0])
         outputs = [name for name in node.output if name]
         for output in outputs:
             self.itemsize[output] = self.fusion.out_itemsize(output, kind, dtype)

@@ -58,7 +58,7 @@ def read_batches(
         except StopIteration:
             break
         except Exception as error:  # the user's own code: any error of it is an input error
-            raise TaskError(f"{split} data: reading it raised {where(error)}") from error
+            raise TaskError(f"{split} data: reading it raised {where(error)}{_advice(error)}") from error
         inputs, targets = _parted(batch, names, split)
         if (n := n_samples(inputs)) == 0:
             continue
@@ -67,6 +67,12 @@ def read_batches(
         yield copied, each(_targets(targets, n, split), lambda t: t.detach().cpu().clone())  # whoever writes into them
     if empty:
         raise TaskError(f"{split} data: is empty; it must yield one or more (inputs, targets) batches")
+
+
+def _advice(error: Exception) -> str:
+    if "stack expects each tensor to be equal size" not in str(error):
+        return ""
+    return "; give a DataLoader whose collate_fn pads the samples to one shape, or leaves their targets a list"
 
 
 def _parted(batch: Any, names: Sequence[str], split: str) -> tuple[dict[str, Tensor], Any]:

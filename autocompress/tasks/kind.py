@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,9 +39,9 @@ class TaskKind:
     """As people call it."""
     lone_output: ClassVar[bool] = False
     """Whether it reads one tensor, which may come in a dict or dataclass."""
-    metric: ClassVar[Metric | None] = None
+    metric: Metric | None = None
     """Where the task brings none; None: it must."""
-    metrics: ClassVar[tuple[Metric, ...]] = ()
+    metrics: tuple[Metric, ...] = ()
     """Others that a task can ask for by name: `Task(..., metric="macro recall")`."""
     exits: ClassVar[bool] = False
     """Whether its outputs are logits (N, classes): a network can answer early where it is sure."""
@@ -53,6 +54,14 @@ class TaskKind:
     def name(self) -> str:
         """That of its file."""
         return type(self).__module__.rpartition(".")[2]
+
+    def of(self, task: Task) -> TaskKind:
+        """The kind as it is for the inputs of a task; by default the same for all."""
+        return self
+
+    def n_outputs(self, task: Task) -> int:
+        """How many classes or numbers the network answers with; by default the size of `class_axis`."""
+        return int(task.output_shape[self.class_axis])
 
     def loss(self) -> Any:
         """The function of outputs and targets that training minimises, where the task brings none."""
@@ -157,14 +166,15 @@ def names() -> tuple[str, ...]:
     return tuple(m.name for m in pkgutil.iter_modules(package.__path__))
 
 
-def get(given: str | TaskKind) -> TaskKind:
-    """Return the kind of a name, or a kind itself.
+def get(given: str | TaskKind, **settings: Any) -> TaskKind:
+    """Return the kind of a name, with settings of its own if it has any, or a kind itself.
 
     Raises:
         TaskError: there is none of that name.
     """
     if isinstance(given, str):
-        return _named(_OLD_NAMES.get(given, given))
+        name = _OLD_NAMES.get(given, given)
+        return _class_of(name)(**settings) if settings else _named(name)
     if not isinstance(given, TaskKind):
         raise TaskError(f"kind must be one of {', '.join(names())} or a TaskKind, got {type(given).__name__}")
     return given
@@ -177,11 +187,15 @@ def of_study(name: str) -> TaskKind:
 
 @cache
 def _named(name: str) -> TaskKind:
+    return _class_of(name)()
+
+
+def _class_of(name: str) -> Callable[..., TaskKind]:
     if name not in names():
         raise TaskError(f"unknown kind of task {name!r}{suggestion(name, names())}; known: {', '.join(names())}")
     module = importlib.import_module(f"{_PACKAGE}.{name}")
     return next(
-        value()
+        value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, TaskKind) and value.__module__ == module.__name__
     )

@@ -62,7 +62,7 @@ class Metric:
     unit: MetricUnit | None = None
     """"share": from 0 to 1, told in percent and points; "number": told as it is. None: a share if the score of the
     unchanged network lies between 0 and 1."""
-    over_split: Callable[[Any, Any], float] | None = None
+    over_split: Callable[..., float] | None = None
     """To one figure; instead of `per_sample`. The outputs of the whole split are in memory for it."""
     records: Callable[[Any, Any], list[Any]] | None = None
     """What `over_split` needs of each sample of a batch, such as its counts or matches: `over_split` then gets a list

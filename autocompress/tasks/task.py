@@ -49,7 +49,9 @@ _MAX_SEEN = 4096
 """Maximum number of inputs of `evaluate` kept for calibration."""
 _PARITY_SAMPLES = 256
 _ANSWERS = 512
-"""Samples that tell whether a metric is upside down, and other mistakes."""
+"""Samples that tell whether a metric is upside down, and other mistakes; with large outputs fewer."""
+_MOST_ANSWERED = 2**26
+"""Numbers in the outputs of these samples."""
 _SPLITS = ("train", "calibration", "validation", "test")
 
 _NOTES: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
@@ -135,7 +137,7 @@ class Task:
         Raises:
             TaskError: there is no kind of that name.
         """
-        return kind_of(self.kind)
+        return kind_of(self.kind).of(self)
 
     def _normalize(self) -> None:
         """Put plain networks in the place of the given ones."""
@@ -174,6 +176,18 @@ class Task:
     def segmentation(cls, model: nn.Module, **settings: Any) -> Task:
         """Logits of each pixel (N, classes, H, W); targets are class indices (N, H, W), 255 where there is none."""
         return cls(model=model, kind="segmentation", **settings)
+
+    @classmethod
+    def detection(cls, model: nn.Module, *, decode: str | Callable[[Any], Any] = "yolo", **settings: Any) -> Task:
+        """Boxes, judged by COCO's mAP; targets are a list with a mapping per image, "boxes" (K, 4) and "labels" (K,).
+
+        Args:
+            model: returns all boxes with scores, or those after non-maximum suppression.
+            decode: how its outputs are read: the name of a head or a function of the outputs.
+            settings: those of a task, and of `tasks.kinds.detection.Detection`: strides, min_score, iou, most, size.
+        """
+        own = {name: settings.pop(name) for name in ("strides", "min_score", "iou", "most", "size") if name in settings}
+        return cls(model=model, kind=kind_of("detection", decode=decode, **own), **settings)
 
     @property
     def trainable(self) -> bool:
@@ -360,7 +374,7 @@ class Task:
     @cached_property
     def n_outputs(self) -> int:
         """How many classes or numbers the model's output has: the size of one of its dimensions."""
-        return int(self.output_shape[self.traits.class_axis])
+        return self.traits.n_outputs(self)
 
     @cached_property
     def output_shape(self) -> tuple[int, ...]:
@@ -414,13 +428,13 @@ class Task:
 
     def _some_answers(self) -> tuple[Arrays, Any]:
         """Outputs and targets of validation samples, in batches from all over the split: data may come by class."""
-        batches, n = self.split("validation"), 0
+        batches, n, size = self.split("validation"), 0, 0
         answered = []
         for i in np.random.default_rng(0).permutation(len(batches)):
             inputs, targets = batches[i]
             answered.append((self._outputs(tensors(inputs)), targets))
-            n += n_of(targets)
-            if n >= _ANSWERS:
+            n, size = n + n_of(targets), size + sum(array.size for array in answered[-1][0].values())
+            if n >= _ANSWERS or size >= _MOST_ANSWERED:
                 break
         return joined(answered)  # type: ignore[no-any-return]
 

@@ -46,6 +46,7 @@ def loader(n):
 
 
 train_loader, val_loader, test_loader = loader(32), loader(24), loader(24)
+pairs = 4 * [(torch.rand(3, 64, 64), {"boxes": torch.tensor([[8.0, 8, 24, 24]]), "labels": torch.tensor([0])})]
 """
 TASK = """
 import torch

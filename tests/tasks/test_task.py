@@ -131,7 +131,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"evaluate_test": lambda p: 1.0}, "evaluate_test goes with evaluate"),
     ({"kind": "other"}, "a generic task needs its own metric=Metric(name, per_sample), or evaluate=..."),
     ({"kind": "clasification"}, "unknown kind of task 'clasification' (did you mean 'classification'?); known: "),
-    ({"kind": 3}, "kind must be one of classification, generic, "),
+    ({"kind": 3}, "kind must be one of classification, "),
 ]  # fmt: skip
 
 

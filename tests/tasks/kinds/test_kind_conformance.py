@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import doc_blocks
+from helpers.detectors import detection_task
 from helpers.many import two_heads
 from helpers.small import small_task
 from torch import nn
@@ -44,6 +45,11 @@ def segmentation() -> Task:
     return Task.segmentation(model, example_input=images[:1], train=[(images, labels)], val=[(images, labels)])
 
 
+def detection() -> Task:
+    pytest.importorskip("faster_coco_eval")
+    return detection_task()
+
+
 def documented(folder: Path) -> Task:
     """The example of the documentation, after a few steps of training."""
     (text,) = (b.text for b in doc_blocks.blocks(doc_blocks.ROOT / "docs" / "extend.md") if "MultiLabel(" in b.text)
@@ -63,6 +69,7 @@ def documented(folder: Path) -> Task:
 
 
 TASKS: dict[str, Callable[[Path], Task]] = {
+    "detection": lambda folder: detection(),
     "classification": lambda folder: small_task("resnet", n=96),
     "generic": lambda folder: two_heads(),
     "regression": lambda folder: regression(),

@@ -231,11 +231,11 @@ class DeviceProfile(Data):
     def weight_bits(self) -> frozenset[int]:
         """Bits of weights that can be executed here.
 
-        Of an accelerator's compiler, a number format without coefficients counts as one it cannot execute.
+        A number format without coefficients counts as one that the device cannot execute, but for small weights that
+        the runtime can unpack to floats.
         """
-        known = {8: "int8", 32: "float32"}
-        allowed = self.support.weight_bits
-        return frozenset(b for b in allowed if known[b] in self.dtypes) if self.runtime in ELSEWHERE else allowed
+        computed = {*self.dtypes, *({"int8"} if 32 in self.support.activation_bits else ())}
+        return frozenset(b for b in self.support.weight_bits if ("int8" if b <= 8 else "float32") in computed)
 
     def digest(self) -> str:
         """Stable 16-digit id of everything in the profile."""

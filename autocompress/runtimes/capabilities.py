@@ -34,7 +34,6 @@ _AGAIN = "converted from the float file; its own quantiser decides the int8 accu
 ELSEWHERE: Mapping[str, Support] = {
     "qnn": _support("runs the file as it is, ONNX Runtime with the QNN provider", floats=True, reads_quantized=True),
     "stm32-cube-ai": _support("ST Edge AI makes C code from the file", floats=True, reads_quantized=True),
-    "ncnn": _support(f"pnnx, {_AGAIN}", floats=True, reads_quantized=False),
     "paddle-lite": _support(f"X2Paddle and its optimiser, {_AGAIN}", floats=True, reads_quantized=False),
     "tflite": _support(f"onnx2tf, {_AGAIN}", floats=True, reads_quantized=False),
     "tflite-micro": _support(f"onnx2tf, {_AGAIN}", floats=True, reads_quantized=False),

@@ -7,7 +7,7 @@ the tensors. Shapes of many candidates at once, as arrays, give the sizes of all
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autocompress.runtimes.workload import Op, Workload
@@ -73,6 +73,33 @@ class Forms:
         """The calls with the sizes that they have in this graph."""
         peak = max((form.alive_bytes(self.shape) for form in self.ops), default=0)
         return Workload(tuple(form.sized(self.shape) for form in self.ops), peak, self.assumptions)
+
+
+def with_lives(
+    ops: Sequence[OpForm], inputs: Sequence[str], outputs: Sequence[str], buffer: Callable[[str], Buffer]
+) -> list[OpForm]:
+    """Note for every call which tensors are in memory: from their first use to their last.
+
+    Args:
+        ops: in the order in which they run.
+        inputs: of the graph.
+        outputs: of the graph, which stay to the end.
+        buffer: says how large the elements of a tensor are.
+    """
+    last = {name: step for step, form in enumerate(ops) for name, _ in (*form.reads, *_new(form))}
+    last |= dict.fromkeys(outputs, len(ops))
+    alive = dict.fromkeys(name for name in inputs if name in last)
+    result = []
+    for step, form in enumerate(ops):
+        alive |= dict.fromkeys(name for name, _ in _new(form))
+        result.append(replace(form, alive=tuple(map(buffer, alive))))
+        alive = dict.fromkeys(name for name in alive if last.get(name, -1) > step)
+    return result
+
+
+def _new(form: OpForm) -> tuple[Buffer, ...]:
+    """Tensors that the call brings into memory; a change of layout and an epilogue count as in place."""
+    return () if form.kind in {"layout", "epilogue"} else form.writes
 
 
 def _bytes(buffers: Sequence[Buffer], shape: Callable[[str], Dims]) -> Any:

@@ -78,7 +78,7 @@ def test_only_the_profile_named_host_is_this_machine(data: dict[str, Any]) -> No
         ({"flash_bytes": 0}, "flash_bytes: must be > 0, got 0"),
         ({"int8_arithmetic": "wrong"}, "int8_arithmetic: must be 'exact' or 'saturating', got 'wrong'"),
         ({"name": "a b"}, "name: may hold letters"),
-        ({"runtime": "tvm"}, "runtime: must be one of onnxruntime, "),
+        ({"runtime": "tvm"}, "runtime: must be one of ncnn, onnxruntime, "),
         ({"device_class": "car"}, "device_class: must be 'board', 'phone', 'computer', 'gpu', 'npu', 'mcu' or 'fpga'"),
         ({"float_format": "bf16"}, "float_format: must be 'float32' or 'float16', got 'bf16'"),
         ({"active_power_mw": 0}, "active_power_mw: must be > 0, got 0"),
@@ -114,7 +114,7 @@ def test_an_unknown_runtime_is_refused(data: dict[str, Any]) -> None:
         ("onnxruntime", ["float32"], {2, 4, 8, 16, 32}),
         ("qnn", ["float32", "int8"], {8, 32}),
         ("qnn", ["int8"], {8}),
-        ("ncnn", ["float32"], {32}),
+        ("ncnn", ["float32"], {16, 32}),
         ("edgetpu", ["int8"], {8}),
     ],
 )
@@ -172,8 +172,8 @@ def test_an_uncalibrated_host_says_what_to_do(tmp_path: Path, monkeypatch: pytes
         DeviceProfile.load("host")
     with pytest.raises(DeviceError, match=r"calibrate it once .* calibrate --runtime openvino`"):
         DeviceProfile.load("host.openvino")
-    with pytest.raises(DeviceError, match=r"unknown device 'host.ncnn'"):  # it is never measured here
-        DeviceProfile.load("host.ncnn")
+    with pytest.raises(DeviceError, match=r"unknown device 'host.rknn'"):  # it is never measured here
+        DeviceProfile.load("host.rknn")
 
 
 def test_every_shipped_profile_loads() -> None:

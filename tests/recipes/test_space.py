@@ -258,7 +258,7 @@ def test_restrict_always_quantises_for_an_int8_only_device() -> None:
 
 
 def test_restrict_does_not_quantise_for_a_float_only_device() -> None:
-    restricted = SearchSpace.parse(SPACE).restrict(target("ncnn", "float32"), OUTLINE)
+    restricted = SearchSpace.parse(SPACE).restrict(target("rknn", "float32"), OUTLINE)
     assert {s.technique for r in sampled(restricted) for s in r.stages} == {"prune", "distill"}
     assert "ptq, qat: left out: d computes in float only" in restricted.notes
 

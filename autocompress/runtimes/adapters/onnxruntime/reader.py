@@ -14,7 +14,7 @@ from autocompress.errors import InputError
 from autocompress.runtimes.adapters.onnxruntime import shapes as onnx_shapes
 from autocompress.runtimes.adapters.onnxruntime._fusion import PASSABLE, Fusion, Net
 from autocompress.runtimes.input_shapes import Shapes, fix_inputs
-from autocompress.runtimes.kernels import Buffer, Forms, OpForm, elements
+from autocompress.runtimes.kernels import Buffer, Forms, OpForm, elements, with_lives
 from autocompress.runtimes.workload import Workload
 
 _SMALL_ELEMENTS = 1024
@@ -234,7 +234,8 @@ class _Counter:
             self._visit(index)
         for output in self.net.graph_outputs:
             self._to_plain(output, f"{output}:layout")
-        ops = self._with_lives()
+        ends = [self._resolve(name) for name in self.net.graph_outputs]
+        ops = with_lives(self.ops, self.net.graph_inputs, ends, self._buffer)
         ops.extend(OpForm("if", "float32", f"if_{k}") for k in range(n_ifs))
         return Forms(tuple(ops), self.net.shapes, self._assumptions())
 
@@ -441,23 +442,6 @@ class _Counter:
             equation=equation,
         )
         self.ops.append(form)
-
-    def _with_lives(self) -> list[OpForm]:
-        """Note for every call which tensors are in memory: from its first use to its last."""
-        last = {name: step for step, form in enumerate(self.ops) for name, _ in (*form.reads, *_new(form))}
-        last |= {self._resolve(name): len(self.ops) for name in self.net.graph_outputs}
-        alive = {name: 0 for name in self.net.graph_inputs if name in last}
-        result = []
-        for step, form in enumerate(self.ops):
-            alive |= {name: 0 for name, _ in _new(form)}
-            result.append(replace(form, alive=tuple(self._buffer(name) for name in alive)))
-            alive = {name: 0 for name in alive if last.get(name, -1) > step}
-        return result
-
-
-def _new(form: OpForm) -> tuple[Buffer, ...]:
-    """Tensors that the call brings into memory; a change of layout and an epilogue count as in place."""
-    return () if form.kind in {"layout", "epilogue"} else form.writes
 
 
 def _conv_kind(kernel: tuple[int, ...], groups: int, cin: int, cout: int) -> str:

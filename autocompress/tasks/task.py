@@ -168,9 +168,14 @@ class Task:
         return cls(model=model, **settings)
 
     @classmethod
-    def regression(cls, model: nn.Module, *, metric: Metric, **settings: Any) -> Task:
-        """Mean squared error and the given metric (higher is better)."""
-        return cls(model=model, metric=metric, kind="regression", **settings)
+    def regression(cls, model: nn.Module, **settings: Any) -> Task:
+        """Numbers, forecasts among them: outputs and targets of one shape (N, ...)."""
+        return cls(model=model, kind="regression", **settings)
+
+    @classmethod
+    def image_to_image(cls, model: nn.Module, **settings: Any) -> Task:
+        """Super-resolution, denoising and the like: outputs and targets are images (N, channels, height, width)."""
+        return cls(model=model, kind="image_to_image", **settings)
 
     @classmethod
     def segmentation(cls, model: nn.Module, **settings: Any) -> Task:

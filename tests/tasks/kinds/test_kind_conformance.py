@@ -37,17 +37,31 @@ def segmentation() -> Task:
     images = torch.rand(48, 1, 12, 12)
     labels = (images[:, 0] * 3).long().clamp(max=2)
     labels[:, :2] = 255
-    optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(80):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels, ignore_index=255).backward()
-        optimizer.step()
+    trained(model, lambda: nn.functional.cross_entropy(model(images), labels, ignore_index=255))
     return Task.segmentation(model, example_input=images[:1], train=[(images, labels)], val=[(images, labels)])
 
 
 def detection() -> Task:
     pytest.importorskip("faster_coco_eval")
     return detection_task()
+
+
+def image_to_image() -> Task:
+    """Smooth images at twice their size, as ESPCN does it."""
+    model = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 3, padding=1), nn.PixelShuffle(2))
+    large = nn.functional.interpolate(torch.rand(48, 1, 4, 4), size=16, mode="bicubic").clamp(0, 1)
+    small = nn.functional.avg_pool2d(large, 2)
+    trained(model, lambda: nn.functional.l1_loss(model(small), large))
+    return Task.image_to_image(model, example_input=small[:1], train=[(small, large)], val=[(small, large)])
+
+
+def trained(model: nn.Module, loss: Callable[[], torch.Tensor], steps: int = 80) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    model.eval()
 
 
 def documented(folder: Path) -> Task:
@@ -60,11 +74,8 @@ def documented(folder: Path) -> Task:
     module: Any = importlib.util.module_from_spec(spec)
     sys.modules["multi_label"] = module
     spec.loader.exec_module(module)
-    optimizer = torch.optim.Adam(module.task.model.parameters(), 0.05)
-    for _ in range(100):
-        optimizer.zero_grad()
-        nn.functional.binary_cross_entropy_with_logits(module.task.model(module.images), module.labels).backward()
-        optimizer.step()
+    model, loss = module.task.model, nn.functional.binary_cross_entropy_with_logits
+    trained(model, lambda: loss(model(module.images), module.labels), steps=200)
     return module.task  # type: ignore[no-any-return]
 
 
@@ -72,6 +83,7 @@ TASKS: dict[str, Callable[[Path], Task]] = {
     "detection": lambda folder: detection(),
     "classification": lambda folder: small_task("resnet", n=96),
     "generic": lambda folder: two_heads(),
+    "image_to_image": lambda folder: image_to_image(),
     "regression": lambda folder: regression(),
     "segmentation": lambda folder: segmentation(),
     "documented": documented,

@@ -194,6 +194,11 @@ class Task:
         own = {name: settings.pop(name) for name in ("strides", "min_score", "iou", "most", "size") if name in settings}
         return cls(model=model, kind=kind_of("detection", decode=decode, **own), **settings)
 
+    @classmethod
+    def embedding(cls, model: nn.Module, **settings: Any) -> Task:
+        """Retrieval and verification: outputs are vectors (N, dimensions); targets are labels (N,)."""
+        return cls(model=model, kind="embedding", **settings)
+
     @property
     def trainable(self) -> bool:
         """Whether there is training data."""

@@ -149,7 +149,9 @@ def test_targets_that_would_be_broadcast_are_refused() -> None:
         model, metric=per_sample, example_input=EXAMPLE, val=[(INPUTS, flat[:, None])], train=[(INPUTS, flat[:, None])]
     )
     good.validate()
-    with pytest.raises(TaskError, match=r"train data: targets of a sample must have the shape of the outputs \(1,\), got \(\)"):
+    with pytest.raises(
+        TaskError, match=r"train data: targets of a sample must have the shape of the outputs \(1,\), got \(\)"
+    ):
         Task.regression(
             model, metric=per_sample, example_input=EXAMPLE, val=[(INPUTS, flat)], train=[(INPUTS, flat)]
         ).validate()

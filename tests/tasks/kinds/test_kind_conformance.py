@@ -17,6 +17,7 @@ from helpers.small import small_task
 from torch import nn
 
 from autocompress.tasks.kind import names
+from autocompress.tasks.kinds.embedding import contrastive_loss
 from autocompress.tasks.metric import Metric
 from autocompress.tasks.task import Task
 from autocompress.testing.kinds import CHECKS, Case
@@ -55,6 +56,14 @@ def image_to_image() -> Task:
     return Task.image_to_image(model, example_input=small[:1], train=[(small, large)], val=[(small, large)])
 
 
+def embedding() -> Task:
+    model = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 8))
+    labels = torch.arange(96) % 12
+    inputs = torch.randn(12, 12)[labels] + 0.4 * torch.randn(96, 12)
+    trained(model, lambda: contrastive_loss(model(inputs), labels))
+    return Task.embedding(model, example_input=inputs[:1], train=[(inputs, labels)], val=[(inputs, labels)])
+
+
 def trained(model: nn.Module, loss: Callable[[], torch.Tensor], steps: int = 80) -> None:
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     for _ in range(steps):
@@ -82,6 +91,7 @@ def documented(folder: Path) -> Task:
 TASKS: dict[str, Callable[[Path], Task]] = {
     "detection": lambda folder: detection(),
     "classification": lambda folder: small_task("resnet", n=96),
+    "embedding": lambda folder: embedding(),
     "generic": lambda folder: two_heads(),
     "image_to_image": lambda folder: image_to_image(),
     "regression": lambda folder: regression(),

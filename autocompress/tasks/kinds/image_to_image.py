@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class ImageToImage(Regression):
 
     title = "image to image"
     metric = psnr()
-    metrics: ClassVar = (ssim(),)
+    metrics = (ssim(),)
     class_axis = 1
     differs = "gives images that are less than 40 dB (PSNR) from those of the network it was made from"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Regression(TaskKind):
     title = "regression"
     lone_output = True
     metric = Metric("MAE", _absolute_errors, unit="number", lower_is_better=True)
-    metrics: ClassVar[tuple[Metric, ...]] = (
+    metrics: tuple[Metric, ...] = (
         Metric(
             "RMSE",
             records=lambda outputs, targets: squared_errors(outputs, targets).tolist(),

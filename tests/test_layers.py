@@ -22,6 +22,7 @@ ORDER = (
         "runtimes",
         "runtimes.adapters.onnxruntime",
         "runtimes.adapters.ncnn",
+        "runtimes.adapters.litert",
         "runtimes.adapters",
         "graphs",
         "given",

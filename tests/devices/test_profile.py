@@ -78,7 +78,7 @@ def test_only_the_profile_named_host_is_this_machine(data: dict[str, Any]) -> No
         ({"flash_bytes": 0}, "flash_bytes: must be > 0, got 0"),
         ({"int8_arithmetic": "wrong"}, "int8_arithmetic: must be 'exact' or 'saturating', got 'wrong'"),
         ({"name": "a b"}, "name: may hold letters"),
-        ({"runtime": "tvm"}, "runtime: must be one of ncnn, onnxruntime, "),
+        ({"runtime": "tvm"}, "runtime: must be one of litert, ncnn, "),
         ({"device_class": "car"}, "device_class: must be 'board', 'phone', 'computer', 'gpu', 'npu', 'mcu' or 'fpga'"),
         ({"float_format": "bf16"}, "float_format: must be 'float32' or 'float16', got 'bf16'"),
         ({"active_power_mw": 0}, "active_power_mw: must be > 0, got 0"),

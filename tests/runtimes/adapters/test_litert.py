@@ -1,0 +1,224 @@
+"""LiteRT beyond the conformance suite: every operator, whole networks, and in which arithmetic they are computed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from helpers.onnx_files import FLOAT
+from helpers.quantised_files import float_graph, quantised
+from onnx import TensorProto, helper, numpy_helper
+
+from autocompress.errors import CandidateError
+from autocompress.graphs.export import INPUT
+from autocompress.runtimes.base import get, pieces, reference
+from autocompress.tasks.interface import joined
+
+litert = pytest.importorskip("ai_edge_litert.interpreter", reason="LiteRT is not installed (extra litert)")
+RUNTIME = get("litert")
+RNG = np.random.default_rng(0)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def whole(*values: int) -> np.ndarray:
+    return np.asarray(values, np.int64)
+
+
+def graph(op_type: str, shape: tuple[int, ...], constants: list[np.ndarray], **attributes: Any) -> onnx.ModelProto:
+    """Twice the operator's input, so that it is a tensor of the graph, and one operator that reads it and constants."""
+    names = [f"c{k}" if value is not None else "" for k, value in enumerate(constants)]
+    n_outputs = attributes.pop("n_outputs", 1)
+    outputs = [f"y{k}" for k in range(n_outputs)]
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["twice"]),
+        helper.make_node(op_type, ["twice", *names], outputs, name="the node", **attributes),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", FLOAT, ["batch", *shape[1:]])],
+        [helper.make_tensor_value_info(name, FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(v, n) for v, n in zip(constants, names, strict=True) if v is not None],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def difference(model: onnx.ModelProto, shape: tuple[int, ...]) -> float:
+    """Between LiteRT and ONNX Runtime."""
+    sample = {"x": floats(*shape)}
+    ours = RUNTIME.load(RUNTIME.convert(model))(sample)
+    theirs = reference().load(model.SerializeToString())(sample)
+    assert all(ours[name].shape == theirs[name].shape for name in theirs)
+    return max(float(np.abs(ours[name] - theirs[name]).max() / np.abs(theirs[name]).max()) for name in theirs)
+
+
+IMAGE, SOUND, TOKENS = (1, 4, 9, 8), (1, 4, 12), (1, 5, 8)
+CASES: list[tuple[Any, ...]] = [
+    ("Conv", IMAGE, [floats(6, 4, 3, 3), floats(6)], {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    ("Conv", IMAGE, [floats(6, 4, 3, 3)], {"pads": [2, 2, 2, 2], "dilations": [2, 2]}),
+    ("Conv", IMAGE, [floats(6, 4, 5, 3)], {"pads": [0, 1, 2, 0]}),
+    ("Conv", IMAGE, [floats(6, 2, 3, 3)], {"group": 2}),
+    ("Conv", IMAGE, [floats(8, 1, 3, 3)], {"group": 4, "pads": [1, 1, 1, 1]}),
+    ("Conv", SOUND, [floats(6, 4, 5), floats(6)], {"strides": [2], "pads": [2, 2]}),
+    ("Conv", SOUND, [floats(4, 1, 3)], {"group": 4, "dilations": [2]}),
+    ("ConvTranspose", IMAGE, [floats(4, 6, 2, 2), floats(6)], {"strides": [2, 2]}),
+    ("ConvTranspose", IMAGE, [floats(4, 6, 4, 4)], {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    (
+        "ConvTranspose",
+        IMAGE,
+        [floats(4, 6, 3, 3)],
+        {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]},
+    ),
+    ("ConvTranspose", SOUND, [floats(4, 6, 4)], {"strides": [2], "pads": [1, 1]}),
+    ("Gemm", (1, 8), [floats(8, 5), floats(5)], {}),
+    ("Gemm", (1, 8), [floats(5, 8)], {"transB": 1}),
+    ("MatMul", TOKENS, [floats(8, 6)], {}),
+    ("MatMul", (1, 2, 5, 8), [floats(2, 8, 3)], {}),
+    ("MaxPool", IMAGE, [], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ("MaxPool", IMAGE, [], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    ("MaxPool", SOUND, [], {"kernel_shape": [2], "strides": [2]}),
+    ("AveragePool", IMAGE, [], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    (
+        "AveragePool",
+        IMAGE,
+        [],
+        {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+    ),
+    ("AveragePool", IMAGE, [], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+    ("GlobalAveragePool", IMAGE, [], {}),
+    ("GlobalAveragePool", SOUND, [], {}),
+    ("GlobalMaxPool", IMAGE, [], {}),
+    ("ReduceMean", IMAGE, [whole(2, 3)], {"keepdims": 0}),
+    ("ReduceMean", TOKENS, [whole(1)], {"keepdims": 0}),
+    ("ReduceSum", IMAGE, [whole(1)], {"keepdims": 1}),
+    ("ReduceMax", TOKENS, [whole(-1)], {"keepdims": 1}),
+    ("BatchNormalization", IMAGE, [floats(4), floats(4), floats(4), np.abs(floats(4)) + 1], {}),
+    ("BatchNormalization", (1, 4), [floats(4), floats(4), floats(4), np.abs(floats(4)) + 1], {}),
+    ("InstanceNormalization", IMAGE, [floats(4), floats(4)], {}),
+    ("GroupNormalization", IMAGE, [floats(4), floats(4)], {"num_groups": 2}),
+    ("LayerNormalization", TOKENS, [floats(8), floats(8)], {}),
+    ("LayerNormalization", TOKENS, [floats(8)], {}),
+    *((name, IMAGE, [], {}) for name in ("Relu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "LeakyRelu")),
+    *((name, IMAGE, [], {}) for name in ("Gelu", "Exp", "Neg", "Abs", "Floor", "Reciprocal", "Identity")),
+    ("Gelu", TOKENS, [], {"approximate": "tanh"}),
+    ("PRelu", IMAGE, [floats(4, 1, 1)], {}),
+    ("Clip", IMAGE, [np.float32(-0.5), np.float32(0.7)], {}),
+    ("Clip", IMAGE, [np.float32(0), np.float32(6)], {}),
+    ("Clip", IMAGE, [np.float32(0.5)], {}),
+    *((name, IMAGE, [np.abs(floats(4, 1, 1)) + 1], {}) for name in ("Add", "Sub", "Mul", "Div", "Max", "Min")),
+    ("Add", SOUND, [floats(1, 4, 1)], {}),
+    ("Mul", TOKENS, [np.float32(0.5)], {}),
+    ("Pow", TOKENS, [np.float32(2)], {}),
+    ("Softmax", TOKENS, [], {"axis": -1}),
+    ("Softmax", IMAGE, [], {"axis": 1}),
+    ("LogSoftmax", (1, 8), [], {"axis": 1}),
+    ("Reshape", IMAGE, [whole(0, 4, -1)], {}),
+    ("Reshape", IMAGE, [whole(-1, 288)], {}),
+    ("Flatten", IMAGE, [], {}),
+    ("Squeeze", (1, 4, 1, 1), [whole(2, 3)], {}),
+    ("Unsqueeze", SOUND, [whole(2)], {}),
+    ("Transpose", IMAGE, [], {"perm": [0, 2, 3, 1]}),
+    ("Transpose", IMAGE, [], {"perm": [0, 3, 1, 2]}),
+    ("Transpose", TOKENS, [], {"perm": [0, 2, 1]}),
+    ("Concat", IMAGE, [floats(1, 2, 9, 8)], {"axis": 1}),
+    ("Concat", TOKENS, [floats(1, 1, 8)], {"axis": 1}),
+    ("Slice", IMAGE, [whole(1, 2), whole(9, 3), whole(2, 1), whole(3, 1)], {}),
+    ("Slice", SOUND, [whole(-4), whole(9999), whole(2)], {}),
+    ("Split", IMAGE, [whole(1, 3)], {"axis": 1, "n_outputs": 2}),
+    ("Split", TOKENS, [], {"axis": -1, "num_outputs": 2, "n_outputs": 2}),
+    ("Pad", IMAGE, [whole(0, 0, 1, 2, 0, 0, 3, 0)], {}),
+    ("Pad", SOUND, [whole(0, 0, 1, 0, 0, 2)], {"mode": "reflect"}),
+    ("Gather", TOKENS, [whole(1)[0]], {"axis": 1}),
+    ("Gather", TOKENS, [whole(3, 0)], {"axis": 2}),
+    ("Expand", (1, 4, 1), [whole(1, 4, 6)], {}),
+    ("Tile", SOUND, [whole(1, 1, 2)], {}),
+    ("Resize", IMAGE, [None, np.float32([1, 1, 2, 2])], {"mode": "nearest", "nearest_mode": "floor",
+      "coordinate_transformation_mode": "asymmetric"}),
+    ("Resize", IMAGE, [None, np.float32([1, 1, 2, 2])], {"mode": "linear"}),
+    ("Resize", IMAGE, [None, np.float32([1, 1, 2, 2])],
+      {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
+    ("DepthToSpace", IMAGE, [], {"blocksize": 2}),
+    ("SpaceToDepth", (1, 4, 8, 8), [], {"blocksize": 2}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op_type", "shape", "constants", "attributes"), CASES)
+def test_every_operator_computes_what_onnx_says(
+    op_type: str, shape: tuple[int, ...], constants: list[Any], attributes: dict[str, Any]
+) -> None:
+    model = graph(op_type, shape, constants, **attributes)
+    assert difference(model, shape) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "vit", "audio1d", "shared"])
+@pytest.mark.parametrize(
+    ("weight", "activation", "allowed"), [(32, 32, 1e-5), (16, 8, 1e-5), (8, 32, 1e-5), (8, 8, 0.06)]
+)
+def test_networks_answer_as_in_onnx_runtime(name: str, weight: int, activation: int, allowed: float) -> None:
+    file, samples = quantised(name, weight, activation).graph, quantised(name).samples
+    ours, theirs = (RUNTIME.load(RUNTIME.convert(file)), reference().load(file.SerializeToString()))
+    batch = {INPUT: samples}
+    found, expected = (joined([model(piece) for piece in pieces(model, batch)])["logits"] for model in (ours, theirs))
+    assert np.abs(found - expected).max() <= allowed * np.abs(expected).max()
+    assert (found.argmax(1) == expected.argmax(1)).mean() > 0.97
+
+
+def operators(content: bytes) -> tuple[Counter[str], int]:
+    """Operators of a loaded file by the type of their first input, and how many calls are left beside XNNPACK's."""
+    interpreter = litert.Interpreter(model_content=content, num_threads=1)
+    types = {tensor["index"]: tensor["dtype"].__name__ for tensor in interpreter.get_tensor_details()}
+    ops = interpreter._get_ops_details()
+    counts = Counter(f"{op['op_name']} {types[op['inputs'][0]]}" for op in ops)
+    interpreter.allocate_tensors()
+    taken = [op for op in interpreter._get_ops_details()[len(ops) :] if op["op_name"] == "DELEGATE"]
+    return counts, len(taken)
+
+
+def test_int8_layers_compute_in_integers_and_all_in_xnnpack() -> None:
+    counts, delegates = operators(RUNTIME.convert(quantised("mobilenetv2").graph))
+    layers = sum(count for op, count in counts.items() if "CONV_2D" in op)
+    assert layers == sum(node.op_type == "Conv" for node in float_graph("mobilenetv2")[0].graph.node)
+    assert sum(count for op, count in counts.items() if op.endswith("CONV_2D int8")) == layers
+    assert not counts["ADD float32"] and not counts["MEAN float32"] and delegates == 1
+
+
+def test_weights_are_stored_once_and_as_they_are() -> None:
+    file = quantised("shared")
+    interpreter = litert.Interpreter(model_content=RUNTIME.convert(file.graph))
+    stored = [interpreter.get_tensor(t["index"]) for t in interpreter.get_tensor_details() if t["dtype"] is np.int8
+              and t["index"] not in {i for op in interpreter._get_ops_details() for i in op["outputs"]}]  # fmt: skip
+    ours = [w.values.transpose(0, 2, 3, 1) if w.values.ndim == 4 else w.values for w in file.weights.values()]
+    for weight in ours:
+        assert sum(w.shape == weight.shape and bool((w == weight).all()) for w in stored) == 1
+
+
+def test_what_litert_cannot_do_is_one_sentence() -> None:
+    recurrent = graph("LSTM", (3, 1, 4), [floats(1, 20, 4), floats(1, 20, 5)], hidden_size=5)
+    with pytest.raises(CandidateError, match=r"^no LiteRT operator does what LSTM 'the node' does$"):
+        RUNTIME.convert(recurrent)
+    cubic = graph("Resize", IMAGE, [np.float32([]), np.float32([1, 1, 2, 2])], mode="cubic")
+    with pytest.raises(CandidateError, match="Resize 'the node' does: resizing with cubic"):
+        RUNTIME.convert(cubic)
+
+
+def test_the_file_bears_the_recipe() -> None:
+    model = graph("Relu", IMAGE, [])
+    model.metadata_props.add(key="autocompress.recipe", value="[]")
+    assert b"autocompress.recipe" in RUNTIME.convert(model)
+
+
+def test_tokens_are_looked_up_in_tables() -> None:
+    nodes = [helper.make_node("Gather", ["table", "x"], ["y"])]
+    given = [helper.make_tensor_value_info("x", TensorProto.INT64, ["batch", 6])]
+    found = [helper.make_tensor_value_info("y", FLOAT, None)]
+    made = helper.make_graph(nodes, "graph", given, found, [numpy_helper.from_array(floats(10, 4), "table")])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    sample = {"x": whole(1, 9, 0, 3, 3, 2)[None]}
+    ours, theirs = RUNTIME.load(RUNTIME.convert(model)), reference().load(model.SerializeToString())
+    assert ours.inputs["x"].dtype == "int64" and np.array_equal(ours(sample)["y"], theirs(sample)["y"])

@@ -211,7 +211,7 @@ def export(
         typer.echo(f"against fp32: {costs}")
     if loss := loss_text(opened, point, rule, max_accuracy_drop):
         typer.echo(f"NOTE: {loss}", err=True)
-    typer.echo(f"wrote {folder}/{', '.join([*files_of(point), *SIGNED] if sign else files_of(point))}")
+    typer.echo(f"wrote {folder}/{', '.join([*files_of(opened, point), *SIGNED] if sign else files_of(opened, point))}")
 
 
 def retarget(

@@ -174,6 +174,7 @@ class Plan:
             task_kind=task.traits.name,
             classes=tuple(map(str, task.classes)),
             preprocessing=task.preprocessing,
+            decoder=task.traits.decoding(),
             metric=task.figure,
             metric_unit=task.metric.unit if task.evaluate is None else None,
             model_sha256=task.model_sha256,

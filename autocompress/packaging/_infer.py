@@ -6,7 +6,8 @@
     python infer.py --threshold 0.8 0.95   models with early exits: when each of them answers
     python infer.py --verify KEY.pub       check the signature of this folder first (needs the package cryptography)
 
-card.json, if it lies here too, gives the names of the classes, the thresholds and what the figures were taken on.
+card.json, if it lies here too, gives the names of the classes, the thresholds and what the figures were taken on. With
+boxes.py the outputs of a detector become boxes.
 From Python: `from infer import Model; print(Model().predict(sample))`.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import importlib
 import json
 import sys
 import time
@@ -29,6 +31,8 @@ SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.minisig"
 """Digests of the files of a signed folder, and the signature of that list."""
 SHOWN = 10
 """Maximum number of predictions printed; the rest is counted."""
+SURE = 0.25
+"""Boxes with a lower score are not printed."""
 
 
 class Input(NamedTuple):
@@ -81,7 +85,7 @@ class Prediction(NamedTuple):
 
     output: Any
     """Of the network, without the batch dimension; logits (n_classes,) for a classification. Of several outputs a
-    mapping from their names."""
+    mapping from their names. Of a detector boxes, scores and labels (see boxes.py)."""
     exit: int | None
     """Number of the early exit that answered, from 0; the last one is the network's own output. None without exits."""
     ms: float
@@ -116,6 +120,7 @@ class Model:
         self.classes: list[str] = list(task.get("classes") or [])
         self.is_classification = bool(task.get("logits", True))
         """Whether the outputs are logits of classes."""
+        self.decoder = _decoder(task.get("decoder") or {})
 
     def predict(self, sample: Any, thresholds: list[float] | None = None) -> Prediction:
         """Run one sample.
@@ -135,6 +140,8 @@ class Model:
         results = dict(zip(self.outputs, self.session.run(None, feed), strict=True))
         ms = (time.perf_counter() - started) * 1e3
         index = results.pop("exit_index", None)
+        if self.decoder is not None:
+            return Prediction(self.decoder(results)[0], None, ms)
         outputs = {name: value[0] for name, value in results.items()}
         output = outputs if len(outputs) > 1 else next(iter(outputs.values()))
         return Prediction(output, None if index is None else int(index), ms)
@@ -175,7 +182,13 @@ class Model:
         return f"exit {index}" + (f" ({exits[index]['place']})" if index < len(exits) else "")
 
     def label(self, output: Any) -> str:
-        """The prediction in words: the most probable classes, or the figures of the outputs."""
+        """The prediction in words: the most probable classes, boxes, or the figures of the outputs."""
+        if self.decoder is not None:
+            rows = [*zip(output.labels.tolist(), output.scores.tolist(), output.boxes.tolist(), strict=True)]
+            some = [
+                f"{self._class(i)} {score:.1%} {_shape(np.round(box, 1))}" for i, score, box in rows if score >= SURE
+            ]
+            return ", ".join(some) or f"no box with a score of {SURE:.0%} or more"
         if isinstance(output, dict):
             return "; ".join(f"{name}: {self.label(value)}" for name, value in output.items())
         if not self.is_classification or output.ndim != 1:
@@ -204,6 +217,14 @@ class Model:
 
     def _class(self, index: int) -> str:
         return self.classes[index] if index < len(self.classes) else f"class {index}"
+
+
+def _decoder(settings: dict[str, Any]) -> Any:
+    """What makes boxes of the outputs of a detector; None elsewhere."""
+    if not settings or not (HERE / "boxes.py").exists():
+        return None
+    sys.path.insert(0, str(HERE))
+    return importlib.import_module("boxes").Decoder(**settings)
 
 
 _DTYPES = {

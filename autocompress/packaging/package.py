@@ -15,6 +15,7 @@ from autocompress.runtimes.capabilities import ELSEWHERE
 from autocompress.studies.folder import read_artifact
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
+from autocompress.tasks import boxes
 from autocompress.tasks.kind import of_study
 from autocompress.tasks.metric import Split
 
@@ -23,13 +24,18 @@ FILES = ("model.onnx", "infer.py", "recipe.yaml", "device.yaml", "card.md", "car
 SIGNED = (SUMS, SIGNATURE)
 """What a signature adds."""
 
-_INFER = Path(__file__).with_name("_infer.py")
+_INFER, _BOXES = Path(__file__).with_name("_infer.py"), Path(boxes.__file__)
 
 
-def files_of(point: Evaluation) -> tuple[str, ...]:
-    """What an export folder holds of a point: `FILES`; with a file that is no ONNX file no script that runs it."""
+def files_of(study: Study, point: Evaluation) -> tuple[str, ...]:
+    """What an export folder holds of a point: `FILES`; with a file that is no ONNX file no script that runs it.
+
+    That of a detector has the code that makes boxes of its outputs besides.
+    """
     suffix = Path(str(point.artifact)).suffix
-    return FILES if suffix == ".onnx" else (f"model{suffix}", *FILES[2:])
+    if suffix != ".onnx":
+        return (f"model{suffix}", *FILES[2:])
+    return (*FILES, _BOXES.name) if study.settings.decoder else FILES
 
 
 def export_point(study: Study, point: Evaluation, folder: Path, key: Path | None = None) -> Path:
@@ -44,12 +50,13 @@ def export_point(study: Study, point: Evaluation, folder: Path, key: Path | None
     target = Folder(study.path).holding(folder)  # inside the study, where no link is followed, or the user's own
     contents: dict[str, str | bytes] = {
         "infer.py": _INFER.read_bytes(),
+        _BOXES.name: _BOXES.read_bytes(),
         "recipe.yaml": point.recipe.to_yaml(),
         "device.yaml": DeviceProfile.parse(study.settings.device).to_yaml(),
         "card.md": _markdown(study, point, card),
         "card.json": json_text(card),
     }
-    contents = {name: contents.get(name, model) for name in files_of(point)}
+    contents = {name: contents.get(name, model) for name in files_of(study, point)}
     files = {name: c.encode() if isinstance(c, str) else c for name, c in contents.items()}
     for name, content in files.items():
         target.write(name, content)
@@ -77,6 +84,7 @@ def _card(study: Study, point: Evaluation) -> dict[str, Any]:
             "metric": s.metric,
             "classes": list(s.classes),
             "preprocessing": s.preprocessing,
+            "decoder": s.decoder,
         },
         "device": {key: s.device.get(key) for key in ("name", "processor", "threads", "runtime", "runtime_version")},
         "final": study.final,
@@ -87,7 +95,7 @@ def _card(study: Study, point: Evaluation) -> dict[str, Any]:
         "seed": s.seed,
         "versions": s.versions,
         "notes": list(point.notes),
-        "reproduce": shlex.join([*repeat, "--seed", str(s.seed), "--out", files_of(point)[0]]),
+        "reproduce": shlex.join([*repeat, "--seed", str(s.seed), "--out", files_of(study, point)[0]]),
     }
 
 
@@ -117,7 +125,11 @@ def _split(study: Study, point: Evaluation) -> Split:
 
 def _how_to_run(study: Study, point: Evaluation) -> list[str]:
     """With the script that lies beside the file, or in the runtime that is needed."""
-    lines = ["```", "pip install numpy onnxruntime", "python infer.py", "```"] if "infer.py" in files_of(point) else []
+    lines = (
+        ["```", "pip install numpy onnxruntime", "python infer.py", "```"]
+        if "infer.py" in files_of(study, point)
+        else []
+    )
     runtime, version = (str(study.settings.device.get(key, "")) for key in ("runtime", "runtime_version"))
     if runtime in ELSEWHERE or runtime == "onnxruntime":
         return lines

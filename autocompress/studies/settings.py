@@ -32,6 +32,8 @@ class Settings(BaseModel):
     """See `tasks.kind`; "other" in studies of before kinds had names."""
     classes: tuple[str, ...] = ()
     preprocessing: str = ""
+    decoder: dict[str, Any] = {}
+    """How the outputs of a detector become boxes (see `tasks.boxes.Decoder`); empty where they are the answer."""
     metric: str
     metric_unit: MetricUnit | None = None
     """None: a share if the score of the fp32 baseline lies between 0 and 1."""

@@ -1,6 +1,6 @@
 """Boxes of a detector: from what its network returns to boxes, scores and classes.
 
-Needs numpy alone; `candidates` takes torch tensors too.
+Needs numpy alone: a copy lies beside every exported detector. `candidates` takes torch tensors too.
 """
 
 from __future__ import annotations

@@ -109,6 +109,10 @@ class TaskKind:
             "another as Metric(name, per_sample) or Metric(name, over_split=...)"
         )
 
+    def decoding(self) -> dict[str, Any]:
+        """How outputs become boxes, for those who run the file: fields of `tasks.boxes.Decoder`; nothing elsewhere."""
+        return {}
+
     def distillation(self, student: Any, teacher: Any, temperature: float) -> Tensor:
         """How far the student is from the teacher, a scalar; 0 for equal outputs. By default the mean squared error."""
         from torch.nn.functional import mse_loss

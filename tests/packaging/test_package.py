@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from autocompress.studies.folder import write_evaluation, write_final
 from autocompress.studies.results import Evaluation, ExitSummary
 from autocompress.studies.settings import Settings
 from autocompress.studies.study import Study
+from autocompress.tasks.kinds.detection import Detection
 from autocompress.tasks.metric import Score
 
 N_CLASSES = 3
@@ -175,6 +178,27 @@ def test_the_file_with_exits_says_where_it_stopped(study: Study, bare_python: Pa
     assert "left at the end of the network: 100.0%" in never
     always = run(bare_python, script, "--threshold", 0)  # random numbers
     assert "left at exit 0 (stage1): 100.0%" in always and "1 sample(s), random numbers" in always
+
+
+def test_a_detector_is_handed_over_with_what_makes_boxes(study: Study, bare_python: Path, tmp_path: Path) -> None:
+    """The network returns what it gets: four places in the manner of YOLO, two of which show the same bird."""
+    decoder = Detection("yolo").decoding()
+    detector = replace(study, settings=study.settings.model_copy(update={"decoder": decoder}))
+    folder = export_point(detector, study.evaluation(0), tmp_path / "detector")
+    assert {path.name for path in folder.iterdir()} == {*FILES, "boxes.py"}
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 7, 8]) for name in ("rows", "same")]
+    graph = helper.make_graph([helper.make_node("Identity", ["rows"], ["same"])], "same", info[:1], info[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    (folder / "model.onnx").write_bytes(model)
+    card = json.loads((folder / "card.json").read_text())
+    card["point"]["sha256"] = hashlib.sha256(model).hexdigest()
+    (folder / "card.json").write_text(json.dumps(card))
+    rows = np.zeros((2, 7, 8), np.float32)
+    rows[0, :, :3] = np.array([[20, 30, 10, 8, 0, 0, 0.9], [21, 30, 10, 8, 0, 0, 0.8], [50, 5, 4, 4, 0.6, 0, 0]]).T
+    np.save(tmp_path / "samples.npy", rows)
+    lines = run(bare_python, folder / "infer.py", tmp_path / "samples.npy").splitlines()
+    assert any("0: bird 90.0% (15.0, 26.0, 25.0, 34.0), cat 60.0% (48.0, 3.0, 52.0, 7.0) (" in line for line in lines)
+    assert any("1: no box with a score of 25% or more" in line for line in lines)
 
 
 def test_several_inputs_and_outputs_run_by_name(tmp_path: Path) -> None:

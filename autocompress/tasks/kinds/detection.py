@@ -193,6 +193,10 @@ class Detection(TaskKind):
             "scale of images and boxes, and the order of the classes",
         )
 
+    def decoding(self) -> dict[str, Any]:
+        """The decoder of a named head."""
+        return self.decoder._asdict() if self.decoder.head else {}
+
     # -- how outputs are compared
 
     def distillation(self, student: Any, teacher: Any, temperature: float) -> Tensor:

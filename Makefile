@@ -4,12 +4,12 @@ BIN := .venv/bin
 STUDY := results/quickstart
 TRIALS := 18
 
-.PHONY: help quickstart test check docs benchmark clean
+.PHONY: help quickstart test check audit docs benchmark clean
 
 help:
 	@echo "make quickstart   search on a shipped model and data, a few minutes; ends with a report to open"
 	@echo "make test         all tests"
-	@echo "make check        formatting, lint, types, layers"
+	@echo "make check        formatting, lint, types, layers, known weaknesses of dependencies"
 	@echo "make docs         the documentation as a site, in site/"
 	@echo "make benchmark    the CIFAR-10 study of the README, about an hour and a half"
 	@echo "make clean        remove .venv, caches and the quickstart's study"
@@ -31,6 +31,11 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_layers.py
+	$(MAKE) --no-print-directory audit
+
+# What a registry does not answer for is named and does not count as sound: a mirror may know no weaknesses.
+audit: .venv/installed-dev
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 docs: .venv/installed-dev
 	$(BIN)/mkdocs build --strict

@@ -199,6 +199,18 @@ class Task:
         """Retrieval and verification: outputs are vectors (N, dimensions); targets are labels (N,)."""
         return cls(model=model, kind="embedding", **settings)
 
+    @classmethod
+    def ctc(cls, model: nn.Module, *, blank: int = 0, separator: int | None = None, **settings: Any) -> Task:
+        """Speech recognition: logits (N, frames, classes), targets (N, labels) filled up at the end, or a list.
+
+        Args:
+            model: the recogniser.
+            blank: index of the class that stands for no label.
+            separator: index of the class between words, for the word error rate.
+            settings: those of a task.
+        """
+        return cls(model=model, kind=kind_of("ctc", blank=blank, separator=separator), **settings)
+
     @property
     def trainable(self) -> bool:
         """Whether there is training data."""

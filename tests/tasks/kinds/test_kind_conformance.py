@@ -17,6 +17,7 @@ from helpers.small import small_task
 from torch import nn
 
 from autocompress.tasks.kind import names
+from autocompress.tasks.kinds.ctc import ctc_loss
 from autocompress.tasks.kinds.embedding import contrastive_loss
 from autocompress.tasks.metric import Metric
 from autocompress.tasks.task import Task
@@ -64,6 +65,29 @@ def embedding() -> Task:
     return Task.embedding(model, example_input=inputs[:1], train=[(inputs, labels)], val=[(inputs, labels)])
 
 
+class Recogniser(nn.Module):
+    """A convolution over time."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv1d(6, 16, 3, padding=1), nn.ReLU(), nn.Conv1d(16, classes, 3, padding=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x.transpose(1, 2)).transpose(1, 2)
+
+
+def ctc() -> Task:
+    """Each label is its own feature for two frames, with a pause after it."""
+    pytest.importorskip("rapidfuzz")
+    model, labels = Recogniser(6), torch.randint(1, 6, (64, 4))
+    labels[::3, 3] = -100
+    features = nn.functional.one_hot(labels.clamp(min=0), 6).float().repeat_interleave(3, 1)
+    features[:, 2::3] = 0
+    features += 0.1 * torch.randn_like(features)
+    trained(model, lambda: ctc_loss(model(features), labels, 0), steps=150)
+    return Task.ctc(model, example_input=features[:1], train=[(features, labels)], val=[(features, labels)])
+
+
 def trained(model: nn.Module, loss: Callable[[], torch.Tensor], steps: int = 80) -> None:
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     for _ in range(steps):
@@ -91,6 +115,7 @@ def documented(folder: Path) -> Task:
 TASKS: dict[str, Callable[[Path], Task]] = {
     "detection": lambda folder: detection(),
     "classification": lambda folder: small_task("resnet", n=96),
+    "ctc": lambda folder: ctc(),
     "embedding": lambda folder: embedding(),
     "generic": lambda folder: two_heads(),
     "image_to_image": lambda folder: image_to_image(),

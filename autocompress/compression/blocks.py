@@ -179,7 +179,9 @@ def _answers(task: Task, model: nn.Module, batches: Sequence[Any]) -> Any:
 
 
 def _time(context: Context) -> Mapping[str, float]:
-    layer_ms = context.layer_ms() if context.layer_ms else {}
+    from autocompress.compression.candidate import Candidate
+
+    layer_ms = context.layer_ms(Candidate(context.task.model)) if context.layer_ms else {}
     blocks = context.analysis.blocks
     sums = {block: sum(ms for layer, ms in layer_ms.items() if layer.startswith(f"{block}.")) for block in blocks}
     return sums if all(sums.values()) else dict.fromkeys(blocks, 1.0)

@@ -91,8 +91,9 @@ class Context:
     progress: Callable[[str], None] = lambda message: None
     memo: dict[Any, Any] = field(default_factory=dict)
     """Results that depend on the base model only, such as importances; shared by all candidates."""
-    layer_ms: Callable[[], Mapping[str, float]] | None = None
-    """Predicts how long each layer of the network takes on the device; None where no device is known."""
+    layer_ms: Callable[[Candidate], Mapping[str, float]] | None = None
+    """Predicts how long each layer of a candidate takes on the device, in int8 where it executes that; None where no
+    device is known."""
 
     @cached_property
     def origin(self) -> str:

@@ -104,6 +104,8 @@ class Stage(BaseModel):
     """Techniques that must be in the same recipe."""
     precedes: ClassVar[frozenset[str]] = frozenset()
     """Techniques of the same phase that must come later in the recipe."""
+    follows: ClassVar[frozenset[str]] = frozenset()
+    """Techniques of the same phase that must come earlier in the recipe."""
     references: ClassVar[tuple[str, ...]] = ()
     """Papers."""
     label: ClassVar[str] = ""

@@ -10,11 +10,12 @@ T = TypeVar("T")
 
 
 Table = dict[str, T]
-"""A setting per layer: keys are names of layers or stages, patterns such as "blocks.0.*", or "default"."""
+"""A setting per layer: keys are names of layers, of modules around them or of stages, patterns such as "blocks.0.*", or
+"default"."""
 
 
 def lookup(table: Mapping[str, T] | T, name: str, stage: str, default: T) -> T:
-    """The setting for one layer: by its name, then by pattern, then by its stage, then "default"."""
+    """The setting for one layer: by name, by pattern, by the nearest module around it, by its stage, by "default"."""
     if not isinstance(table, Mapping):
         return table
     if name in table:
@@ -22,6 +23,11 @@ def lookup(table: Mapping[str, T] | T, name: str, stage: str, default: T) -> T:
     for pattern, value in table.items():
         if fnmatchcase(name, pattern):
             return value
+    around = name
+    while "." in around:
+        around = around.rpartition(".")[0]
+        if around in table:
+            return table[around]
     return table.get(stage, table.get("default", default))
 
 
@@ -42,8 +48,8 @@ def table_changes(before: Any, after: Any, default: Any) -> list[tuple[str, Any,
 
 
 def unknown_keys(table: object, names: Iterable[str], stages: Iterable[str]) -> list[str]:
-    """Keys of a table that match no layer and no stage."""
+    """Keys of a table that match no layer, no module around one, and no stage."""
     if not isinstance(table, Mapping):
         return []
     known = [*names, *stages, "default"]
-    return [key for key in table if not any(fnmatchcase(name, key) for name in known)]
+    return [key for key in table if not any(fnmatchcase(name, key) or name.startswith(f"{key}.") for name in known)]

@@ -399,7 +399,11 @@ class Evaluator:
 
     def _layers(self, graph: onnx.ModelProto, names: Mapping[str, str], cost: Cost) -> tuple[LayerSummary, ...]:
         """The layers of a file, beside those of the original network."""
-        before, before_ms = self._untouched()
+        if self._base is None:
+            base = self.deployer.build(Candidate(self.task.model), final=False)
+            found = {layer.name: layer for layer in inventory(base.proto, self.runtime, base.layers)}
+            self._base = found, self.deployer.cost(base).layer_ms
+        before, before_ms = self._base
         after = {layer.name: layer for layer in inventory(graph, self.runtime, names)}
         summaries = []
         for name in dict.fromkeys([*before, *after]):
@@ -420,16 +424,11 @@ class Evaluator:
             )
         return tuple(summaries)
 
-    def _untouched(self) -> tuple[dict[str, FileLayer], Mapping[str, float]]:
-        """The layers of the file of the original network, and how long each takes."""
-        if self._base is None:
-            base = self.deployer.build(Candidate(self.task.model), final=False)
-            layers = {layer.name: layer for layer in inventory(base.proto, self.runtime, base.layers)}
-            self._base = layers, self.deployer.cost(base).layer_ms
-        return self._base
-
-    def _layer_ms(self) -> Mapping[str, float]:
-        return self._untouched()[1]
+    def _layer_ms(self, candidate: Candidate) -> Mapping[str, float]:
+        """See `Context.layer_ms`."""
+        if 8 in self.device.weight_bits:
+            candidate = candidate.evolve(quantization=usual.quantised())
+        return self.deployer.cost(self.deployer.build(candidate, final=False)).layer_ms
 
     def provenance(self) -> dict[str, Any]:
         """Where a file comes from, for its metadata."""

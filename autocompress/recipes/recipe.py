@@ -50,6 +50,8 @@ class Recipe(BaseModel):
                 raise RecipeError(f"stages.{i}: {stage.technique} needs a stage {min(missing)}")
             if late := stage.precedes.intersection(names[:i]):
                 raise RecipeError(f"stages.{i}: {stage.technique} must come before {min(late)}; swap the two")
+            if early := stage.follows.intersection(names[i + 1 :]):
+                raise RecipeError(f"stages.{i}: {stage.technique} must come after {min(early)}; swap the two")
             if i and stage.phase < stages[i - 1].phase:
                 raise RecipeError(
                     f"stages.{i}: {stage.technique} ({stage.phase.name.lower()}) comes after "

@@ -102,7 +102,7 @@ def test_a_block_that_does_nothing_is_missed_least() -> None:
 def test_of_equally_missed_blocks_the_slowest_goes_first(workshop_of: Callable[[str], Context]) -> None:
     task, analysis = workshop_of("mobilenetv2").task, workshop_of("mobilenetv2").analysis
     orders = [
-        [*least_missed(Context(task, analysis, layer_ms=lambda slow=slow: {f"{n}.x": ms for n, ms in slow.items()}))]
+        [*least_missed(Context(task, analysis, layer_ms=lambda _, slow=slow: {f"{n}.x": ms for n, ms in slow.items()}))]
         for slow in ({"features.1": 1e9, "features.3": 1e-9}, {"features.1": 1e-9, "features.3": 1e9})
     ]
     assert orders == [["features.1", "features.3"], ["features.3", "features.1"]]

@@ -76,6 +76,8 @@ class _Reader:
         self.stored = {tensor.name: tensor for tensor in graph.initializer}
         self.casts: dict[str, str] = {}
         """Result of a Cast -> the constant that it unpacks."""
+        self.look_ups: dict[str, onnx.NodeProto] = {}
+        """Integers that were looked up in a table -> the node that did."""
         self.integers: dict[str, str] = {}
         """Result of a QuantizeLinear -> its tensor of floats."""
         self.floats: dict[str, str] = {}
@@ -105,6 +107,12 @@ class _Reader:
             self._dequantize(node, constant)
         elif node.op_type == "Cast" and self._is_packed(source, node):
             self._cast(node, source)
+        elif node.op_type == "Gather" and constant in self.stored and self.stored[constant].data_type in _BITS:
+            self.look_ups[node.output[0]] = node
+        elif node.op_type == "Cast" and source in self.look_ups:
+            self.look_ups[node.output[0]] = self.look_ups[source]
+        elif node.op_type == "Mul" and source in self.look_ups:
+            self._look_up(node)
         elif node.op_type == "Mul" and source in self.casts and node.input[1] in self.stored:
             scale = self._value(node.input[1])
             self._weight(node, constant, scale.reshape(-1), int(np.argmax(scale.shape)))
@@ -145,6 +153,15 @@ class _Reader:
         self.weights[name] = IntegerWeight(values, scale, axis, _BITS[self.stored[name].data_type])
         self.constants[name] = values * scale.reshape(along)
         self.floats[node.output[0]] = name
+
+    def _look_up(self, node: onnx.NodeProto) -> None:
+        """Rows of a table and their scales, looked up apart, are rows of floats."""
+        rows = self.look_ups[node.input[0]]
+        scales = next(kept for kept in self.nodes if node.input[1] in kept.output)
+        self.nodes.remove(scales)
+        table = self.casts.get(rows.input[0], rows.input[0])
+        self._weight(rows, table, self._value(scales.input[0]).reshape(-1), 0)
+        self._keep(helper.make_node("Gather", [table, rows.input[1]], [node.output[0]], rows.name))
 
     def _keep(self, node: onnx.NodeProto) -> None:
         kept = onnx.NodeProto()

@@ -12,6 +12,7 @@ from autocompress.graphs.export import INPUT, export, strip
 from autocompress.graphs.observe import ActivationRange, observe
 from autocompress.graphs.qdq import WeightQuant, quantize_weights, write_qdq
 from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
+from helpers.onnx_files import Builder
 from helpers.zoo import ZOO, synthetic_classification
 
 
@@ -45,3 +46,13 @@ def quantised(name: str, weight_bits: int = 8, activation_bits: int = 8) -> Quan
     ranges, weights = observe(floats, spec, [{INPUT: inputs[:64]}], "minmax"), quantize_weights(floats, spec)
     graph = strip(write_qdq(floats, spec, ranges, weights))
     return Quantised(graph, floats, spec, ranges, weights, inputs[64:])
+
+
+def embedding(bits: int) -> tuple[onnx.ModelProto, np.ndarray]:
+    """A table of 50 rows of 8 numbers, quantised, and ids to look up."""
+    b = Builder()
+    b.node("Gather", [b.weight("table", 50, 8), "ids"], "y", "look_up")
+    floats = b.model({"ids": ["batch", 6]}, {"y": ["batch", 6, 8]}, 21, ids=onnx.TensorProto.INT64)
+    layers = [layer.name for layer in quantizable_layers(floats)]
+    graph = write_qdq(floats, plan(floats, QuantSpec(dict.fromkeys(layers, bits), {})), {})
+    return graph, np.array([[0, 49, 7, 7, 3, 20]])

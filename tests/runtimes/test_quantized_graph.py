@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from helpers.quantised_files import quantised
+from helpers.quantised_files import embedding, quantised
 from onnx import numpy_helper
 
 from autocompress.errors import CandidateError
@@ -75,3 +75,13 @@ def test_early_exits_are_refused() -> None:
     node = onnx.helper.make_node("If", ["condition"], ["out"], then_branch=branch, else_branch=branch)
     with pytest.raises(CandidateError, match="early exits"):
         read(onnx.helper.make_model(onnx.helper.make_graph([node], "graph", [], [])))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_tables_are_looked_up_in_the_network_of_floats(bits: int) -> None:
+    graph, ids = embedding(bits)
+    taken = read(graph)
+    (weight,) = taken.weights.values()
+    assert (weight.axis, weight.bits, weight.values.shape, weight.scale.shape) == (0, bits, (50, 8), (50,))
+    ours, theirs = (Session(m.SerializeToString(), 1)({"ids": ids})["y"] for m in (taken.floats, graph))
+    assert np.array_equal(ours, theirs) and [n.op_type for n in taken.floats.graph.node] == ["Gather"]

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from helpers.onnx_files import FLOAT
-from helpers.quantised_files import float_graph, quantised
-from onnx import TensorProto, helper, numpy_helper
+from helpers.quantised_files import embedding, float_graph, quantised
+from onnx import helper, numpy_helper
 
 from autocompress.errors import CandidateError
 from autocompress.graphs.export import INPUT
@@ -213,12 +213,10 @@ def test_the_file_bears_the_recipe() -> None:
     assert b"autocompress.recipe" in RUNTIME.convert(model)
 
 
-def test_tokens_are_looked_up_in_tables() -> None:
-    nodes = [helper.make_node("Gather", ["table", "x"], ["y"])]
-    given = [helper.make_tensor_value_info("x", TensorProto.INT64, ["batch", 6])]
-    found = [helper.make_tensor_value_info("y", FLOAT, None)]
-    made = helper.make_graph(nodes, "graph", given, found, [numpy_helper.from_array(floats(10, 4), "table")])
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    sample = {"x": whole(1, 9, 0, 3, 3, 2)[None]}
-    ours, theirs = RUNTIME.load(RUNTIME.convert(model)), reference().load(model.SerializeToString())
-    assert ours.inputs["x"].dtype == "int64" and np.array_equal(ours(sample)["y"], theirs(sample)["y"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_tokens_are_looked_up_in_tables_of_integers(bits: int) -> None:
+    model, ids = embedding(bits)
+    content = RUNTIME.convert(model)
+    ours, theirs = RUNTIME.load(content), reference().load(model.SerializeToString())
+    assert ours.inputs["ids"].dtype == "int64" and operators(content)[0]["GATHER int8"] == 1
+    assert np.allclose(ours({"ids": ids})["y"], theirs({"ids": ids})["y"])

@@ -137,10 +137,16 @@ class Lowering:
         self.file.operator(kind, inputs, [self.put(name, form)], **options)
 
     def step(
-        self, kind: str, inputs: Sequence[int], shape: Sequence[int], code: Code | None = None, **options: Any
+        self,
+        kind: str,
+        inputs: Sequence[int],
+        shape: Sequence[int],
+        what: Code | np.dtype[Any] | None = None,
+        **options: Any,
     ) -> int:
-        """An operator that writes a tensor that the graph does not have."""
-        number = self.file.tensor(shape, _FLOAT, code)
+        """An operator that writes a tensor that the graph does not have: floats, codes, or numbers of another type."""
+        code = what if isinstance(what, Code) else None
+        number = self.file.tensor(shape, what if isinstance(what, np.dtype) else _FLOAT, code)
         self.file.operator(kind, inputs, [number], **options)
         return number
 

@@ -139,7 +139,19 @@ def _gather(low: Lowering, node: onnx.NodeProto) -> None:
         return
     low.dtypes[out] = low.dtype(table)
     indices = low.get(where, Form()) if index is None else low.file.constant(index.astype(np.int32))
+    if table in low.taken.weights:
+        _rows_of_integers(low, node, indices)
+        return
     low.write("GATHER", [low.read(node, 0), indices], out, Form(), axis=axis, batchDims=0)
+
+
+def _rows_of_integers(low: Lowering, node: onnx.NodeProto, indices: int) -> None:
+    """Integers and their scales are looked up apart, as LiteRT has one scale for a whole table only."""
+    out, weight = node.output[0], low.taken.weights[node.input[0]]
+    shape = low.shape(out)
+    rows = low.step("GATHER", [low.file.constant(weight.values), indices], shape, np.dtype(np.int8), axis=0)
+    scales = low.step("GATHER", [low.file.constant(weight.scale[:, None]), indices], (*shape[:-1], 1), axis=0)
+    low.write("MUL", [low.step("CAST", [rows], shape), scales], out, Form(), fusedActivationFunction="NONE")
 
 
 def _row(low: Lowering, node: onnx.NodeProto, axis: int, index: int) -> None:

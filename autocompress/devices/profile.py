@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, WithJsonSchema, field_va
 from autocompress.errors import DeviceError
 from autocompress.files import read_yaml, write_atomically
 from autocompress.runtimes import base as runtimes
-from autocompress.runtimes.capabilities import ELSEWHERE, Support
+from autocompress.runtimes.capabilities import ELSEWHERE, FORMER_NAMES, Support
 from autocompress.validation import Data
 
 HOST = "host"
@@ -32,7 +32,7 @@ HOME_VARIABLE = "AUTOCOMPRESS_HOME"
 
 FILE_RUNTIME = "onnxruntime"
 """Runtime of the files that a search makes for a device that is named without one."""
-_PREFERRED = (FILE_RUNTIME, "ncnn", "tflite", "paddle-lite")
+_PREFERRED = (FILE_RUNTIME, "ncnn", "litert", "paddle-lite")
 """Which profile of a device stands for it: ONNX Runtime's own, or else that with the most data."""
 _SUGGESTIONS = 6
 ANY = "any"
@@ -172,6 +172,11 @@ class DeviceProfile(Data):
     provenance: Provenance
     caveats: tuple[str, ...] = ()
     """What the profile cannot know."""
+
+    @field_validator("runtime", "transferred_from", mode="before")
+    @classmethod
+    def _is_called_as_today(cls, value: Any) -> Any:
+        return FORMER_NAMES.get(value, value) if isinstance(value, str) else value
 
     @field_validator("runtime")
     @classmethod
@@ -364,7 +369,8 @@ def _found(name_or_path: str | Path) -> Path | None:
         candidate = folder / f"{text}.yaml"
         if text and candidate.is_file():
             return candidate
-    return None
+    device, _, runtime = text.rpartition(".")
+    return _found(f"{device}.{FORMER_NAMES[runtime]}") if device and runtime in FORMER_NAMES else None
 
 
 def _refuse(text: str) -> NoReturn:

@@ -35,7 +35,6 @@ ELSEWHERE: Mapping[str, Support] = {
     "qnn": _support("runs the file as it is, ONNX Runtime with the QNN provider", floats=True, reads_quantized=True),
     "stm32-cube-ai": _support("ST Edge AI makes C code from the file", floats=True, reads_quantized=True),
     "paddle-lite": _support(f"X2Paddle and its optimiser, {_AGAIN}", floats=True, reads_quantized=False),
-    "tflite": _support(f"onnx2tf, {_AGAIN}", floats=True, reads_quantized=False),
     "tflite-micro": _support(f"onnx2tf, {_AGAIN}", floats=True, reads_quantized=False),
     "tensorrt": _support(
         "TensorRT builds an engine; int8 needs zero points of 0, so it quantises the float file again",
@@ -55,3 +54,5 @@ ELSEWHERE: Mapping[str, Support] = {
 }
 """Of the runtimes that a profile can name and that cannot execute files on this machine; the others say it themselves
 (`runtimes.base.Runtime.capabilities`)."""
+FORMER_NAMES: Mapping[str, str] = {"tflite": "litert"}
+"""What runtimes were called in profiles of earlier versions."""

@@ -11,7 +11,7 @@ from autocompress.runtimes.workload import Workload
 from public_data import zoos
 from public_data.tables import Row, read_rows
 
-ORT, LITE = "onnxruntime", "tflite"
+ORT, LITE = "onnxruntime", "litert"
 RUNTIMES = (ORT, LITE, "openvino", "paddle-lite")
 """Those that are told apart from ncnn, in the order of `facts`."""
 _LEFT_OUT = ("efficientformer", "vit", "segformer")

@@ -32,8 +32,8 @@ _ST = {
     "STM32H747I-DISCO": ("stm32h747", "mcu", _CUBE, "STM32Cube.AI 10.0.0", "Cortex-M7 400 MHz", "M7", 1),
     "STM32N6570-DK": ("stm32n6-npu", "npu", _CUBE, "STM32Cube.AI 10.0.0", "Neural-ART accelerator", "NPU", 1),
     "STM32MP257F-DK2": ("stm32mp257-npu", "npu", _CUBE, "OpenVX, X-LINUX-AI 5.1.0", "NPU 800 MHz", "NPU", 1),
-    "STM32MP157F-DK2": ("stm32mp157-2threads", "board", "tflite", "tflite 2.11", "Cortex-A7 800 MHz", "A7", 2),
-    "STM32MP135F-DK2": ("stm32mp135", "board", "tflite", "tflite 2.11", "Cortex-A7 1 GHz", "A7", 1),
+    "STM32MP157F-DK2": ("stm32mp157-2threads", "board", "litert", "tflite 2.11", "Cortex-A7 800 MHz", "A7", 2),
+    "STM32MP135F-DK2": ("stm32mp135", "board", "litert", "tflite 2.11", "Cortex-A7 1 GHz", "A7", 1),
 }
 _JOINT = Settings(noise=0.15, deviation=0.3, effect=0.4, rounds=10)
 _APART = Settings(noise=0.1, deviation=1.0, rounds=10)

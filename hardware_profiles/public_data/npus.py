@@ -176,7 +176,7 @@ _ETHOS = Table(
     "netspresso_latency.csv",
     "Nota-NetsPresso/netspresso-trainer (commit cdefe125) docs/benchmarks/device_matrix/tflite.md, Apache-2.0",
     "2024-09-06",
-    (_npu("imx93-ethos-u65", "NXP i.MX93, Ethos-U65", "tflite", "TFLite with the Ethos-U delegate",
+    (_npu("imx93-ethos-u65", "NXP i.MX93, Ethos-U65", "litert", "TFLite with the Ethos-U delegate",
           {"device": "NXP i.MX93"}, ()),),
     _INT8_ONLY,
     _TRANSFORMERS,

@@ -31,7 +31,7 @@ _RUNTIMES = ("onnx", "qnn_dlc", "tflite")
 _WITH = {
     "onnx": ("qnn", "ONNX Runtime with the QNN provider", ""),
     "qnn_dlc": ("qnn", "QNN (compiled to a DLC)", "-dlc"),
-    "tflite": ("tflite", "TensorFlow Lite with the QNN delegate", "-tflite"),
+    "tflite": ("litert", "TensorFlow Lite with the QNN delegate", "-tflite"),
 }
 """Runtime, what the source calls it, and the end of the name."""
 _ENOUGH = 8

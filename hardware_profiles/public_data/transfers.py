@@ -19,7 +19,7 @@ from public_data.boards import Timed
 from public_data.hierarchy import Floats
 
 _GROUPS: tuple[Group, ...] = ("dense", "conv", "depthwise", "other")
-_SOURCES = ("ncnn", "tflite")
+_SOURCES = ("ncnn", "litert")
 _ENOUGH = 4
 
 

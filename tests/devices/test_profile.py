@@ -101,6 +101,11 @@ def test_every_runtime_says_what_it_executes() -> None:
     assert all(support.way and support.weight_bits for support in supports)
 
 
+def test_what_was_called_tflite_is_litert(data: dict[str, Any]) -> None:
+    assert DeviceProfile.parse({**data, "runtime": "tflite"}).runtime == "litert"
+    assert DeviceProfile.load("raspberry-pi-5-4threads.tflite") == DeviceProfile.load("raspberry-pi-5-4threads.litert")
+
+
 def test_an_unknown_runtime_is_refused(data: dict[str, Any]) -> None:
     with pytest.raises(
         DeviceError, match=r"runtime: must be one of .* \(did you mean 'onnxruntime'\?\), got 'onnxrutime'"

@@ -57,7 +57,7 @@ def test_a_format_that_was_not_timed_under_the_runtime_is_moved_and_said() -> No
 
 def test_every_device_loads_by_its_name_without_a_runtime() -> None:
     for name in list_profiles():
-        if name.endswith((".ncnn", ".tflite", ".paddle-lite")):
+        if name.endswith((".ncnn", ".litert", ".paddle-lite")):
             device = name.rpartition(".")[0]
             files = DeviceProfile.load(device)
             assert files.name == device and files.runtime == "onnxruntime" and files.transfer_note

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from helpers.onnx_files import FLOAT
+from helpers.plans import use_tiny_plan
 from helpers.quantised_files import embedding, float_graph, quantised
+from helpers.small import SPACE, device, small_task, space
 from onnx import helper, numpy_helper
 
+from autocompress import Budget, search
+from autocompress.devices.calibration.fit import calibrate_host
+from autocompress.devices.profile import DeviceProfile, host_name
 from autocompress.errors import CandidateError
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.graphs.export import INPUT
+from autocompress.runtimes import timing
 from autocompress.runtimes.base import get, pieces, reference
+from autocompress.studies.folder import read_artifact
 from autocompress.tasks.interface import joined
 
 litert = pytest.importorskip("ai_edge_litert.interpreter", reason="LiteRT is not installed (extra litert)")
@@ -220,3 +229,36 @@ def test_tokens_are_looked_up_in_tables_of_integers(bits: int) -> None:
     ours, theirs = RUNTIME.load(content), reference().load(model.SerializeToString())
     assert ours.inputs["ids"].dtype == "int64" and operators(content)[0]["GATHER int8"] == 1
     assert np.allclose(ours({"ids": ids})["y"], theirs({"ids": ids})["y"])
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    protocol = timing.TimingProtocol(rounds=2, runs=1, warm_up=1, max_seconds=0.02, pause_s=0.0)
+    monkeypatch.setattr(timing, "FAST", protocol)
+    monkeypatch.setattr(timing, "THOROUGH", protocol)
+
+
+def here() -> DeviceProfile:
+    return device().model_copy(update={"name": host_name("litert"), "runtime": "litert"})
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_search_writes_judges_and_times_files_of_litert(tmp_path: Path) -> None:
+    task = small_task("mlp", n=64)
+    found = search(task, here(), space(SPACE), budget=Budget(2), out=tmp_path / "study")
+    assert found.settings.versions["litert"] == RUNTIME.version()
+    measured = [e for e in found.evaluations if e.latency_source == "measured"]
+    assert {e.kind for e in measured} >= {"baseline"}
+    evaluator = Evaluator(task, here())
+    for e in measured:
+        file = read_artifact(found.path, e)
+        assert evaluator.score(file, "validation").value == e.validation.value
+        assert file[4:8] == b"TFL3" and len(file) == e.size_bytes
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_profile_is_fitted_to_its_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_plan(monkeypatch)
+    profile = calibrate_host(budget_s=5, runtime="litert")
+    assert (profile.name, profile.runtime, profile.measured_with) == ("host.litert", "litert", "litert")
+    assert profile.is_this_machine and profile.reference_ms and profile.reference_ms > 0

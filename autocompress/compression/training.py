@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.exit_heads import MultiExit
+from autocompress.compression.masks import hold_masks
 from autocompress.compression.weights import load_weights, save_weights
 from autocompress.errors import CandidateError, TaskError
 from autocompress.tasks.batches import length
@@ -145,6 +146,7 @@ def fit(
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
             optimizer.step()
+            hold_masks(model)
             if at.step < total:  # a loader may give more batches than it said
                 cycle.step()
             at.step += 1

@@ -23,10 +23,12 @@ class Support:
     """Whether it executes the `If` operators of early exits."""
     reads_quantized: bool
     """Whether it takes over our scales; if not, its converter quantises the float file again by its own rules."""
+    sparse: str = ""
+    """Which weights of 0 it computes faster with, in words; empty where it stores and multiplies them like others."""
 
 
-def _support(way: str, *, floats: bool, reads_quantized: bool) -> Support:
-    return Support(way, frozenset({8, 32} if floats else {8}), frozenset({8}), False, reads_quantized)
+def _support(way: str, *, floats: bool, reads_quantized: bool, sparse: str = "") -> Support:
+    return Support(way, frozenset({8, 32} if floats else {8}), frozenset({8}), False, reads_quantized, sparse)
 
 
 _AGAIN = "converted from the float file; its own quantiser decides the int8 accuracy"
@@ -40,6 +42,7 @@ ELSEWHERE: Mapping[str, Support] = {
         "TensorRT builds an engine; int8 needs zero points of 0, so it quantises the float file again",
         floats=True,
         reads_quantized=False,
+        sparse="2 of every 4 weights at 0 (GPUs since Ampere, built with sparse weights allowed)",
     ),
     "rknn": _support(f"RKNN-Toolkit2, {_AGAIN}", floats=True, reads_quantized=False),
     "edgetpu": _support(f"onnx2tf and the Edge TPU compiler, {_AGAIN}", floats=False, reads_quantized=False),

@@ -24,6 +24,7 @@ SETTINGS: dict[str, tuple[dict[str, object], dict[str, object] | None, tuple[dic
     "prune": ({"ratio": 0.5, "round_to": 2, "importance": "random"}, {"ratio": 0.0}, ()),
     "depth": ({"blocks": ["blocks.0"]}, {"ratio": 0.0}, ()),
     "low_rank": ({"share": 0.5, "round_to": 1}, {"share": 1.0}, ()),
+    "sparsity": ({"ratio": 0.5, "group": 4}, {"ratio": 0.0}, ()),
     "early_exit": ({"count": 2, "hidden": 8}, {"count": 1, "head": "linear"}, ()),
     "distill": ({"epochs": 1, "feature_weight": 1.0, "relation_weight": 1.0}, None, ()),
     "ptq": ({"weight_bits": {"stage1": 8, "stage2": 4}}, {"weight_bits": 32}, ()),

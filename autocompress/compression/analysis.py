@@ -21,7 +21,7 @@ from autocompress.compression.structure import NetworkStructure
 from autocompress.given.network import UNCHANGEABLE, GraphNetwork
 from autocompress.graphs.quantizable import LOOK_UP, Graph, output_axis, quantizable_layers
 from autocompress.runtimes.base import reference
-from autocompress.tasks.interface import Inputs, Tensors, joined, take, tensors, values
+from autocompress.tasks.interface import Inputs, Tensors, take, values
 from autocompress.tasks.task import Task
 from autocompress.tasks.torch_utils import evaluating, in_known_operators
 
@@ -195,7 +195,7 @@ def _of_graph(model: GraphNetwork) -> NetworkAnalysis:
 def _samples(task: Task) -> Tensors:
     """Two real inputs where the task has any."""
     try:
-        samples: Tensors = tensors(take(joined(task.calibration_batches(2, 0)), slice(2)))
+        samples: Tensors = task.probe(0)
     except Exception:  # what the user's loader raises is told by Task.validate
         samples = take(task.inputs, slice(2))
     return samples

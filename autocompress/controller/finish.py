@@ -23,7 +23,7 @@ from autocompress.studies.reporter import Reporter
 from autocompress.studies.results import Evaluation
 from autocompress.studies.sample_scores import write_sample_scores
 from autocompress.studies.study import Study, front_of, resolved
-from autocompress.tasks.interface import Arrays, take
+from autocompress.tasks.interface import Arrays
 from autocompress.tasks.metric import ACCURACY, Score
 
 _SLACK = 1.25
@@ -198,13 +198,9 @@ def measure(
 def _paths(folder: Path, evaluation: Evaluation, evaluator: Evaluator) -> list[tuple[Model, dict[str, Any]]]:
     """Every way through a file, with the inputs that force a sample to take it."""
     file = read_artifact(folder, evaluation)
-    return ways_through(evaluator.runtime, file, evaluator.device.threads, _sample(evaluator))
-
-
-def _sample(evaluator: Evaluator) -> Arrays:
-    """One real input: noise is no word of a vocabulary."""
-    sample: Arrays = take(evaluator.task.calibration_batches(1, evaluator.context.seed)[0], slice(1))
-    return sample
+    return ways_through(
+        evaluator.runtime, file, evaluator.device.threads, evaluator.task.sample(evaluator.context.seed)
+    )
 
 
 def _with_timing(evaluation: Evaluation, path_ms: Sequence[float], trusted: bool) -> Evaluation:

@@ -30,8 +30,9 @@ from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantiza
 from autocompress.graphs.repair import repair
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.base import Runtime, executor, pieces
+from autocompress.runtimes.input_shapes import note_usual_shapes
 from autocompress.runtimes.workload import Op, Workload
-from autocompress.tasks.interface import Arrays, Tensors, arrays, joined, n_samples, take, tensors
+from autocompress.tasks.interface import Arrays, Tensors, arrays, n_samples, tensors
 from autocompress.tasks.torch_utils import outputs_of
 
 _NAMED = 4
@@ -208,13 +209,11 @@ class Deployer:
         return export.fold_batchnorm(candidate.model, self._templates[key][1]), key
 
     def _float_graph(self, candidate: Candidate, folded: nn.Module, key: str) -> onnx.ModelProto:
-        template = self._templates[key][0]
-        samples = self._probe()
-        proto = export.rebind(template, folded)
-        if export.disagreement(proto, folded, samples) <= export.TOLERANCE:
+        proto = export.rebind(self._templates[key][0], folded)
+        if self._error(proto, folded) <= export.TOLERANCE:
             return proto
         proto = self._export(folded, candidate).proto
-        error = export.disagreement(proto, folded, samples)
+        error = self._error(proto, folded)
         if error > export.TOLERANCE:
             raise CandidateError(
                 f"the exported file disagrees with the torch model: relative error {error:.2g}, allowed "
@@ -222,9 +221,24 @@ class Deployer:
             )
         return proto
 
+    def _error(self, proto: onnx.ModelProto, folded: nn.Module) -> float:
+        """How far file and torch model are apart on the probe, and on a smaller one where axes are free."""
+        probe, free = self._probe(), self.context.task.free
+        smaller = dict(probe)
+        for name, axes in free.items():
+            for k in axes:
+                smaller[name] = smaller[name].narrow(k, 0, -(-smaller[name].shape[k] // 2))
+        samples = [probe, smaller] if any(free.values()) else [probe]
+        return max(export.disagreement(proto, folded, each) for each in samples)
+
     def _export(self, folded: nn.Module, candidate: Candidate) -> export.Exported:
         self.exports += 1
-        return export.export(folded, self._probe(), self._outputs(candidate))
+        task = self.context.task
+        exported = export.export(folded, self._probe(), self._outputs(candidate), task.free)
+        if any(task.free.values()):
+            shapes = {name: (1, *tensor.shape[1:]) for name, tensor in task.inputs.items()}
+            note_usual_shapes(exported.proto.graph.input, shapes)
+        return exported
 
     def _outputs(self, candidate: Candidate) -> tuple[str, ...]:
         """What the outputs of the exported graph are to be called."""
@@ -232,9 +246,7 @@ class Deployer:
 
     def _probe(self) -> Tensors:
         """Two samples to export with and to compare torch and file on; twice the same one where there is one only."""
-        samples = joined(self.context.task.calibration_batches(2, self.context.seed))
-        probe: Tensors = tensors(take(samples, [0, n_samples(samples) - 1]))
-        return probe
+        return self.context.task.probe(self.context.seed)
 
     def _first_batch(self) -> Arrays:
         """Two samples of the training data, or one where it comes in batches of one."""

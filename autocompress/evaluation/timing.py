@@ -16,7 +16,7 @@ from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import AutocompressError, DeviceError, InputError
 from autocompress.graphs.nested_if import EXIT_INDEX, forced_out, path_feeds, threshold_name
 from autocompress.runtimes.base import Model, Runtime, executor
-from autocompress.runtimes.input_shapes import Shapes, refuse_free
+from autocompress.runtimes.input_shapes import Shapes, noted_shapes, refuse_free
 from autocompress.runtimes.timing import example_inputs, measure
 
 
@@ -75,7 +75,7 @@ def time_file(
         path: of any file that the runtime of the device executes.
         device: profile of this machine.
         threads: of one inference; those of the profile by default.
-        shapes: of inputs with free dimensions beside the batch, by name.
+        shapes: of inputs with free dimensions beside the batch, by name; by default those that the file notes.
 
     Raises:
         DeviceError: the profile is not this machine.
@@ -88,6 +88,7 @@ def time_file(
     threads = threads or device.threads
     runtime = executor(device.runtime)
     try:
+        shapes = {**noted_shapes(path), **shapes}
         file = read_model(path, shapes)[0] if shapes else path
         model = runtime.load(file, threads)
         refuse_free({name: spec.shape for name, spec in model.inputs.items()})

@@ -13,8 +13,9 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch.nn.utils import fusion
 from autocompress.errors import CandidateError, first_line, user_line
 from autocompress.graphs.quantizable import quantizable_layers
 from autocompress.runtimes.base import reference
+from autocompress.runtimes.input_shapes import USUAL_SHAPE
 from autocompress.tasks.interface import INPUT, Inputs, arrays, n_samples, replaced, values
 from autocompress.tasks.torch_utils import evaluating, outputs_of
 
@@ -37,6 +39,7 @@ _OWN = "_output"
 TOLERANCE = 1e-3  # largest relative error of the logits, file against torch, before any quantisation
 
 BatchNormPairs = tuple[tuple[str, str], ...]
+FreeAxes = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -48,25 +51,28 @@ class Exported:
     dynamic_batch: bool
 
 
-def export(model: nn.Module, samples: Inputs, output_names: Sequence[str]) -> Exported:
+def export(
+    model: nn.Module, samples: Inputs, output_names: Sequence[str], free: FreeAxes = MappingProxyType({})
+) -> Exported:
     """Export with a free batch dimension, or a fixed batch of one where the network does not allow it.
 
     Args:
         model: in float32.
         samples: real inputs, each (N, ...), best two: a network that looks up embeddings takes no others.
         output_names: one for each output; one that is taken gets an ending.
+        free: other axes of inputs, by name, along which the graph is to take any size.
 
     The exporter merges equal tensors and drops zero biases, which a graph that is to be trained or rebound must
     keep: a copy with random parameters is exported and the real ones are put back. Where parameters were folded
     into other constants, so that this fails, the model itself is exported.
 
     Raises:
-        CandidateError: the network cannot be exported at all.
+        CandidateError: the network cannot be exported at all, or not with these free axes.
     """
-    exported = _export(_randomised(model), samples, output_names)
+    exported = _export(_randomised(model), samples, output_names, free)
     proto = rebind(exported.proto, model)
     if disagreement(proto, model, _two(samples)) > TOLERANCE:
-        return _export(model, samples, output_names)
+        return _export(model, samples, output_names, free)
     with torch.no_grad():
         real = model.state_dict()
         for name, tensor in exported.program.state_dict.items():
@@ -84,11 +90,11 @@ def _randomised(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _export(model: nn.Module, samples: Inputs, output_names: Sequence[str]) -> Exported:
+def _export(model: nn.Module, samples: Inputs, output_names: Sequence[str], free: FreeAxes) -> Exported:
     errors = []
     for dynamic in (True, False):
         batch = _doubled(samples) if dynamic else replaced(samples, lambda tensor: tensor[:1])
-        shapes = _free_batch(model, len(values(batch))) if dynamic else None
+        shapes = _dynamic_shapes(model, _named(batch), free, batch=dynamic)
         try:
             with _silence(), evaluating(model):
                 program = torch.onnx.export(
@@ -107,6 +113,8 @@ def _export(model: nn.Module, samples: Inputs, output_names: Sequence[str]) -> E
             assert program.exported_program is not None
             if dynamic and not _takes_batches(proto):
                 raise ValueError("the exporter fixed the batch at that of the example")
+            if fixed := _fixed_axes(proto, free):
+                raise ValueError(f"the network takes one size only along {fixed}; leave it out of free_axes")
             return Exported(proto, program.exported_program, dynamic)
         except Exception as error:  # the exporter raises anything on code it cannot follow
             errors.append(error)
@@ -132,11 +140,21 @@ def _named(inputs: Inputs) -> dict[str, Tensor]:
     return {INPUT: inputs} if isinstance(inputs, Tensor) else dict(inputs)
 
 
-def _free_batch(model: nn.Module, n_inputs: int) -> tuple[Any, ...]:
-    """A free first dimension of each input; those that `forward(*inputs)` takes together are one argument to torch."""
-    free = {0: torch.export.Dim("batch")}
-    first = next(iter(inspect.signature(model.forward).parameters.values()), None)
-    return ((free,) * n_inputs,) if first and first.kind is first.VAR_POSITIONAL else (free,) * n_inputs
+def _dynamic_shapes(model: nn.Module, inputs: Mapping[str, Tensor], free: FreeAxes, *, batch: bool) -> Any:
+    """The free axes of each input; those that `forward(*inputs)` takes together are one argument to torch."""
+    first: dict[int, Any] = {0: torch.export.Dim("batch")} if batch else {}
+    axes = tuple({**first, **{k: f"size{k}" for k in free.get(name, ())}} for name in inputs)
+    parameter = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    if not any(axes):
+        return None
+    return (axes,) if parameter and parameter.kind is parameter.VAR_POSITIONAL else axes
+
+
+def _fixed_axes(proto: onnx.ModelProto, free: FreeAxes) -> str:
+    """Axes of inputs that should be free and are not."""
+    dims = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
+    fixed = [f"axis {k} of {name}" for name in free for k in free[name] if dims[name][k].HasField("dim_value")]
+    return " and ".join(fixed)
 
 
 def _reason(error: BaseException) -> str:
@@ -319,7 +337,9 @@ def strip(proto: onnx.ModelProto) -> onnx.ModelProto:
     proto.doc_string = ""
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         value.doc_string = ""
+        kept = [prop for prop in value.metadata_props if prop.key == USUAL_SHAPE]
         del value.metadata_props[:]
+        value.metadata_props.extend(kept)
     for node in proto.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]

@@ -1,7 +1,7 @@
 """Sizes of the inputs of an ONNX file: which of them are free, and how the user fixes them.
 
-A first dimension without a size is the batch, and so is every dimension that bears the same name; any other free
-dimension has to be given a size, as nothing in a file says which one is meant.
+A first dimension without a size is the batch, and so is every dimension that bears the same name. Our own files note
+the usual size of any other free dimension; those of others do not, so that it has to be given.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import InputError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of inputs, by their name."""
 
+USUAL_SHAPE = "autocompress.usual_shape"
+"""Key under which an input with free dimensions has the shape of a usual sample, such as "1x64"."""
 _GIVEN = re.compile(r"(?P<name>.+)=(?P<dims>\d+(?:[x,]\d+)*)")
 _LARGEST = 2**31
 
@@ -39,6 +42,28 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def note_usual_shapes(inputs: Sequence[onnx.ValueInfoProto], shapes: Shapes) -> None:
+    """Write into inputs of a graph, in place, what `usual_shapes` reads."""
+    for value in inputs:
+        value.metadata_props.add(key=USUAL_SHAPE, value="x".join(map(str, shapes[value.name])))
+
+
+def usual_shapes(inputs: Sequence[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]:
+    """Shapes of usual samples, by input, as far as a file notes them."""
+    noted = {value.name: prop.value for value in inputs for prop in value.metadata_props if prop.key == USUAL_SHAPE}
+    return parse_shapes([f"{name}={shape}" for name, shape in noted.items()])
+
+
+def noted_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """`usual_shapes` of a file; none where it is no ONNX file."""
+    import onnx
+
+    try:
+        return usual_shapes(onnx.load(path, load_external_data=False).graph.input)
+    except Exception:  # protobuf and onnx have no common base class; whoever runs the file says what is wrong
+        return {}
+
+
 def fix_inputs(inputs: Sequence[onnx.ValueInfoProto], shapes: Shapes, batch: int | None = None) -> None:
     """Write sizes into the free dimensions of the inputs of a graph, in place.
 
@@ -54,10 +79,13 @@ def fix_inputs(inputs: Sequence[onnx.ValueInfoProto], shapes: Shapes, batch: int
         names = ", ".join(value.name for value in inputs)
         raise InputError(f"the file has no input {unknown[0]!r}; its inputs are: {names}")
     named = {dims[0].dim_param for dims in map(_dims, inputs) if dims} - {""}
+    usual = usual_shapes(inputs)
     for value in inputs:
         dims = _dims(value)
         if value.name in shapes:
             _fix(value.name, dims, shapes[value.name])
+        for dim, size in list(zip(dims, usual.get(value.name, ()), strict=False))[1:]:
+            dim.dim_value = dim.dim_value or size
         for axis, dim in enumerate(dims):
             if not _is_fixed(dim) and (axis == 0 or dim.dim_param in named) and batch is not None:
                 dim.dim_value = batch

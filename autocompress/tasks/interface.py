@@ -26,6 +26,8 @@ OUTPUT = "logits"
 
 Tensors = Mapping[str, Tensor]
 Arrays = Mapping[str, NDArray[Any]]
+Shape = tuple[int | None, ...]
+"""Of one sample; None is any size."""
 Inputs = Tensor | Tensors
 """Inputs of one call: by name, or the lone one."""
 
@@ -64,11 +66,7 @@ def take(batch: Any, rows: Any) -> Any:
 
 
 def joined(batches: Sequence[Any]) -> Any:
-    """The samples of all batches in one.
-
-    Raises:
-        TaskError: they have other shapes.
-    """
+    """The samples of all batches in one; those of a tensor become a list where their shapes differ."""
     first = batches[0]
     if isinstance(first, Mapping):
         return _like(first, {key: joined([batch[key] for batch in batches]) for key in first})
@@ -77,9 +75,24 @@ def joined(batches: Sequence[Any]) -> Any:
     if isinstance(first, list):
         return [sample for batch in batches for sample in batch]
     if len({tuple(batch.shape[1:]) for batch in batches}) > 1:
-        shapes = " and ".join(str(tuple(s)) for s in sorted({tuple(batch.shape[1:]) for batch in batches})[:2])
-        raise TaskError(f"all batches must have samples of one shape, got {shapes}; pad them to one")
+        return [sample for batch in batches for sample in batch]
     return torch.cat(list(batches)) if isinstance(first, Tensor) else np.concatenate(batches)
+
+
+def alike(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Inputs parted into batches whose samples have one shape."""
+    if not any(isinstance(values, list) for values in inputs.values()):
+        return [dict(inputs)]
+    rows: dict[Any, list[int]] = {}
+    for i in range(n_samples(inputs)):
+        rows.setdefault(tuple(tuple(values[i].shape) for values in inputs.values()), []).append(i)
+    return [{name: _stacked(take(values, same)) for name, values in inputs.items()} for same in rows.values()]
+
+
+def _stacked(samples: Any) -> Any:
+    if not isinstance(samples, list):
+        return samples
+    return torch.stack(samples) if isinstance(samples[0], Tensor) else np.stack(samples)
 
 
 def each(batch: Any, change: Callable[[Any], Any]) -> Any:
@@ -117,6 +130,16 @@ def tensors(batch: Any) -> Any:
 
 
 # -- inputs
+
+
+def fits(shape: Sequence[int], wanted: Shape) -> bool:
+    """Whether a sample has a shape."""
+    return len(shape) == len(wanted) and all(b in (None, a) for a, b in zip(shape, wanted, strict=True))
+
+
+def shape_text(shape: Shape) -> str:
+    """As people read it, for example (3, any, any)."""
+    return f"({', '.join('any' if size is None else str(size) for size in shape)}{',' if len(shape) == 1 else ''})"
 
 
 def inputs_by_name(given: object, model: nn.Module) -> dict[str, Tensor]:
@@ -157,6 +180,26 @@ def inputs_by_name(given: object, model: nn.Module) -> dict[str, Tensor]:
     if len(sizes := {len(tensor) for tensor in found.values()}) > 1:
         raise TaskError(f"all inputs of example_input must have the same number of samples, got {sorted(sizes)}")
     return {name: tensor.detach().clone() for name, tensor in found.items()}  # networks may write into them
+
+
+def free_axes(given: Sequence[int] | Mapping[str, Sequence[int]], inputs: Tensors) -> dict[str, tuple[int, ...]]:
+    """Axes of each input along which samples may have any size; numbers alone are for all inputs that have them.
+
+    Raises:
+        TaskError: there is no such input or axis, or it is that of the samples.
+    """
+    asked = given if isinstance(given, Mapping) else dict.fromkeys(inputs, given)
+    most = max(tensor.dim() for tensor in inputs.values())
+    dims = {name: tensor.dim() if isinstance(given, Mapping) else most for name, tensor in inputs.items()}
+    wrong = [f"the input {name!r}" for name in asked if name not in inputs]
+    wrong += [f"axis {k}" for name in asked for k in asked[name] if not 1 <= k < dims.get(name, most)]
+    if wrong:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
+        raise TaskError(
+            f"free_axes must be axes from 1 on, such as (1,) for all inputs or a mapping from inputs to axes, got "
+            f"{wrong[0]}; the inputs are {shapes}"
+        )
+    return {name: tuple(k for k in asked.get(name, ()) if k < tensor.dim()) for name, tensor in inputs.items()}
 
 
 def parameter_names(model: nn.Module) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autocompress.errors import TaskError
 from autocompress.tasks.batches import Draw, n_values_of
-from autocompress.tasks.interface import leaves, n_samples, take
+from autocompress.tasks.interface import Shape, fits, leaves, n_samples, shape_text, take
 
 _FAR = 100.0
 """A sample is an outlier whose largest value is so many times that of the median sample."""
@@ -24,7 +24,7 @@ class Survey:
     Args:
         split: its name, for messages.
         batches: with the place of every sample.
-        shapes: of one sample of each input.
+        shapes: that samples of each input must have.
         missing: whether NaN in these targets of these inputs is a missing label: the loss or the metric is finite.
 
     Raises:
@@ -36,7 +36,7 @@ class Survey:
         self,
         split: str,
         batches: Iterable[Draw],
-        shapes: Mapping[str, tuple[int, ...]],
+        shapes: Mapping[str, Shape],
         missing: Callable[[Any, Any], bool],
     ) -> None:
         self.split = split
@@ -62,12 +62,13 @@ class Survey:
         """The same of the targets alone, for inputs that are never twice the same."""
         return hashlib.sha256(f"{self.n_samples} {self._sum_of_targets}".encode()).hexdigest()
 
-    def _check_types(self, batch: Draw, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def _check_types(self, batch: Draw, shapes: Mapping[str, Shape]) -> None:
         for name, shape in shapes.items():
             got = tuple(batch.inputs[name].shape[1:])
-            if got != shape:
+            if not fits(got, shape):
                 raise TaskError(
-                    f"{self.split} data: samples{_of(name, shapes)} must have the shape of example_input {shape}, got "
+                    f"{self.split} data: samples{_of(name, shapes)} must have the shape of example_input "
+                    f"{shape_text(shape)}, got "
                     f"{got}" + (f" (from sample {batch.places[0]} on)" if self.n_samples else "")
                 )
         types = " and ".join(str(tensor.dtype) for tensor in batch.inputs.values()), _types(batch.targets)

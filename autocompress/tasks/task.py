@@ -22,13 +22,18 @@ from autocompress.tasks.identity import code_of
 from autocompress.tasks.interface import (
     Arrays,
     OutputStructure,
+    Shape,
     Tensors,
+    alike,
     arrays,
     each,
+    fits,
     flat,
+    free_axes,
     inputs_by_name,
     joined,
     leaves,
+    shape_text,
     take,
     tensors,
 )
@@ -48,6 +53,7 @@ Loss = Callable[[Any, Any], Tensor]
 _MAX_SEEN = 4096
 """Maximum number of inputs of `evaluate` kept for calibration."""
 _PARITY_SAMPLES = 256
+_PROBED = 32
 _ANSWERS = 512
 """Samples that tell whether a metric is upside down, and other mistakes; with large outputs fewer."""
 _MOST_ANSWERED = 2**26
@@ -84,6 +90,9 @@ class Task:
         classes: names of the classes of a classification, in the order of the outputs, for those who run the file.
         preprocessing: how an input is prepared, in words ("RGB / 255, minus 0.5"), for those who run the file.
         calibration: without `train`, data like it that ranges of activations are observed on, instead of `val`.
+        free_axes: axes of the inputs besides the first along which samples may have any size, such as (1,) for texts
+            (N, L) that each batch pads to its longest: of all inputs, or by input. The file is then free there, too,
+            and its latency is told for the size of `example_input`.
     """
 
     model: nn.Module
@@ -104,6 +113,7 @@ class Task:
     classes: Sequence[str] = ()
     preprocessing: str = ""
     calibration: Any = None
+    free_axes: Sequence[int] | Mapping[str, Sequence[int]] = ()
     batch_size: int = 64
     """Used where a split is a Dataset of single samples."""
     inputs: Tensors = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -117,6 +127,7 @@ class Task:
         if elsewhere := next((t.device for t in tensors if t.device.type != "cpu"), None):
             raise TaskError(f"model must be on the CPU, got {elsewhere}: give model.cpu(); see train_device")
         object.__setattr__(self, "inputs", inputs_by_name(self.example_input, unwrapped(self.model)))
+        self.free  # noqa: B018  # there are such axes
         if self.val is None and self.evaluate is None:
             raise TaskError("a task needs validation data: give val=..., or evaluate=a function of predict")
         if self.evaluate is None and (self.metric or self.traits.metric) is None:
@@ -129,6 +140,19 @@ class Task:
         metric = self.traits.named_metric(self.metric) if isinstance(self.metric, str) else self.metric
         object.__setattr__(self, "metric", metric or self.traits.metric or ACCURACY)
         self._normalize()
+
+    @cached_property
+    def free(self) -> dict[str, tuple[int, ...]]:
+        """`free_axes` of each input."""
+        return free_axes(self.free_axes, self.inputs)
+
+    @cached_property
+    def sample_shapes(self) -> dict[str, Shape]:
+        """Shape of one sample of each input."""
+        return {
+            name: tuple(None if k in self.free[name] else size for k, size in enumerate(tensor.shape) if k)
+            for name, tensor in self.inputs.items()
+        }
 
     @cached_property
     def traits(self) -> TaskKind:
@@ -264,7 +288,7 @@ class Task:
 
     def _typed(self, inputs: Tensors) -> dict[str, Tensor]:
         """Inputs in the types of the example."""
-        return {name: tensor.to(self.inputs[name].dtype) for name, tensor in inputs.items()}
+        return {name: each(t, partial(Tensor.to, dtype=self.inputs[name].dtype)) for name, t in inputs.items()}
 
     def calibration_batches(self, n_samples: int, seed: int) -> list[Arrays]:
         """Inputs for the observers of a PTQ, drawn over all of the training data, else the validation data.
@@ -283,6 +307,22 @@ class Task:
         """
         drawn, size = self._drawn(2 * _PARITY_SAMPLES, seed)
         return _in_batches(take(drawn, slice(_aside(n_of(drawn)) or 1)), size)
+
+    def probe(self, seed: int) -> Tensors:
+        """Two samples of one shape, with free axes the largest of some; the same twice where no other is like it."""
+        batches = alike(joined(self.calibration_batches(_PROBED if any(self.free.values()) else 2, seed)))
+        largest: Arrays = max(batches, key=lambda batch: sum(array[0].size for array in batch.values()))
+        found: Tensors = tensors(take(largest, [0, n_of(largest) - 1]))
+        return found
+
+    def sample(self, seed: int) -> Arrays:
+        """One real input, since noise is no word of a vocabulary; repeated along free axes to the example's size."""
+        found = take(self.calibration_batches(1, seed)[0], slice(1))
+        for name, axes in self.free.items():
+            for k in axes:
+                places = np.arange(self.inputs[name].shape[k]) % found[name].shape[k]
+                found[name] = found[name].take(places, k)
+        return found  # type: ignore[no-any-return]
 
     def _drawn(self, n_samples: int, seed: int) -> tuple[Arrays, int]:
         """So many inputs or more in random order, all that there are where these are fewer, and the size of a batch."""
@@ -489,9 +529,10 @@ class Task:
         """Look at all samples of a split, of large training data at a fixed choice of them (see `batches.look_at`)."""
         if f"survey.{split}" not in self._memo:
             source = self._source(split)
-            shapes = {name: tuple(tensor.shape[1:]) for name, tensor in self.inputs.items()}
             batches = self._look_at(split) if split in ("train", "calibration") else self._as_draws(split)
-            survey = Survey(split, self._labels_checked(batches, split), shapes, partial(self._means_missing, split))
+            survey = Survey(
+                split, self._labels_checked(batches, split), self.sample_shapes, partial(self._means_missing, split)
+            )
             if split in ("train", "calibration") and (
                 cut := cut_short(source, self.batch_size, survey.n_samples, survey.n_values)
             ):
@@ -636,12 +677,13 @@ class Task:
         return scores
 
     def _check_shape(self, inputs: Mapping[str, Any], split: str) -> None:
-        for name, tensor in self.inputs.items():
-            expected, got = tuple(tensor.shape[1:]), tuple(inputs[name].shape[1:])
-            if expected != got:
+        for name, expected in self.sample_shapes.items():
+            got = tuple(inputs[name].shape[1:])
+            if not fits(got, expected):
                 which = f" of {name!r}" if len(self.inputs) > 1 else ""
                 raise TaskError(
-                    f"{split} data: samples{which} must have the shape of example_input {expected}, got {got}"
+                    f"{split} data: samples{which} must have the shape of example_input {shape_text(expected)}, "
+                    f"got {got}"
                 )
 
     def _run(self, who: str, model: nn.Module, what: str, inputs: Tensors) -> tuple[Tensor, ...]:
@@ -663,7 +705,8 @@ def _aside(n_samples: int) -> int:
 
 
 def _in_batches(inputs: Arrays, size: int) -> list[Arrays]:
-    return [each(take(inputs, slice(i, i + size)), np.copy) for i in range(0, n_of(inputs), size)]
+    starts = [(part, i) for part in alike(inputs) for i in range(0, n_of(part), size)]
+    return [each(take(part, slice(i, i + size)), np.copy) for part, i in starts]
 
 
 def _loss_facts(loss: Loss) -> object:

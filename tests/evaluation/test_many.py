@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from helpers.many import MANY, many
+from helpers.many import MANY, Sentences, many
 from helpers.running import load, run
 from helpers.small import device
 from torch import Tensor, nn
 
+from autocompress.errors import CandidateError, TaskError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.recipes.recipe import Recipe
+from autocompress.runtimes.input_shapes import noted_shapes
 from autocompress.tasks.interface import arrays, tensors
 from autocompress.tasks.metric import Metric
 from autocompress.tasks.task import Task
@@ -72,6 +76,72 @@ def test_early_exits_of_a_network_with_several_inputs(exits_of: Evaluator) -> No
 @pytest.fixture(scope="module")
 def exits_of() -> Evaluator:
     return Evaluator(many("image and scalar"), device())
+
+
+def texts(seed: int) -> list[dict[str, Tensor]]:
+    """Batches that are padded to their longest text each, as collators of Hugging Face make them."""
+    data = Sentences(96, seed)
+    batches = [
+        {key: torch.stack([data[i][key] for i in range(k, k + 16)]) for key in data[0]} for k in range(0, 96, 16)
+    ]
+    return [{k: v[:, : 12 - i] if v.dim() > 1 else v for k, v in batch.items()} for i, batch in enumerate(batches)]
+
+
+@pytest.fixture(scope="module")
+def of_any_length() -> Evaluator:
+    task = many("ids and mask", train=texts(0), val=texts(1), test=texts(2), free_axes=(1,))
+    task.validate()
+    return Evaluator(task, device())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_texts_of_any_length_reach_the_file(name: str, of_any_length: Evaluator) -> None:
+    task = of_any_length.task
+    recipe = Recipe.parse({"stages": RECIPES[name]})
+    (outcome,) = of_any_length.evaluate(recipe)
+    model, e = load(outcome.file), outcome.evaluation
+    assert {spec.shape[1] for spec in model.inputs.values()} == {"size1"}
+    lengths = {inputs["input_ids"].shape[1] for inputs, _ in task.split("validation")}
+    assert lengths == {7, 8, 9, 10, 11, 12}
+    for inputs, _ in task.split("validation") if name == "float" else ():
+        np.testing.assert_allclose(*run(model, inputs), *arrays(outputs_of(task.model, tensors(inputs))), atol=1e-4)
+    assert of_any_length.score(outcome.file, "validation") == e.validation
+    assert e.parity is not None and e.parity > 0.9
+    bits = {layer.name: layer.weight_bits for layer in e.layers}
+    assert bits["embed"] == bits["place"] == (32 if name == "float" else 8)  # no length is known beforehand
+    assert e.predicted_latency_ms == pytest.approx(of_any_length.forecast(recipe).worst_case_ms, rel=0.01)
+
+
+def test_a_free_file_is_timed_at_the_usual_size(of_any_length: Evaluator, tmp_path: Path) -> None:
+    (outcome,) = of_any_length.evaluate(Recipe())
+    (tmp_path / "free.onnx").write_bytes(outcome.file)
+    assert noted_shapes(tmp_path / "free.onnx") == {"input_ids": (1, 12), "attention_mask": (1, 12)}
+    assert of_any_length.runtime.kernels(onnx.load_from_string(outcome.file)).workload().macs == outcome.evaluation.macs
+    assert {array.shape for array in of_any_length.task.sample(0).values()} == {(1, 12)}
+
+
+@pytest.mark.parametrize(
+    ("free", "wrong"),
+    [((0,), "axis 0"), ((2,), "axis 2"), ({"ids": (1,)}, "the input 'ids'"), ({"input_ids": (3,)}, "3")],
+)
+def test_axes_that_cannot_be_free_are_refused(free: Any, wrong: str) -> None:
+    with pytest.raises(TaskError, match=f"free_axes must be axes from 1 on.* got .*{wrong}"):
+        many("ids and mask", free_axes=free)
+
+
+def test_a_network_of_one_size_says_so() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(50, 4), nn.Linear(48, 3)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return self.head(self.embed(input_ids).flatten(1))
+
+    data = [(torch.randint(0, 50, (8, 12)), torch.zeros(8).long())]
+    task = Task.classification(Flat().eval(), example_input=data[0][0], val=data, free_axes=(1,))
+    with pytest.raises(CandidateError, match="cannot be exported"):
+        Evaluator(task, device()).evaluate(Recipe())
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -219,13 +219,20 @@ def retarget(
     device: Annotated[str, typer.Option(help="Names or paths of device profiles, with commas between them.")],
     html: Annotated[Path | None, typer.Option(help="Write a page with the front of every device to this file.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write all trials on all devices to this file.")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK", help="Convert the files for other runtimes that are here, and judge them on this task."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Project a study onto other devices: a front for each, and what the best choice for one costs on another."""
     from autocompress.studies.study import Study
 
-    opened = Study.open(study)
-    result = _retargeted(opened, device)
+    opened = Study.open(study.absolute())  # a task may change the working directory
+    html, csv = (path and path.absolute() for path in (html, csv))
+    result = _retargeted(opened, device, judge)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=1))
     if html is not None:
@@ -246,10 +253,18 @@ def retarget(
             typer.echo(sentence)
 
 
-def _retargeted(study: Study, devices: str) -> Retargeted:
+def _retargeted(study: Study, devices: str, task: str | None = None) -> Retargeted:
     """Project a study onto the devices of a list with commas."""
     from autocompress.studies.retarget import retarget as run
 
     names = list(dict.fromkeys(name.strip() for name in devices.split(",") if name.strip()))
-    known = [profile_if_known(name) for name in names]
-    return run(study, [profile or profile_of_this_machine() for profile in known])
+    profiles = [profile_if_known(name) or profile_of_this_machine() for name in names]
+    if task is None:
+        return run(study, profiles)
+    from autocompress.evaluation.judging import can_judge, judged
+    from autocompress.report.text.live import Live
+
+    loaded = checked_task(task, None)
+    others = [profile for profile in profiles if can_judge(study, profile)]
+    with Live() as live:
+        return run(study, profiles, {other.name: judged(study, loaded, other, live.status) for other in others})

@@ -1,6 +1,7 @@
 """Project a study onto other devices: accuracy stays, latency and memory are predicted again, in seconds.
 
-A file is what it is on every device that can run it, so nothing is trained, built or run.
+A file is what it is on every device that can run it, so nothing is trained, built or run; where another runtime takes
+other files, `evaluation.judging` converts and judges them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from autocompress.compression.quantize import Quantize
@@ -146,12 +148,16 @@ class Retargeted:
         }
 
 
-def retarget(study: Study, devices: Iterable[DeviceProfile]) -> Retargeted:
+Judged = Mapping[str, Mapping[int, Evaluation]]
+"""By device and trial: what the runtime of the device makes of the file (see `evaluation.judging`)."""
+
+
+def retarget(study: Study, devices: Iterable[DeviceProfile], judged: Judged = MappingProxyType({})) -> Retargeted:
     """Predict every complete trial of a study on other devices.
 
-    Accuracies are those of the study. The user's constraints hold on every device, relative ones against the
-    fp32 baseline on that device; what exceeds the memory of a device, or uses what its runtime cannot execute,
-    is excluded there with the reason.
+    Accuracies and sizes are those of the study, or those that were judged in the runtime of the device. The user's
+    constraints hold on every device, relative ones against the fp32 baseline on that device; what exceeds the memory of
+    a device, or uses what its runtime cannot execute, is excluded there with the reason.
 
     Raises:
         InputError: no device, or two of one name.
@@ -173,7 +179,7 @@ def retarget(study: Study, devices: Iterable[DeviceProfile]) -> Retargeted:
         raise StudyError(
             f"{study.path}: neither workloads/ nor the ONNX files of its trials are left: nothing can be projected"
         )
-    projections = tuple(_project(study, [e for e in complete if e.trial in kept], kept, p) for p in profiles)
+    projections = tuple(_project(study, [e for e in complete if e.trial in kept], kept, p, judged) for p in profiles)
     return Retargeted(study, projections, tuple(e.trial for e in complete if e.trial not in kept))
 
 
@@ -208,15 +214,20 @@ def _without_tests(workload: Workload, n_tests: int) -> Workload:
 
 
 def _project(
-    study: Study, evaluations: Sequence[Evaluation], paths: Mapping[int, tuple[Workload, ...]], device: DeviceProfile
+    study: Study,
+    evaluations: Sequence[Evaluation],
+    paths: Mapping[int, tuple[Workload, ...]],
+    device: DeviceProfile,
+    judged: Judged,
 ) -> Projection:
+    found = judged.get(device.name, {})
     points: dict[int, Evaluation] = {}
     intervals: dict[int, tuple[float, float]] = {}
     excluded: dict[int, str] = {}
     outside: dict[int, tuple[str, ...]] = {}
     costs: dict[tuple[str, ...], list[cost_model.LatencyEstimate]] = {}
-    for e in evaluations:
-        if reason := _unable(e, device):
+    for e in (found.get(e.trial, e) for e in evaluations):
+        if reason := e.reason if e.state == "failed" else _unable(e, device):
             excluded[e.trial] = reason
             continue
         key = tuple(w.fingerprint for w in paths[e.trial])
@@ -234,8 +245,11 @@ def _project(
         if reasons := {reason for estimate in costs[key] for reason in estimate.reasons}:
             outside[e.trial] = tuple(sorted(reasons))
     built_for = str(study.settings.device.get("int8_arithmetic", "exact"))
-    doubts = {e.trial: doubt for e in points.values() if (doubt := _doubt(e, built_for, device))}
+    unsure = () if found else points.values()
+    doubts = {e.trial: doubt for e in unsure if (doubt := _doubt(e, built_for, device))}
     constraints, notes = _constraints(study, points, device)
+    if found:
+        notes = (f"accuracies and sizes are those of the files as {device.runtime} runs them here", *notes)
     stripped = tuple(p.model_copy(update={"layers": ()}) for p in points.values())
     return Projection(device, stripped, intervals, excluded, doubts, outside, constraints, notes)
 

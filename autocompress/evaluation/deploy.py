@@ -26,7 +26,7 @@ from autocompress.graphs import export, nested_if, qdq
 from autocompress.graphs.equalize import equalize
 from autocompress.graphs.observe import ActivationRange, observe
 from autocompress.graphs.qat import build_twin
-from autocompress.graphs.quantizable import QuantPlan, QuantSpec, plan, quantizable_layers
+from autocompress.graphs.quantizable import FEWEST_WEIGHTS, QuantPlan, QuantSpec, plan, quantizable_layers
 from autocompress.graphs.repair import repair
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.base import Runtime, executor, pieces
@@ -381,7 +381,8 @@ def _layer_of_nodes(proto: onnx.ModelProto, candidate: Candidate) -> dict[str, s
 def _left_in_float(stage: Quantize, layers: Sequence[FileLayer], asked: Callable[[str], int]) -> tuple[str, ...]:
     """A note on the layers that should have fewer bits and have not, because nothing here can quantise their kind."""
     left = [x for x in layers if x.weight_bits >= 32 and asked(x.name) < 32]
-    if not left:
+    small = all(x.weight_bytes < 4 * FEWEST_WEIGHTS for x in left) and len(left) < len(layers)
+    if not left or small:
         return ()
     share = sum(x.weight_bytes for x in left) / sum(x.weight_bytes for x in layers)
     named = ", ".join(f"{x.name} ({x.kind})" for x in left[:_NAMED]) + (", ..." if len(left) > _NAMED else "")

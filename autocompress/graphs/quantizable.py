@@ -34,6 +34,9 @@ _RESHAPES = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"
 _HEADS = _RESHAPES | {"Concat", "Slice", "Split", "Identity", "DepthToSpace", "SpaceToDepth", "Pad", "Expand", "Gather"}
 _HEADS |= {"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh", "Exp", "Softplus", "Relu", "Clip"}
 """What stands between the last layers of a network and its outputs: values are moved about, and scaled one by one."""
+FEWEST_WEIGHTS = 32
+"""Layers with fewer stay fp32: scales and quantisers take more bytes than the weights give up, and such layers compute
+with fixed numbers, as the one that reads distances off a distribution in YOLOv8's head does."""
 _AVERAGES = frozenset({"GlobalAveragePool", "AveragePool"})
 _KEEP_RANK = frozenset({"Relu", "Clip", "Add", "MaxPool", "AveragePool", "Concat", "BatchNormalization"})
 
@@ -238,7 +241,10 @@ def weight_of(node: onnx.NodeProto) -> str:
 
 def scale_axis(node: onnx.NodeProto, graph: Graph) -> int | None:
     """Axis along which the node's weight gets scales; None when the node is not a layer that can be quantised."""
-    return 0 if _is_look_up(node, graph) else output_axis(node, graph)
+    if _is_look_up(node, graph):
+        return 0
+    axis = output_axis(node, graph)
+    return axis if axis is not None and math.prod(graph.initializers[node.input[1]].dims) >= FEWEST_WEIGHTS else None
 
 
 def _is_look_up(node: onnx.NodeProto, graph: Graph) -> bool:

@@ -93,6 +93,29 @@ def test_the_layers_before_the_head_compute_in_integers() -> None:
     assert counts["QLinearConv"] == 2 and not counts["QLinearConcat"]
 
 
+class Distances(nn.Module):
+    """The boxes of YOLOv8: the mean of a distribution over 16 distances, by a layer of the fixed numbers 0 to 15."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.box = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU()), nn.Conv2d(16, 64, 1)
+        self.mean = nn.Conv2d(16, 1, 1, bias=False)
+        self.mean.weight.data[:] = torch.arange(16.0).view(1, 16, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = 9 * self.box(self.body(x)).reshape(len(x), 4, 16, -1)
+        return 8 * self.mean(logits.transpose(1, 2).softmax(1))[:, 0]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_layer_of_a_few_fixed_numbers_stays_float(bits: int) -> None:
+    proto = export(Distances().eval(), torch.zeros(1, 3, 16, 16), ["y"]).proto
+    assert [layer.name for layer in quantizable_layers(proto)] == ["body.0", "box"]
+    every = dict.fromkeys(("body.0", "box", "mean"), bits)
+    assert [layer.layer for layer in plan(proto, QuantSpec(every, dict.fromkeys(every, 8))).layers] == ["body.0", "box"]
+
+
 class Tail(nn.Module):
     """A residual sum and a concatenation that only a last layer reads."""
 

@@ -77,7 +77,7 @@ def test_sub_graphs_may_read_tensors_of_the_graph_around_them() -> None:
         out = helper.make_tensor_value_info("b", TensorProto.FLOAT, None)
         return helper.make_graph([helper.make_node(op, ["a"], ["b"])], op, [], [out])
 
-    weights = [numpy_helper.from_array(np.eye(4, dtype=np.float32), name) for name in ("v", "w")]
+    weights = [numpy_helper.from_array(np.eye(6, dtype=np.float32), name) for name in ("v", "w")]
     nodes = [
         helper.make_node("MatMul", ["input", "v"], ["a"]),
         helper.make_node("ReduceMax", ["a"], ["top"], keepdims=0),
@@ -87,11 +87,11 @@ def test_sub_graphs_may_read_tensors_of_the_graph_around_them() -> None:
     ]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        nodes, "g", [value("input", 1, ["N", 4])], [value("logits", 1, ["N", 4])],
+        nodes, "g", [value("input", 1, ["N", 6])], [value("logits", 1, ["N", 6])],
         [*weights, numpy_helper.from_array(np.float32(0), "zero")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    x, last = np.arange(8, dtype=np.float32).reshape(2, 4) - 3, list[Stop]()
+    x, last = np.arange(12, dtype=np.float32).reshape(2, 6) - 3, list[Stop]()
     spec = planned(model, 8)
     ranges = observe(model, spec, [x], "minmax")
     walk(model, spec, ranges, [{"input": x}], lambda stop: last.append(stop) or {})  # type: ignore[func-returns-value]

@@ -48,7 +48,7 @@ def source_of(task: str, given: Given) -> Source:
     """
     if not task.endswith(".onnx"):
         if given != Given(None, "auto", False, {}):
-            names = "--data, --kind, --ignore-labels and --image-..."
+            names = "--data, --kind, --ignore-labels, --decode and --image-..."
             raise TaskError(f"{names} go with an ONNX file, got {task}; a task brings its own data")
         return task
     from autocompress.given.samples import ImageOptions
@@ -62,11 +62,13 @@ def source_of(task: str, given: Given) -> Source:
         *(("--kind", given.kind) if given.kind != KINDS[0] else ()),
     ]
     options += ["--ignore-labels"] if given.ignore_labels else []
+    options += ["--decode", given.decode] if given.decode else []
     for name, value in given.images.items():
         options += [f"--image-{name}"] if value is True else [f"--image-{name}", str(value)]
     # a task may change the working directory
     path, data = str(Path(task).absolute()), _absolute(given.data or "")
-    return OnnxStart(path, data, given.kind, ImageOptions(**images), given.ignore_labels, (task, *options))
+    how = ImageOptions(**images)
+    return OnnxStart(path, data, given.kind, how, given.ignore_labels, (task, *options), given.decode)
 
 
 def space_of(name: str | None, source: Source) -> SearchSpace:

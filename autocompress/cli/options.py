@@ -26,6 +26,7 @@ class Given:
     ignore_labels: bool
     images: dict[str, Any]
     """By the fields of `ImageOptions`, as text."""
+    decode: str | None = None
 
 
 def _above_0(parameter: typer.CallbackParam, value: float | None) -> float | None:
@@ -113,6 +114,10 @@ _Kind = Annotated[
 _IgnoreLabels = Annotated[
     bool, typer.Option("--ignore-labels", help="Judge an ONNX file by agreement with the original, labels or not.")
 ]
+_Decode = Annotated[
+    str | None,
+    typer.Option(help="For the ONNX file of a detector: how outputs become boxes: yolo, detections, ... (see docs)."),
+]
 _ImageSize = Annotated[str | None, typer.Option(help="Height and width of images, such as 224x224; the network's own.")]
 _ImageScale = Annotated[float | None, typer.Option(help="What the values of images (0 to 255) are divided by; 255.")]
 _ImageMean = Annotated[str | None, typer.Option(help="Subtracted then: 0.5, or one per channel: 0.485,0.456,0.406.")]
@@ -126,6 +131,7 @@ def _given(
     data: _Data = None,
     kind: _Kind = "auto",
     ignore_labels: _IgnoreLabels = False,
+    decode: _Decode = None,
     image_size: _ImageSize = None,
     image_scale: _ImageScale = None,
     image_mean: _ImageMean = None,
@@ -140,7 +146,8 @@ def _given(
         "std": image_std,
         "crop": image_crop or None,
     }
-    return Given(data, kind, ignore_labels, {name: value for name, value in images.items() if value is not None})
+    typed = {name: value for name, value in images.items() if value is not None}
+    return Given(data, kind, ignore_labels, typed, decode)
 
 
 def with_constraints(command: Callable[..., None]) -> Callable[..., None]:

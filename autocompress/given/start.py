@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.errors import TaskError
-from autocompress.given.file import read
+from autocompress.given.file import GivenFile, read
 from autocompress.given.network import GraphNetwork
 from autocompress.given.samples import ImageOptions, Samples, read_samples
 from autocompress.tasks.interface import joined, leaves, n_samples, take, tensors
+from autocompress.tasks.kinds.detection import Detection, size_of
 from autocompress.tasks.metric import ACCURACY, Metric
 from autocompress.tasks.task import Task
 from autocompress.tasks.torch_utils import outputs_of
@@ -61,6 +62,7 @@ class OnnxStart:
     ignore_labels: bool = False
     words: tuple[str, ...] = ()
     """File and options as they were typed, for the command that repeats a study."""
+    decode: str | None = None
 
     def __call__(self) -> Task:
         """Read file and samples; raises what `task_from_onnx` raises."""
@@ -70,7 +72,12 @@ class OnnxStart:
                 ".npz files, or module.py:function; random numbers are no data"
             )
         return task_from_onnx(
-            self.path, self.data, kind=self.kind, images=self.images, ignore_labels=self.ignore_labels
+            self.path,
+            self.data,
+            kind=self.kind,
+            images=self.images,
+            ignore_labels=self.ignore_labels,
+            decode=self.decode,
         )
 
     def __str__(self) -> str:
@@ -86,6 +93,7 @@ def task_from_onnx(
     metric: Metric | None = None,
     images: ImageOptions = ImageOptions(),  # noqa: B008  frozen
     ignore_labels: bool = False,
+    decode: str | Callable[[Any], Any] | None = None,
     split_seed: int = 0,
     name: str = "",
 ) -> Task:
@@ -104,6 +112,8 @@ def task_from_onnx(
         metric: of outputs and labels, higher is better; for labels that are no classes.
         images: how images become inputs.
         ignore_labels: judge by agreement although there are labels, as where they are not those of the network.
+        decode: how the outputs of a detector become boxes (see `Task.detection`); files are judged by mAP against the
+            boxes that the given one finds.
         split_seed: of the shuffle.
         name: of the task; by default that of the file.
 
@@ -114,6 +124,9 @@ def task_from_onnx(
     samples = read_samples(data, file, images, split_seed)
     samples = replace(samples, labels=None) if ignore_labels else samples
     file = file.sized({name: array.shape[1:] for name, array in samples.inputs.items()})
+    name = name or Path(path).stem
+    if decode is not None:
+        return _detector(file, samples, decode, _parts(len(samples), split_seed), name)
     two = take(samples.inputs, slice(2))
     shapes = [values.shape for values in file.checked(two).values()]
     classifies = len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] > 1 if kind == "auto" else kind == KINDS[1]
@@ -127,6 +140,23 @@ def task_from_onnx(
         targets = _answers(network, samples.inputs, classifies)
     elif metric is ACCURACY:
         network.notes += _doubts(network, samples, shapes[0][1])
+    kind = "classification" if classifies else "generic"
+    classes = samples.classes if classifies and len(samples.classes) == shapes[0][1] else ()
+    return _task(network, samples, targets, parts, metric=metric, kind=kind, name=name, classes=classes)
+
+
+def _detector(file: GivenFile, samples: Samples, decode: Any, parts: Mapping[str, Array], name: str) -> Task:
+    """A detector, judged by the boxes that the given file finds: no labels are needed."""
+    kind = Detection(decode, size=size_of(samples.inputs))
+    assert kind.metric is not None
+    metric = replace(kind.metric, name=f"{kind.metric.name} against the boxes of the original")
+    told = f"judged by {metric.name}; {_told(parts)}"
+    network = GraphNetwork(file.graph, file.sha256, (*file.notes, *samples.notes, told))
+    targets = kind.shown(_answers(network, samples.inputs, False))
+    return _task(network, samples, targets, parts, metric=metric, kind=kind, name=name)
+
+
+def _task(network: GraphNetwork, samples: Samples, targets: Any, parts: Mapping[str, Array], **settings: Any) -> Task:
     calibration, validation, test = (_batches(samples.inputs, targets, rows) for rows in parts.values())
     return Task(
         model=network,
@@ -134,11 +164,8 @@ def task_from_onnx(
         calibration=calibration,
         val=validation,
         test=test,
-        metric=metric,
-        kind="classification" if classifies else "generic",
-        name=name or Path(path).stem,
-        classes=samples.classes if classifies and len(samples.classes) == shapes[0][1] else (),
         preprocessing=samples.preprocessing,
+        **settings,
     )
 
 

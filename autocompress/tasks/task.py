@@ -235,6 +235,17 @@ class Task:
         """
         return cls(model=model, kind=kind_of("ctc", blank=blank, separator=separator), **settings)
 
+    @classmethod
+    def keypoints(cls, model: nn.Module, *, within: float = 0.05, **settings: Any) -> Task:
+        """Points (N, K, 2) or heat maps (N, K, h, w), judged by PCK; targets are points in pixels, NaN where unseen.
+
+        Args:
+            model: returns them.
+            within: how near a point must be, relative to the larger side of the image.
+            settings: those of a task.
+        """
+        return cls(model=model, kind=kind_of("keypoints", within=within), **settings)
+
     @property
     def trainable(self) -> bool:
         """Whether there is training data."""

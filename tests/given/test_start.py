@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.detectors import detection_task, squares
 from helpers.onnx_files import images, keras_style, torch_style, two_inputs, written
 from helpers.small import device
 
@@ -14,6 +15,7 @@ from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.given.network import GraphNetwork
 from autocompress.given.start import CLOSENESS, SAME_CLASS
+from autocompress.graphs.export import export
 from autocompress.tasks.metric import ACCURACY
 
 PTQ = [
@@ -104,6 +106,20 @@ def test_a_metric_of_the_users_own_gets_the_outputs_by_name(tmp_path: Path) -> N
     task.validate()
 
     assert task.figure == "error" and task.kind == "generic"
+
+
+def test_a_detector_is_judged_by_the_boxes_of_the_original(tmp_path: Path) -> None:
+    pytest.importorskip("faster_coco_eval")
+    model, inputs = detection_task().model, squares(64, 3)[0]
+    path = tmp_path / "detector.onnx"
+    path.write_bytes(export(model, inputs[:1], ["rows"]).proto.SerializeToString())
+    task = task_from_onnx(path, {"images": inputs.numpy()}, decode="yolo")
+    task.validate()
+
+    evaluator = Evaluator(task, device())
+    base, int8 = (evaluator.evaluate(r)[0].evaluation.validation for r in (Recipe(), recipe(weight_bits=8)))
+    assert task.figure == "mAP against the boxes of the original" and task.traits.name == "detection"
+    assert base is not None and int8 is not None and base.value > 0.99 > int8.value > 0.5
 
 
 def test_the_parts_of_the_data_are_disjoint_and_repeat(tmp_path: Path) -> None:

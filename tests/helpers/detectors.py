@@ -1,4 +1,4 @@
-"""A detector that learns in seconds: bright squares on dark images, red or green."""
+"""Networks that learn in seconds where things are: bright squares on dark images, red or green, and spots."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autocompress.tasks.kinds.detection import Detection
+from autocompress.tasks.kinds.keypoints import Keypoints
 from autocompress.tasks.task import Task
 
 SIDE, STRIDE = 32, 4
@@ -66,3 +67,26 @@ def detection_task(**settings: Any) -> Task:
         optimizer.step()
     given = {"train": [data], "val": [other], "example_input": data[0][:1], **settings}
     return Task.detection(model.eval(), **given)
+
+
+def spots(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Dark images with a red spot in the left half and a green one in the right half, and where they are."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(n, 2, 2, generator=generator) * torch.tensor([10.0, 26]) + torch.tensor([3.0, 3])
+    points[:, 1, 0] += SIDE // 2
+    steps = torch.arange(SIDE) + 0.5
+    across, down = (steps - points[..., :1])[:, :, None, :], (steps - points[..., 1:])[..., None]
+    heat = torch.exp(-(across**2 + down**2) / 8)
+    return torch.cat([heat, torch.zeros(n, 1, SIDE, SIDE)], 1) + 0.05 * torch.rand(n, 3, SIDE, SIDE), points
+
+
+def keypoints_task() -> Task:
+    """A trained network of heat maps of the two spots."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 2, 3, 1, 1))
+    data, other = spots(64, 0), spots(48, 1)
+    optimizer, loss = torch.optim.Adam(model.parameters(), 0.01), Keypoints(size=(SIDE, SIDE)).loss()
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss(model(data[0]), data[1]).backward()
+        optimizer.step()
+    return Task.keypoints(model.eval(), train=[data], val=[other], example_input=data[0][:1])

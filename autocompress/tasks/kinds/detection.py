@@ -87,12 +87,7 @@ class Detection(TaskKind):
 
     def of(self, task: Task) -> Detection:
         """With the size of the task's images."""
-        images = [tensor for tensor in task.inputs.values() if tensor.dim() == 4]
-        if self.size != (0, 0) or not images:
-            return self
-        shape = images[0].shape[1:]
-        height, width = shape[:2] if shape[2] in (1, 3) and shape[0] > 4 else shape[1:]
-        return replace(self, size=(int(height), int(width)))
+        return self if self.size != (0, 0) else replace(self, size=size_of(task.inputs))
 
     @property
     def decoder(self) -> Decoder:
@@ -112,6 +107,13 @@ class Detection(TaskKind):
         if isinstance(answer, tuple):
             return self.decoder.suppressed(*map(np.asarray, answer))
         return [Found(*(np.asarray(image[key]) for key in Found._fields)) for image in answer]
+
+    def shown(self, outputs: Any) -> list[dict[str, NDArray[Any]]]:
+        """The boxes that people see, those with a score of 0.25 or more, as targets."""
+        return [
+            {"boxes": image.boxes[image.scores >= _SURE], "labels": image.labels[image.scores >= _SURE]}
+            for image in self.found(outputs)
+        ]
 
     # -- what is refused
 
@@ -263,6 +265,13 @@ class Detection(TaskKind):
         import torch
 
         return torch.stack([image for image, _ in samples]), [target for _, target in samples]
+
+
+def size_of(inputs: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the first input (N, C, H, W) or (N, H, W, C); zeros where there is none."""
+    shape = next((tuple(map(int, values.shape[1:])) for values in inputs.values() if values.ndim == 4), (0, 0, 0))
+    height, width = shape[:2] if shape[2] in (1, 3) and shape[0] > 4 else shape[1:]
+    return height, width
 
 
 # -- targets

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import doc_blocks
-from helpers.detectors import detection_task
+from helpers.detectors import detection_task, keypoints_task
 from helpers.many import two_heads
 from helpers.small import small_task
 from torch import nn
@@ -114,6 +114,7 @@ def documented(folder: Path) -> Task:
 
 TASKS: dict[str, Callable[[Path], Task]] = {
     "detection": lambda folder: detection(),
+    "keypoints": lambda folder: keypoints_task(),
     "classification": lambda folder: small_task("resnet", n=96),
     "ctc": lambda folder: ctc(),
     "embedding": lambda folder: embedding(),

@@ -67,8 +67,9 @@ def find_blocks(model: nn.Module, example: Inputs, layers: Collection[str]) -> l
     """
     calls = _calls(model, example, layers)
     found = [n for n, call in calls.items() if call.keeps_shape and _has_way_around(model.get_submodule(n), call)]
-    whole, trial = outputs_of(model, example), copy.deepcopy(model)
-    return [block for block in _units(found, layers) if _runs_without(trial, block, example, whole)]
+    units = _units(found, layers)
+    whole, trial = outputs_of(model, example), copy.deepcopy(model) if units else model
+    return [block for block in units if _runs_without(trial, block, example, whole)]
 
 
 def _calls(model: nn.Module, example: Inputs, layers: Collection[str]) -> dict[str, _Call]:
@@ -96,15 +97,16 @@ def _calls(model: nn.Module, example: Inputs, layers: Collection[str]) -> dict[s
 
 
 def _has_way_around(block: nn.Module, call: _Call) -> bool:
-    hollow = copy.deepcopy(block).requires_grad_(False)
-    for parameter in hollow.parameters():
-        if parameter.dim() > 1:  # not the scales and shifts of normalisations, which may lie on the way
-            parameter.zero_()
-    x = call.inputs[0]
+    matrices = {name: p for name, p in block.named_parameters() if p.dim() > 1}  # no scales: they may lie on the way
+    zeros = {name: torch.zeros_like(p) for name, p in matrices.items()}
+    x, *others = call.inputs
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
     try:
-        with torch.no_grad(), evaluating(hollow):
-            one, other = (hollow(given, *call.inputs[1:], **call.options) for given in (x.clone(), x + noise))
+        with torch.no_grad(), evaluating(block):
+            one, other = (
+                torch.func.functional_call(block, zeros, (given, *others), call.options)
+                for given in (x.clone(), x + noise)
+            )
     except Exception:  # the user's code, run in other ways than usual, raises anything
         return False
     return not torch.equal(one, other)

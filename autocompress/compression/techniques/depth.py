@@ -28,6 +28,10 @@ else:
     blocks_of = lazy("autocompress.compression.blocks")
 
 
+_NAMED = 12
+"""Blocks that a note names at most."""
+
+
 class Depth(Variant):
     """Leave out some blocks of a residual network, an inverted-residual network or a transformer."""
 
@@ -58,9 +62,10 @@ class Depth(Variant):
     @classmethod
     def gains(cls, bench: Bench) -> Iterator[Knob]:
         """One block, and half of them."""
-        n = len(bench.analysis.blocks)
+        blocks = [*bench.analysis.blocks]
+        n, note = len(blocks), "blocks: " + ", ".join(blocks[:_NAMED]) + (", ..." if len(blocks) > _NAMED else "")
         for some in sorted({1, n // 2} - {0}) if n else ():
-            yield bench.knob(f"leaving out {some} of {n} blocks", cls(ratio=some / n))
+            yield bench.knob(f"leaving out {some} of {n} blocks", cls(ratio=some / n), note="" if some > 1 else note)
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Leave out the blocks of a copy of the model.

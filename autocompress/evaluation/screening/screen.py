@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.stage import Stage
 from autocompress.devices import cost_model
+from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator, layers_left
 from autocompress.evaluation.screening.files import Files
 from autocompress.evaluation.screening.kernels import Kernels, KernelSlot
@@ -30,6 +31,10 @@ from autocompress.recipes.space import SearchSpace
 from autocompress.runtimes.kernels import OpForm
 
 Floats = NDArray[np.float64]
+
+_MOST_VARIANTS = 32
+_DRAWS = 256
+"""Random settings in which variants are counted."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,21 @@ class Screen:
         self._knobs = Knobs(evaluator, space)
         self._networks: dict[str, _Network] = {}
         self._bases: dict[str, Candidate] = {}
+        self._refuse_many_variants()
+
+    def _refuse_many_variants(self) -> None:
+        """Reading a network takes seconds; where nearly every setting has one of its own, forecasts take less."""
+        shares = np.random.default_rng(0).random(_DRAWS)
+        knobs = self.space.knobs(self._knobs.outline)
+        drawn = {
+            name: [domain.at(float(share)) for share in np.roll(shares, i)]
+            for i, (name, domain) in enumerate(knobs.items())
+        }
+        n = len(set(self._rows(drawn).variants))
+        if n > _MOST_VARIANTS:
+            raise CandidateError(
+                f"screening: the space has {n} variants of the network or more, which is too many to read"
+            )
 
     def costs(self, settings: Mapping[str, Sequence[Value] | NDArray[Any]]) -> Costs:
         """Costs of N settings of the space.

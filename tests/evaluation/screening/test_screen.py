@@ -11,8 +11,9 @@ from helpers.small import device
 from helpers.tasks import make_task
 
 from autocompress.controller.plan import Fixed
+from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
-from autocompress.evaluation.screening import Screen
+from autocompress.evaluation.screening import Screen, screen
 from autocompress.recipes.domains import Choice
 from autocompress.recipes.space import SearchSpace
 
@@ -60,6 +61,17 @@ def test_screened_costs_are_right_where_blocks_are_left_out_as_well() -> None:
         {"technique": "ptq", "weight_bits": {"per": "stage", "choice": [8, 4]}},
     ]
     _agree(evaluator, SearchSpace.parse({"version": 1, "stages": stages}), 6)
+
+
+def test_a_space_with_too_many_variants_of_the_network_is_forecast_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading each takes seconds; the exits and blocks of a space multiply."""
+    evaluator = Evaluator(make_task("mobilenetv2"), device())
+    each = {"technique": "depth", "ratio": {"per": "layer", "choice": [0, 1]}}
+    both = SearchSpace.parse({"version": 1, "stages": [each, EXITS]})
+    Screen(evaluator, both)
+    monkeypatch.setattr(screen, "_MOST_VARIANTS", 8)
+    with pytest.raises(CandidateError, match="variants of the network or more, which is too many to read"):
+        Screen(evaluator, both)
 
 
 def _agree(evaluator: Evaluator, space: SearchSpace, n: int) -> None:

@@ -89,12 +89,12 @@ VARIANTS: dict[str, dict[tuple[str, int], list[list[dict[str, Any]]]]] = {
     "depth": {
         ("deep_resnet", 3): [
             [prune(0.1875)], [depth(0.15), prune(0.1875)], [depth(0.3), prune(0.125)], [depth(0.57)],
-            [prune(0.3125)], [depth(0.15), prune(0.3125)], [depth(0.3), prune(0.3125)], [depth(0.57), prune(0.125)],
+            [prune(0.375)], [prune(0.5)], [prune(0.3125)], [depth(0.15), prune(0.3125)], [depth(0.3), prune(0.3125)], [depth(0.57), prune(0.125)],
         ],
         ("mobile", 2): [
             [prune(0.375)], [depth(0.5)], [depth(0.5), prune(0.25)], [prune(0.5)], [depth(0.25), prune(0.25)]
         ],
-        ("vit", 2): [[depth(0.5)], [prune(0.5)], [depth(0.33), prune(0.25)]],
+        ("vit", 2): [[depth(0.5)], [prune(0.5)]],
     },
     "low_rank": {
         ("quickstart", 3): [
@@ -108,6 +108,8 @@ VARIANTS: dict[str, dict[tuple[str, int], list[list[dict[str, Any]]]]] = {
     },
 }  # fmt: skip
 """Of each technique: by network and epochs, the structure stages that are compared."""
+RATES = {"vit": 1e-3}
+"""Peak rates of the training, where it is not 0.03."""
 
 
 def base(name: str) -> nn.Module:
@@ -172,7 +174,7 @@ def main() -> None:
         rows = []
         for (net, epochs), variants in VARIANTS[technique].items():
             evaluator = Evaluator(task(net), DeviceProfile.load(args.device))
-            training = {"technique": "distill", "epochs": epochs, "learning_rate": 0.03, "weight": 0.9}
+            training = {"technique": "distill", "epochs": epochs, "learning_rate": RATES.get(net, 0.03), "weight": 0.9}
             after = [{**training, "optimizer": "auto"}, {"technique": "ptq"}]
             for stages in ([], [{"technique": "ptq"}], *([*variant, *after] for variant in variants)):
                 rows.append(measure(evaluator, net, stages))

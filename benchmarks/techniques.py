@@ -89,7 +89,8 @@ VARIANTS: dict[str, dict[tuple[str, int], list[list[dict[str, Any]]]]] = {
     "depth": {
         ("deep_resnet", 3): [
             [prune(0.1875)], [depth(0.15), prune(0.1875)], [depth(0.3), prune(0.125)], [depth(0.57)],
-            [prune(0.375)], [prune(0.5)], [prune(0.3125)], [depth(0.15), prune(0.3125)], [depth(0.3), prune(0.3125)], [depth(0.57), prune(0.125)],
+            [prune(0.375)], [prune(0.5)],
+            [prune(0.3125)], [depth(0.15), prune(0.3125)], [depth(0.3), prune(0.3125)], [depth(0.57), prune(0.125)],
         ],
         ("mobile", 2): [
             [prune(0.375)], [depth(0.5)], [depth(0.5), prune(0.25)], [prune(0.5)], [depth(0.25), prune(0.25)]

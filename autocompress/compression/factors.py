@@ -50,10 +50,17 @@ def factorised(layer: nn.Module, share: float, scheme: Scheme, round_to: int = 8
 
 
 def _halves(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """(rows, rank) and (rank, columns): the best approximation of a matrix as a product, both of the same size."""
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    roots = values[:rank].sqrt()
-    return left[:, :rank] * roots, roots[:, None] * right[:rank]
+    """(rows, rank) and (rank, columns): the best approximation of a matrix as a product, both of about the same size.
+
+    By the eigenvectors of its smaller square, which take a fraction of a whole singular value decomposition.
+    """
+    if len(matrix) > matrix.shape[1]:
+        right, left = _halves(matrix.T, rank)
+        return left.T, right.T
+    exact = matrix.double()
+    values, vectors = torch.linalg.eigh(exact @ exact.T)
+    basis, roots = vectors[:, -rank:], values[-rank:].clamp(min=1e-12) ** 0.25
+    return (basis * roots).float(), ((basis.T @ exact) / roots[:, None]).float()
 
 
 def _layers(layer: nn.Linear | nn.Conv1d | nn.Conv2d, rank: int, spatial: bool) -> tuple[nn.Module, nn.Module]:

@@ -58,10 +58,9 @@ class LowRank(Stage):
 
     @classmethod
     def gains(cls, bench: Bench) -> Iterator[Knob]:
-        """All layers with half of their weights, in both schemes."""
-        for scheme in ("channel", "spatial"):
-            stage = cls.model_validate({"share": 0.5, "scheme": scheme, "keep": "all"})
-            yield bench.knob(f"splitting every layer at half of its weights ({scheme})", stage)
+        """All layers with half of their weights."""
+        if bench.analysis.layers and not bench.analysis.unchangeable:
+            yield bench.knob("splitting every layer in two with half of its weights", cls(share=0.5, keep="all"))
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """Split layers of a copy of the model.

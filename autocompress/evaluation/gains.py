@@ -45,7 +45,12 @@ class GainEstimator:
 
     def knobs(self) -> tuple[Knob, ...]:
         """What each technique says of itself, the cheapest ones first, and what the runtime cannot execute."""
-        classes = sorted(map(technique, technique_names()), key=lambda cls: (cls.phase, not cls.precedes), reverse=True)
+
+        def rank(cls: type[Stage]) -> tuple[int, bool]:
+            """Those that go on from others, or others from them, take an export."""
+            return cls.phase, not (cls.precedes or cls.follows)
+
+        classes = sorted(map(technique, technique_names()), key=rank, reverse=True)
         return tuple(knob for cls in classes for knob in cls.gains(self))
 
     def knob(self, name: str, *stages: Stage, note: str = "") -> Knob:

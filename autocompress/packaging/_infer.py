@@ -1,4 +1,4 @@
-"""Run model.onnx, which lies beside this file. Needs numpy and onnxruntime, nothing else.
+"""Run the model that lies beside this file. Needs numpy and its runtime (onnxruntime for model.onnx), nothing else.
 
     python infer.py                        describe the model and run it on random numbers
     python infer.py samples.npy            run it on samples of yours: shape (N, ...), or one sample
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 
 HERE = Path(__file__).resolve().parent
 SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.minisig"
@@ -92,27 +91,60 @@ class Prediction(NamedTuple):
     """Wall time of this call."""
 
 
-class Model:
-    """The file in an ONNX Runtime session on the CPU; one sample at a time, as its latency was taken."""
+class _OnnxFile:
+    """A file in an ONNX Runtime session on the CPU."""
 
-    def __init__(self, folder: str | Path = HERE, threads: int = 1) -> None:
+    def __init__(self, content: bytes, threads: int) -> None:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        path, card = Path(folder) / "model.onnx", Path(folder) / "card.json"
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.inputs = [Input(i.name, _DTYPES[i.type], tuple(i.shape[1:])) for i in session.get_inputs()]
+        self.outputs = {o.name: f"{o.type[7:-1]} {_shape(o.shape)}" for o in session.get_outputs()}
+        self.options = [i.name for i in session.get_overridable_initializers()]
+        self._session = session
+
+    def run(self, feed: dict[str, Any]) -> dict[str, Any]:
+        """Inputs by name to outputs by name."""
+        return dict(zip(self.outputs, self._session.run(None, feed), strict=True))
+
+
+class _OtherFile:
+    """A file that session.py loads, which lies beside this file: one without exits."""
+
+    def __init__(self, content: bytes, threads: int) -> None:
+        sys.dont_write_bytecode = True  # a signed folder holds nothing else
+        from session import Session  # type: ignore[import-not-found]
+
+        self.run = Session(content, threads)
+        specs = self.run.inputs.items()
+        self.inputs = [Input(name, np.dtype(spec.dtype).type, tuple(spec.shape[1:])) for name, spec in specs]
+        self.outputs = dict.fromkeys(self.run.outputs, "")
+        self.options: list[str] = []
+
+
+class Model:
+    """The file in its runtime on the CPU; one sample at a time, as its latency was taken."""
+
+    def __init__(self, folder: str | Path = HERE, threads: int = 1) -> None:
+        card = Path(folder) / "card.json"
+        path = min(Path(folder).glob("model.*"), default=Path(folder) / "model.onnx")
         content = path.read_bytes()
         self.card = _read_card(card)
         expected = self.card.get("point", {}).get("sha256")
         if expected not in (None, hashlib.sha256(content).hexdigest()):
             raise ValueError(f"{path}: not the file that card.json speaks of: its sha256 is another one")
+        is_onnx = path.suffix == ".onnx"
         try:
-            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._file = _OnnxFile(content, threads) if is_onnx else _OtherFile(content, threads)
         except Exception as problem:  # onnxruntime has no common base class for its errors
-            raise ValueError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(problem).split())[:300]}") from None
-        self.inputs = [Input(i.name, _DTYPES[i.type], tuple(i.shape[1:])) for i in self.session.get_inputs()]
-        self.outputs = [output.name for output in self.session.get_outputs()]
+            who = "ONNX Runtime" if is_onnx else "its runtime"
+            raise ValueError(f"{path}: {who} cannot load it: {' '.join(str(problem).split())[:300]}") from None
+        self.inputs = self._file.inputs
         self.thresholds = sorted(
-            (i.name for i in self.session.get_overridable_initializers() if i.name.startswith("threshold")),
+            (name for name in self._file.options if name.startswith("threshold")),
             key=lambda name: int(name.removeprefix("threshold")),
         )
         """Names of the inputs that hold the thresholds of the early exits; they have defaults in the file."""
@@ -137,7 +169,7 @@ class Model:
                 raise ValueError(f"the model has {len(self.thresholds)} thresholds, got {len(thresholds)}")
             feed |= {n: np.array(v, np.float32) for n, v in zip(self.thresholds, thresholds, strict=True)}
         started = time.perf_counter()
-        results = dict(zip(self.outputs, self.session.run(None, feed), strict=True))
+        results = dict(self._file.run(feed))
         ms = (time.perf_counter() - started) * 1e3
         index = results.pop("exit_index", None)
         if self.decoder is not None:
@@ -202,7 +234,7 @@ class Model:
     def describe(self) -> str:
         """Inputs, outputs, early exits, classes and preprocessing in a few lines."""
         lines = [f"input   {i.name}: {np.dtype(i.dtype).name} {_shape((1, *i.shape))}" for i in self.inputs]
-        lines += [f"output  {o.name}: {o.type[7:-1]} {_shape(o.shape)}" for o in self.session.get_outputs()]
+        lines += [f"output  {name}: {what}".rstrip(": ") for name, what in self._file.outputs.items()]
         known = self.card.get("exits") or []
         for i, name in enumerate(self.thresholds):
             default = f", default {known[i]['threshold']:g}" if i < len(known) else ""
@@ -336,7 +368,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples", nargs="?", help="a .npy or .npz file; random numbers without it")
     parser.add_argument("--threshold", type=float, nargs="+", help="one for each early exit; those of the file without")
-    parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of the runtime (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     parser.add_argument("--verify", metavar="KEY.pub", help="check the signature of this folder with this public key")
     arguments = parser.parse_args()

@@ -11,6 +11,7 @@ from autocompress.errors import StudyError
 from autocompress.files import Folder, json_text
 from autocompress.packaging._infer import SIGNATURE, SUMS
 from autocompress.report.against import costs_text
+from autocompress.runtimes.base import get, own_names
 from autocompress.runtimes.capabilities import ELSEWHERE
 from autocompress.studies.folder import read_artifact
 from autocompress.studies.results import Evaluation
@@ -25,17 +26,27 @@ SIGNED = (SUMS, SIGNATURE)
 """What a signature adds."""
 
 _INFER, _BOXES = Path(__file__).with_name("_infer.py"), Path(boxes.__file__)
+_SESSION = "session.py"
 
 
 def files_of(study: Study, point: Evaluation) -> tuple[str, ...]:
-    """What an export folder holds of a point: `FILES`; with a file that is no ONNX file no script that runs it.
+    """What an export folder holds of a point: `FILES`.
 
+    With a file that is no ONNX file there is `session.py`, which loads it, beside the script that runs it, or neither.
     That of a detector has the code that makes boxes of its outputs besides.
     """
     suffix = Path(str(point.artifact)).suffix
-    if suffix != ".onnx":
+    if suffix != ".onnx" and _alone(suffix) is None:
         return (f"model{suffix}", *FILES[2:])
-    return (*FILES, _BOXES.name) if study.settings.decoder else FILES
+    more = [
+        name for name, is_there in ((_SESSION, suffix != ".onnx"), (_BOXES.name, study.settings.decoder)) if is_there
+    ]
+    return (f"model{suffix}", *FILES[1:], *more)
+
+
+def _alone(suffix: str) -> Path | None:
+    """What loads files of this kind where autocompress is not installed."""
+    return next((get(name).alone for name in own_names() if get(name).suffix == suffix), None)
 
 
 def export_point(study: Study, point: Evaluation, folder: Path, key: Path | None = None) -> Path:
@@ -56,6 +67,8 @@ def export_point(study: Study, point: Evaluation, folder: Path, key: Path | None
         "card.md": _markdown(study, point, card),
         "card.json": json_text(card),
     }
+    if alone := _alone(Path(str(point.artifact)).suffix):
+        contents[_SESSION] = alone.read_bytes()
     contents = {name: contents.get(name, model) for name in files_of(study, point)}
     files = {name: c.encode() if isinstance(c, str) else c for name, c in contents.items()}
     for name, content in files.items():
@@ -125,11 +138,9 @@ def _split(study: Study, point: Evaluation) -> Split:
 
 def _how_to_run(study: Study, point: Evaluation) -> list[str]:
     """With the script that lies beside the file, or in the runtime that is needed."""
-    lines = (
-        ["```", "pip install numpy onnxruntime", "python infer.py", "```"]
-        if "infer.py" in files_of(study, point)
-        else []
-    )
+    names = files_of(study, point)
+    library = get(str(study.settings.device["runtime"])).library if _SESSION in names else "onnxruntime"
+    lines = ["```", f"pip install numpy {library}", "python infer.py", "```"] if "infer.py" in names else []
     runtime, version = (str(study.settings.device.get(key, "")) for key in ("runtime", "runtime_version"))
     if runtime in ELSEWHERE or runtime == "onnxruntime":
         return lines

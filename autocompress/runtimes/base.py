@@ -51,6 +51,9 @@ class Runtime(ABC):
     """The distribution that brings it."""
     install: ClassVar[str] = ""
     """What installs it, for who has not; by default its library."""
+    alone: ClassVar[Path | None] = None
+    """A module whose `Session(file, threads)` is a `Model` with numpy and the library only: exports hold a copy. A
+    runtime that reads ONNX files needs none."""
     capabilities: ClassVar[Support]
 
     def convert(self, graph: onnx.ModelProto) -> bytes:

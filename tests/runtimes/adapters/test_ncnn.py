@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from autocompress import Budget, DeviceProfile, search
 from autocompress.devices.calibration.fit import calibrate_host
 from autocompress.errors import CandidateError, DeviceError
 from autocompress.evaluation.evaluator import Evaluator
+from autocompress.packaging.package import export_point
 from autocompress.runtimes import base, timing
-from autocompress.runtimes.adapters.ncnn._format import unpack
+from autocompress.runtimes.adapters.ncnn.session import unpack
 from autocompress.studies.folder import read_artifact
 
 installed = pytest.mark.skipif(not importlib.util.find_spec("ncnn"), reason="ncnn is not installed (extra ncnn)")
@@ -79,7 +81,6 @@ def test_profiles_say_what_it_executes() -> None:
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     file = RUNTIME.convert(quantised("mlp").graph)
     monkeypatch.setitem(sys.modules, "ncnn", None)
-    monkeypatch.delitem(sys.modules, "autocompress.runtimes.adapters.ncnn.session", raising=False)
     monkeypatch.setattr(type(RUNTIME), "library", "no-such-library")
     with pytest.raises(DeviceError, match=r"ncnn is not installed here; .*: pip install 'autocompress\[ncnn\]'"):
         RUNTIME.load(file)
@@ -228,6 +229,16 @@ def test_a_search_for_a_board_judges_files_of_ncnn(tmp_path: Path) -> None:
         assert evaluator.score(file, "validation").value == e.validation.value
         assert e.latency_source == "predicted" and e.predicted_latency_ms > 0
         assert {layer.weight_bits for layer in e.layers} <= {8, 16, 32}, "it cannot execute weights of 4 bits"
+    folder = export_point(found, found.evaluations[-1], tmp_path / "shipped")
+    assert {"model.ncnn", "infer.py", "session.py"} < {path.name for path in folder.iterdir()}
+    assert "pip install numpy ncnn" in (folder / "card.md").read_text()
+    np.save(tmp_path / "samples.npy", (sample := next(iter(task.split("validation")))[0]["input"][:2]))
+    script = [sys.executable, "-I", "-c", f"import sys; sys.path[:0] = [{str(folder)!r}]; import infer; infer.main()"]
+    done = subprocess.run([*script, str(tmp_path / "samples.npy")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    logits = evaluator.runtime.load(file)({"input": np.asarray(sample[:1])})
+    assert f"   0: class {next(iter(logits.values())).argmax()} " in done.stdout
+    assert not (folder / "__pycache__").exists() or not list((folder / "__pycache__").glob("session*"))
 
 
 @installed

@@ -27,6 +27,7 @@ class LiteRt(Runtime):
     suffix = ".tflite"
     library = "ai-edge-litert"
     install = "'autocompress[litert]'"
+    alone = Path(__file__).with_name("session.py")
     capabilities = Support(
         way="is written as .tflite with the same integers",
         weight_bits=frozenset({8, 16, 32}),

@@ -23,6 +23,7 @@ class Ncnn(Runtime):
     suffix = ".ncnn"
     library = "ncnn"
     install = "'autocompress[ncnn]'"
+    alone = Path(__file__).with_name("session.py")
     capabilities = Support(
         way="written as .param and .bin with our integer weights; activations are coded symmetrically",
         weight_bits=frozenset({8, 16, 32}),

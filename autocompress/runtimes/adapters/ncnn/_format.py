@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.runtimes.adapters.ncnn.session import ABOUT, PARAM, WEIGHTS
+
 Form = tuple[int, ...]
 """Sizes of a blob, the outermost first: one to four of them, without the batch."""
 Param = int | float | Sequence[int] | Sequence[float]
@@ -22,7 +24,6 @@ _FLOATS, _HALVES, _INTEGERS = 0, 0x01306B47, 0x000D4B38
 """Mark in front of a weight: how it is stored."""
 _ARRAY = -23300
 """The number of a parameter that is an array is this minus its own."""
-_PARAM, _WEIGHTS, _ABOUT = "model.param", "model.bin", "model.json"
 
 
 @dataclass
@@ -110,26 +111,12 @@ def _number(value: int | float) -> str:
 def pack(layers: Sequence[Layer], about: Mapping[str, Any]) -> bytes:
     """One file: an archive without compression of both files and what there is to know about them."""
     content = {
-        _PARAM: text(layers).encode(),
-        _WEIGHTS: b"".join(data for layer in layers for data in layer.weights),
-        _ABOUT: json.dumps(about, separators=(",", ":")).encode(),
+        PARAM: text(layers).encode(),
+        WEIGHTS: b"".join(data for layer in layers for data in layer.weights),
+        ABOUT: json.dumps(about, separators=(",", ":")).encode(),
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in content.items():
             archive.writestr(zipfile.ZipInfo(name), data)  # the same date every time
     return buffer.getvalue()
-
-
-def unpack(file: bytes) -> tuple[bytes, bytes, dict[str, Any]]:
-    """What `pack` was given: .param, .bin, and what there is to know.
-
-    Raises:
-        ValueError: it is no such file, or it is damaged.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(file)) as archive:
-            param, weights, about = (archive.read(name) for name in (_PARAM, _WEIGHTS, _ABOUT))
-        return param, weights, dict(json.loads(about))
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as problem:
-        raise ValueError(f"not an archive of a .param and a .bin file: {problem}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -27,11 +28,11 @@ def write(model: onnx.ModelProto) -> bytes:
     net = _lowered(model)
     stored, graph = net.stored, net.graph.floats.graph
     about = {
-        "inputs": {value.name: net.shape(value.name) for value in graph.input if value.name not in stored},
-        "outputs": {value.name: net.shape(value.name) for value in graph.output},
+        "inputs": {value.name: _described(net, value.name) for value in graph.input if value.name not in stored},
+        "outputs": {value.name: _described(net, value.name) for value in graph.output},
         "metadata": {item.key: item.value for item in model.metadata_props},
     }
-    ends = [Layer("Noop", [net.blob(value.name)], [blob_name(value.name)]) for value in graph.output]
+    ends = [Layer("Noop", [net.blob(value.name)], [_blob_name(value.name)]) for value in graph.output]
     return pack(with_splits([*net.layers, *ends]), about)
 
 
@@ -49,7 +50,11 @@ def kernels(model: onnx.ModelProto, outputs: Sequence[str] | None = None) -> For
     return Forms(tuple(ops), net.shapes)
 
 
-def blob_name(tensor: str) -> str:
+def _described(net: Network, tensor: str) -> dict[str, Any]:
+    return {"blob": _blob_name(tensor), "form": net.form(tensor), "shape": net.shape(tensor)}
+
+
+def _blob_name(tensor: str) -> str:
     """What an input or output is called in the file, where names hold no spaces."""
     return quote(tensor, safe="/:.[]")
 
@@ -62,7 +67,7 @@ def _lowered(model: onnx.ModelProto, outputs: Sequence[str] | None = None) -> Ne
         if value.name not in net.stored:
             if value.type.tensor_type.elem_type != TensorProto.FLOAT:
                 raise CandidateError(f"ncnn takes inputs of float32 only, and {value.name!r} is of another type")
-            net.add_input(value.name, blob_name(value.name))
+            net.add_input(value.name, _blob_name(value.name))
     needed = None if outputs is None else _ancestors(graph.floats.graph, outputs)
     for proto in graph.floats.graph.node:
         if (needed is None or proto.output[0] in needed) and proto.output[0] not in net.done:
@@ -88,11 +93,10 @@ def _write(net: Network, node: Node, opset: int) -> None:
 def _ancestors(graph: onnx.GraphProto, outputs: Sequence[str]) -> set[str]:
     """Everything that some tensors are computed from, themselves included."""
     producer = {name: node for node in graph.node for name in node.output}
-    if missing := [name for name in outputs if name not in producer] or not outputs:
+    missing = [name for name in outputs if name not in producer]
+    if missing or not outputs:
         have = ", ".join(value.name for value in graph.output)
-        raise InputError(
-            f"the graph has no tensor {missing[0] if missing is not True else ''!r}; its outputs are: {have}."
-        )
+        raise InputError(f"the graph has no tensor {missing[0] if missing else ''!r}; its outputs are: {have}.")
     needed: set[str] = set()
     stack = list(outputs)
     while stack:

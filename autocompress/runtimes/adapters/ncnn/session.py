@@ -1,45 +1,55 @@
-"""A file in ncnn on the CPU."""
+"""A file that ncnn has loaded on the CPU.
+
+It is copied beside exported files and runs alone there: numpy and ncnn only.
+"""
 
 from __future__ import annotations
 
+import io
+import json
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
-import ncnn
 import numpy as np
 
-from autocompress.runtimes._timing import TensorSpec
-from autocompress.runtimes.adapters.ncnn._format import unpack
-from autocompress.runtimes.adapters.ncnn._network import kept_axes
-from autocompress.runtimes.adapters.ncnn.lowering import blob_name
+if __package__:
+    from autocompress.runtimes._timing import TensorSpec
+else:  # alone, beside the file
+    from collections import namedtuple
+
+    TensorSpec = namedtuple("TensorSpec", ["shape", "dtype"])  # type: ignore
+
+PARAM, WEIGHTS, ABOUT = "model.param", "model.bin", "model.json"
+"""What is in a file: ncnn's two, and how inputs and outputs are called and shaped."""
 
 
 class Session:
-    """A loaded network; it computes in float32 and int8, whatever else the processor could do.
+    """A network for one sample at a time; a `Model`. It computes in float32 and int8, whatever else the processor can.
 
-    On Arm cores with half precision ncnn takes float16 by itself: there its answers differ in the last digits.
+    By itself ncnn takes float16 on Arm cores with half precision: there its answers differ in the last digits.
     """
 
-    options: Mapping[str, TensorSpec] = {}
+    def __init__(self, file: Union[bytes, Path], threads: int = 1) -> None:
+        import ncnn
 
-    def __init__(self, file: bytes | Path, threads: int) -> None:
-        param, weights, about = unpack(file if isinstance(file, bytes) else file.read_bytes())
+        param, weights, about = unpack(file if isinstance(file, bytes) else Path(file).read_bytes())
+        self._ins, self._outs, self._mat = about["inputs"], about["outputs"], ncnn.Mat
         self.inputs: Mapping[str, TensorSpec] = {
-            name: TensorSpec(tuple(shape), "float32") for name, shape in about["inputs"].items()
+            name: TensorSpec(tuple(entry["shape"]), "float32") for name, entry in self._ins.items()
         }
-        self._shapes: Mapping[str, Sequence[int]] = about["outputs"]
-        self.outputs: Sequence[str] = list(self._shapes)
+        self.options: Mapping[str, TensorSpec] = {}
+        self.outputs: Sequence[str] = list(self._outs)
         self._net = ncnn.Net()
         options = self._net.opt
         options.num_threads = threads
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
-        with tempfile.TemporaryDirectory() as folder:  # from memory it reads without a bound
-            paths = Path(folder) / "model.param", Path(folder) / "model.bin"
-            for path, content in zip(paths, (param, weights), strict=True):
-                path.write_bytes(content)
-            if self._net.load_param(str(paths[0])) or self._net.load_model(str(paths[1])):
+        with tempfile.TemporaryDirectory() as folder:  # from memory it would read beyond the end of a damaged file
+            for name, content in ((PARAM, param), (WEIGHTS, weights)):
+                (Path(folder) / name).write_bytes(content)
+            if self._net.load_param(f"{folder}/{PARAM}") or self._net.load_model(f"{folder}/{WEIGHTS}"):
                 raise ValueError("its layers are damaged, or of another version")
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,17 +58,27 @@ class Session:
         for name, spec in self.inputs.items():
             if np.shape(inputs[name]) != spec.shape:
                 raise ValueError(f"input {name!r} must be of shape {spec.shape}, got {np.shape(inputs[name])}")
-            extractor.input(blob_name(name), _blob(inputs[name]))
+            sample = np.ascontiguousarray(inputs[name], np.float32).reshape(self._ins[name]["form"])
+            # a copy in its own memory: layers may work in place
+            extractor.input(self._ins[name]["blob"], self._mat(sample).clone())
         return {name: self._extracted(extractor, name) for name in self.outputs}
 
     def _extracted(self, extractor: Any, name: str) -> Any:
-        status, blob = extractor.extract(blob_name(name))
+        status, blob = extractor.extract(self._outs[name]["blob"])
         if status:
             raise ValueError(f"output {name!r} cannot be computed (status {status})")
-        return np.array(blob).reshape(self._shapes[name])
+        return np.array(blob).reshape(self._outs[name]["shape"])
 
 
-def _blob(array: Any) -> Any:
-    """The numbers without their batch, in memory of ncnn's own: layers may work in place."""
-    whole = np.ascontiguousarray(array, np.float32)
-    return ncnn.Mat(whole.reshape([whole.shape[axis] for axis in kept_axes(whole.shape)] or [1])).clone()
+def unpack(file: bytes) -> tuple[bytes, bytes, dict[str, Any]]:
+    """Layers, weights, and what there is to know about them.
+
+    Raises:
+        ValueError: it is no such file, or it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(file)) as archive:
+            param, weights, about = (archive.read(name) for name in (PARAM, WEIGHTS, ABOUT))
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as problem:
+        raise ValueError(f"not a file of layers and weights for ncnn: {problem}") from None
+    return param, weights, dict(json.loads(about))

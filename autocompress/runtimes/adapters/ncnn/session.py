@@ -11,7 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Session:
     By itself ncnn takes float16 on Arm cores with half precision: there its answers differ in the last digits.
     """
 
-    def __init__(self, file: Union[bytes, Path], threads: int = 1) -> None:
+    def __init__(self, file: bytes | Path, threads: int = 1) -> None:
         import ncnn
 
         param, weights, about = unpack(file if isinstance(file, bytes) else Path(file).read_bytes())

@@ -66,6 +66,11 @@ def test_what_it_cannot_run_is_named() -> None:
     with pytest.raises(CandidateError, match="ncnn cannot run Det 'odd/Det': no layer"):
         RUNTIME.convert(b.model({"x": ["n", 3, 6, 6]}, {"z": ["n", 4]}))
     b = Builder()
+    b.node("Reshape", ["x", b.constant("shape", np.array([1, 2, 3, 2, 3, 2]))], "y")
+    b.node("Transpose", ["y"], "z", "turn", perm=[0, 3, 1, 5, 2, 4])
+    with pytest.raises(CandidateError, match="ncnn cannot run Transpose 'turn': tensors have up to four dimensions"):
+        RUNTIME.convert(b.model({"x": [1, 72]}, {"z": []}))
+    b = Builder()
     b.node("Gather", [b.weight("table", 9, 4), "ids"], "z")
     with pytest.raises(CandidateError, match="float32 only, and 'ids'"):
         RUNTIME.convert(b.model({"ids": ["n", 5]}, {"z": ["n", 5, 4]}, ids=onnx.TensorProto.INT64))

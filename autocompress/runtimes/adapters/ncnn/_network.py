@@ -205,14 +205,14 @@ def kept_axes(shape: Sequence[int], needed: Sequence[int] = ()) -> list[int]:
         needed: axes that a layer works along, which stay.
 
     Raises:
-        CandidateError: more than four are left.
+        ValueError: more than four are left.
     """
     axes = list(range(len(shape)))
     for number, axis in enumerate([axis for axis in axes if shape[axis] == 1 and axis not in needed]):
         if number == 0 or len(axes) > _MOST_SIZES:
             axes.remove(axis)
     if len(axes) > _MOST_SIZES:
-        raise CandidateError(f"ncnn has tensors of up to four dimensions beside the batch, and one here is {shape}")
+        raise ValueError(f"tensors have up to four dimensions beside the batch, and one of its is {tuple(shape)}")
     return axes
 
 

@@ -85,7 +85,10 @@ def _write(net: Network, node: Node, opset: int) -> None:
         values = evaluated(node.proto, {name: net.constants[name] for name in node.inputs if name}, opset)
         net.constants.update(zip(node.proto.output, values, strict=True))
     elif kind in OPERATORS:
-        OPERATORS[kind](net, node)
+        try:
+            OPERATORS[kind](net, node)
+        except ValueError as reason:
+            raise node.refuse(str(reason)) from None
     else:
         raise node.refuse("no layer of ncnn is written for this operator")
 

@@ -204,6 +204,17 @@ OPERATORS: list[tuple[str, tuple[int, ...], list[Any], dict[str, Any]]] = [
 
 
 @installed
+@pytest.mark.parametrize("bias", [(5,), (1, 5), (5, 1), (1,), (3, 5, 5)])
+def test_what_is_added_to_a_product_keeps_its_axis(bias: tuple[int, ...]) -> None:
+    b = Builder()
+    b.node("MatMul", ["x", b.weight("w", 9, 5)], "product")
+    b.node("Add", [b.weight("bias", *bias), "product"], "y")
+    model = b.model({"x": [1, 3, 5, 9]}, {"y": []})
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    assert difference(model, w(2, 3, 5, 9)) < 1e-4
+
+
+@installed
 @pytest.mark.parametrize(("op", "shape", "constants", "attributes"), OPERATORS)
 def test_operators_compute_what_onnx_says(
     op: str, shape: tuple[int, ...], constants: list[Any], attributes: dict[str, Any]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from autocompress.runtimes.adapters.ncnn._format import Form, Param, floats, halves, integers, plain
 from autocompress.runtimes.adapters.ncnn._network import Network, Node, kept_axes
@@ -294,11 +295,11 @@ def _aligned(net: Network, tensor: str, rank: int, axes: Sequence[int]) -> Form:
 
 def _with_bias(net: Network, node: Node) -> tuple[str, NDArray[Any] | None]:
     """The constant that the next node adds to every row."""
-    reader, n = net.only_reader(node.output), net.shape(node.output)[-1]
+    reader, shape = net.only_reader(node.output), net.shape(node.output)
     if reader is None or reader.proto.op_type != "Add":
         return node.output, None
-    bias = net.constants.get(next(name for name in reader.inputs if name != node.output))
-    if bias is None or bias.size != n or net.shape(reader.output)[-1] != n:
+    bias = net.constants.get(next((name for name in reader.inputs if name != node.output), ""))
+    if bias is None or bias.size != shape[-1] or bias.shape[-1:] != shape[-1:] or net.shape(reader.output) != shape:
         return node.output, None
     net.done.add(reader.output)
     return reader.output, bias.reshape(-1)
@@ -510,6 +511,12 @@ def _same_numbers(net: Network, node: Node) -> None:
     net.alias(node.inputs[0], node.output)
 
 
+def _cast(net: Network, node: Node) -> None:
+    if node.get("to", TensorProto.FLOAT) != TensorProto.FLOAT:
+        raise node.refuse("all that is computed is float32")
+    net.alias(node.inputs[0], node.output)
+
+
 _MODES = {b"nearest": 1, b"linear": 2, b"cubic": 3}
 
 
@@ -646,9 +653,8 @@ OPERATORS: Mapping[str, Handler] = {
     "Slice": _slice,
     "Gather": _gather,
     "Transpose": _transpose,
-    **dict.fromkeys(
-        ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Expand", "Cast"), _same_numbers
-    ),
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Expand"), _same_numbers),
+    "Cast": _cast,
     "Resize": _resize,
     "Pad": _pad,
     "LayerNormalization": _layer_norm,

@@ -4,7 +4,8 @@
 
 Networks: that of the quickstart on Fashion-MNIST, and small ones of the tests, trained for a moment on synthetic
 classes (their accuracy says how faithful the runtime is, not how good they are). Each in float32, int8, and 4-bit
-weights. All latencies of a network are taken in one run, round-robin, as the CPU time of the one thread.
+weights, in files of the runtime's own where it has such. All latencies of a network are taken in one run, round-robin,
+as the CPU time of the one thread.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples")]
@@ -60,16 +62,18 @@ def compare(name: str, runtime: Runtime) -> Iterator[dict[str, Any]]:
     rows = []
     for label, stages in FORMATS.items():
         file = theirs.evaluate(Recipe.parse({"stages": stages}))[0].file
-        pair = [r.load(file) for r in (runtime, reference())]
+        own = runtime.convert(onnx.load_from_string(file))
+        pair = [runtime.load(own), reference().load(file)]
         models += pair
         found = [_predictions(model, task) for model in pair]
         rows.append(
             {
                 "network": name,
                 "format": label,
-                "size_bytes": len(file),
+                "size_bytes": len(own),
+                "size_bytes_onnx": len(file),
                 "samples": len(found[0]),
-                "accuracy": round(ours.score(file, "validation").value, 5),
+                "accuracy": round(ours.score(own, "validation").value, 5),
                 "accuracy_onnxruntime": round(theirs.score(file, "validation").value, 5),
                 "same_prediction": round(float((found[0] == found[1]).mean()), 5),
             }

@@ -12,7 +12,7 @@ _HOMES = {
     "TaskKind": "autocompress.tasks.kind",
     "Metric": "autocompress.tasks.metric",
     "task_from_onnx": "autocompress.given.start",
-    "ImageOptions": "autocompress.given.samples",
+    "ImageOptions": "autocompress.tasks.images",
     "Recipe": "autocompress.recipes.recipe",
     "SearchSpace": "autocompress.recipes.space",
     "DeviceProfile": "autocompress.devices.profile",

@@ -51,8 +51,8 @@ def source_of(task: str, given: Given) -> Source:
             names = "--data, --kind, --ignore-labels, --decode and --image-..."
             raise TaskError(f"{names} go with an ONNX file, got {task}; a task brings its own data")
         return task
-    from autocompress.given.samples import ImageOptions
     from autocompress.given.start import KINDS, OnnxStart
+    from autocompress.tasks.images import ImageOptions
 
     if given.kind not in KINDS:
         raise TaskError(f"--kind must be {', '.join(KINDS)}, got {given.kind}")

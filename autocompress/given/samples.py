@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from autocompress.errors import TaskError, first_line
 from autocompress.given.file import GivenFile, InputSpec
+from autocompress.tasks.images import CHANNELS, IMAGES, ImageOptions, read_image
 from autocompress.tasks.interface import take
 from autocompress.tasks.loading import load_value
 
@@ -23,44 +23,7 @@ LABELS = "labels"
 FEWEST = 16
 _IMAGE_BYTES = 2**30
 """As many images are read as fit into so much memory, as floats."""
-_IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _ARRAYS = frozenset({".npy", ".npz"})
-_CHANNELS = {1: "L", 3: "RGB"}
-
-
-@dataclass(frozen=True)
-class ImageOptions:
-    """How an image becomes an input: resized, value / scale, minus mean, divided by std."""
-
-    size: tuple[int, int] | None = None
-    """Height and width; None: those of the network, which may leave them free."""
-    scale: float | None = None
-    """None: 255 for a network that takes floats, 1 for bytes."""
-    mean: tuple[float, ...] = (0.0,)
-    """One for all channels or one for each, after `scale`."""
-    std: tuple[float, ...] = (1.0,)
-    crop: bool = False
-    """Whether the shorter side is resized and the middle cut out; else the whole image is squeezed into the size."""
-
-    def __post_init__(self) -> None:
-        numbers = [*self.mean, *self.std, 1.0 if self.scale is None else self.scale]
-        if not all(np.isfinite(numbers)) or 0.0 in (self.scale, *self.std):
-            raise TaskError("images: scale, mean and std must be finite, scale and std not 0")
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) not in (1, 3):
-                raise TaskError(
-                    f"images: {name} must be one number, or one for each channel, got {getattr(self, name)}"
-                )
-        if self.size is not None and min(self.size) < 1:
-            raise TaskError(f"images: height and width must be at least 1, got {self.size}")
-
-    def text(self, size: tuple[int, int], mode: str) -> str:
-        """The steps in words."""
-        how = "shorter side resized, middle cut out" if self.crop else "resized without keeping the aspect ratio"
-        steps = [f"{mode}, {how}, {size[0]}x{size[1]} (height x width, bilinear)", f"/ {self.scale:g}"]
-        steps += [f"minus {', '.join(f'{m:g}' for m in self.mean)}"] if any(self.mean) else []
-        steps += [f"divided by {', '.join(f'{s:g}' for s in self.std)}"] if any(s != 1 for s in self.std) else []
-        return ", ".join(steps)
 
 
 @dataclass(frozen=True)
@@ -105,13 +68,13 @@ def read_samples(data: str | Path | Mapping[str, Any], file: GivenFile, images: 
         if ":" in str(data):
             return _checked(_of_function(str(data), file), file, str(data))
         raise TaskError(f"{data}: there is no such folder; give images, .npy or .npz files, or module.py:function")
-    kinds = _ARRAYS | _IMAGES
+    kinds = _ARRAYS | IMAGES
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in kinds)
     arrays = [p for p in files if p.suffix.lower() in _ARRAYS]
     if arrays:
         return _checked(_of_arrays(_loaded(arrays, file), file, str(path)), file, str(path))
-    if not files or files[0].suffix.lower() not in _IMAGES:
-        raise TaskError(f"{path}: holds neither .npy or .npz files nor images ({', '.join(sorted(_IMAGES))})")
+    if not files or files[0].suffix.lower() not in IMAGES:
+        raise TaskError(f"{path}: holds neither .npy or .npz files nor images ({', '.join(sorted(IMAGES))})")
     return _checked(_of_images(path, files, file, images, seed), file, str(path))
 
 
@@ -226,7 +189,7 @@ def _of_images(root: Path, files: Sequence[Path], file: GivenFile, options: Imag
     if len(files) > most:
         notes.append(f"{most:,} of {len(files):,} images were drawn at random: more would not fit into a gibibyte")
         files = [files[i] for i in np.sort(np.random.default_rng(seed).permutation(len(files))[:most])]
-    array = np.stack([_image(path, layout, options) for path in files])
+    array = np.stack([read_image(path, layout.size, layout.channels, options) for path in files])
     labels, classes = _folders(root, files)
     order = "height, width, channels" if layout.last else "channels, height, width"
     text = f"{options.text(layout.size, 'grey' if layout.channels == 1 else 'RGB')}; {order}"
@@ -258,7 +221,7 @@ class _Layout:
         shape = spec.shape
         sides = ((shape[0], shape[1:], False), (shape[-1], shape[:-1], True)) if len(shape) == 3 else ()
         for channels, own, last in sides:
-            if channels not in _CHANNELS or spec.dtype not in ("float32", "uint8"):
+            if channels not in CHANNELS or spec.dtype not in ("float32", "uint8"):
                 continue
             size = own if options.size is None else options.size
             if None in size:
@@ -266,29 +229,3 @@ class _Layout:
             return cls((int(size[0] or 0), int(size[1] or 0)), int(channels), last)
         wanted = ", ".join("any" if s is None else str(s) for s in shape)
         raise TaskError(f"{where}: holds images, and the network takes ({wanted}) of {spec.dtype}; give .npy files")
-
-
-def _image(path: Path, layout: _Layout, options: ImageOptions) -> Array:
-    """One image, (height, width, channels)."""
-    try:
-        pillow = importlib.import_module("PIL.Image")
-    except ImportError:
-        raise TaskError("reading images needs Pillow; install it with: pip install 'autocompress[images]'") from None
-    height, width = layout.size
-    try:
-        with pillow.open(path) as opened:
-            image = opened.convert(_CHANNELS[layout.channels])
-            box = _middle(image.size, (width, height)) if options.crop else None
-            resized = image.resize((width, height), pillow.Resampling.BILINEAR, box)
-    except Exception as error:  # Pillow's readers raise anything
-        raise TaskError(f"{path}: cannot be read as an image: {first_line(error)}") from None
-    values = np.asarray(resized, np.float32).reshape(height, width, layout.channels) / np.float32(options.scale or 1)
-    changed: Array = (values - np.asarray(options.mean, np.float32)) / np.asarray(options.std, np.float32)
-    return changed
-
-
-def _middle(whole: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The largest box in the middle of an image (width, height) that has the proportions of another."""
-    ratio = min(whole[0] / wanted[0], whole[1] / wanted[1])
-    margins = [(w - ratio * v) / 2 for w, v in zip(whole, wanted, strict=True)]
-    return margins[0], margins[1], whole[0] - margins[0], whole[1] - margins[1]

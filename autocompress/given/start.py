@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from autocompress.errors import TaskError
 from autocompress.given.file import GivenFile, read
 from autocompress.given.network import GraphNetwork
-from autocompress.given.samples import ImageOptions, Samples, read_samples
+from autocompress.given.samples import Samples, read_samples
+from autocompress.tasks.images import ImageOptions
 from autocompress.tasks.interface import joined, leaves, n_samples, take, tensors
 from autocompress.tasks.kinds.detection import Detection, size_of
 from autocompress.tasks.metric import ACCURACY, Metric

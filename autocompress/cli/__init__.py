@@ -13,6 +13,7 @@ import typer
 from autocompress._process import interrupt, let_threads_sleep
 from autocompress.cli.devices import app as devices
 from autocompress.cli.files import apply, key, measure, schema, verify
+from autocompress.cli.init import init
 from autocompress.cli.studies import ablate, compare, diff, export, retarget, show, watch
 from autocompress.cli.tasks import check, search
 from autocompress.compression.catalogue import enable
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (check, search, watch, show, ablate, compare, diff, export, retarget, apply, measure, verify):
+for _command in (init, check, search, watch, show, ablate, compare, diff, export, retarget, apply, measure, verify):
     app.command()(_command)
 app.add_typer(devices, name="devices", invoke_without_command=True)
 app.command()(key)

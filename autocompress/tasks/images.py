@@ -77,8 +77,8 @@ def read_image(path: Path, size: tuple[int, int], channels: int, options: ImageO
     except Exception as error:  # Pillow's readers raise anything
         raise TaskError(f"{path}: cannot be read as an image: {first_line(error)}") from None
     values = np.asarray(resized, np.float32).reshape(height, width, channels) / np.float32(options.scale or 1)
-    changed: NDArray[np.float32] = (values - np.asarray(options.mean, np.float32)) / np.asarray(options.std, np.float32)
-    return changed
+    changed = (values - np.asarray(options.mean, np.float32)) / np.asarray(options.std, np.float32)
+    return changed.astype(np.float32)
 
 
 def _middle(whole: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:

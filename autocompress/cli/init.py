@@ -190,7 +190,8 @@ def _definition(path: Path, name: str) -> ast.stmt:
 def _is_called(model: str) -> bool:
     """Whether the network is made by a call: of a function or a class, as all names are but assigned ones."""
     source, _, name = model.rpartition(":")
-    return not source.endswith(".py") or not isinstance(_definition(Path(source), name), (ast.Assign, ast.AnnAssign))
+    path = Path(source if source.endswith(".py") else source.replace(".", "/") + ".py")
+    return not path.is_file() or not isinstance(_definition(path, name), (ast.Assign, ast.AnnAssign))
 
 
 def _targets(given: str, known: Sequence[str]) -> tuple[str, ...]:

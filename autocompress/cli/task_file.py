@@ -116,7 +116,8 @@ def _imports(answers: Answers, code: str) -> list[str]:
         lines.append(f"from transformers import {_auto(answers)}")
     elif library and library not in LIBRARIES:
         module = Path(library).stem if library.endswith(".py") else library
-        lines.append(f"from {module} import {name}")
+        alias = _alias(answers)
+        lines.append(f"from {module} import {name}" + (f" as {alias}" if alias != name else ""))
     return lines
 
 
@@ -149,7 +150,7 @@ def _data(a: Answers) -> list[str]:
 def _model(a: Answers) -> list[str]:
     library, _, name = a.model.rpartition(":")
     if library not in LIBRARIES:
-        return [f"model = {name}()" if a.is_called else f"model = {name}", *_loaded(a)]
+        return [f"model = {_alias(a)}{'()' if a.is_called else ''}", *_loaded(a)]
     if a.kind not in _OF_LIBRARIES[library]:
         raise InputError(
             f"networks of {library} are loaded for {' or '.join(sorted(_OF_LIBRARIES[library]))}, not for {a.kind}; "
@@ -166,6 +167,11 @@ def _model(a: Answers) -> list[str]:
     if a.kind == "embedding" and not a.weights:
         given = f"{brought}, {given}"
     return [f'model = {makes}("{name}", {given})', *_loaded(a)]
+
+
+def _alias(a: Answers) -> str:
+    """What the user's own function or network is called here: never as a variable of the file."""
+    return "make_model" if a.is_called else "trained_model"
 
 
 def _loaded(a: Answers) -> list[str]:

@@ -83,7 +83,8 @@ class Regression(TaskKind):
         if not self._reads(task, split):
             return
         shape = tuple(targets.shape[1:]) if hasattr(targets, "shape") else type(targets).__name__
-        if shape != (wanted := task.output_shape[1:]):
+        wanted = task.output_shape[1:]
+        if shape != wanted and not (any(task.free.values()) and len(shape) == len(wanted)):
             raise TaskError(
                 f"{split} data: targets of a sample must have the shape of the outputs {wanted}, got {shape}; reshape, "
                 "crop or resize one of them"
@@ -103,7 +104,7 @@ class Regression(TaskKind):
 
     def doubts(self, outputs: Any, targets: Any) -> tuple[str, ...]:
         """Outputs that are worse than the mean of the targets, as where one of them is scaled and the other is not."""
-        if getattr(targets, "shape", None) != outputs.shape or not np.isfinite(targets).all():
+        if not hasattr(targets, "shape") or targets.shape != outputs.shape or not np.isfinite(targets).all():
             return ()
         mean = np.broadcast_to(targets.mean(0), targets.shape)
         if squared_errors(outputs, targets).mean() <= squared_errors(mean, targets).mean():

@@ -197,7 +197,7 @@ def record(name: str, minutes: float, folder: Path) -> dict[str, Any]:
             "predicted_latency_ms": e.predicted_latency_ms,
             "size_bytes": e.size_bytes,
         }
-        for e in [*study.baselines, *study.front]
+        for e in [*study.baselines, *(e for e in study.front if e.kind == "candidate")]
     ]
     best = max(study.front, key=lambda e: e.validation.value if e.validation else -float("inf"))
     shipped = export_point(study, best, folder / f"{name}-shipped")

@@ -162,7 +162,7 @@ def _model(name: str, out: Path) -> str:
         if Path(source).absolute().parent != out.absolute().parent:
             beside = Path(source).parent / out.name
             raise InputError(f"{source} must lie beside the task file, which imports it: give --out {beside}")
-    elif not re.fullmatch(r"[A-Za-z_][\w.]*", source):
+    elif not all(part.isidentifier() for part in (*source.split("."), attribute)):
         raise InputError(f"--model must be one of {_NETWORKS}, got {name!r}")
     return name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -136,15 +137,16 @@ def _data(a: Answers) -> list[str]:
     if a.form == "sounds":
         return [f"data = audio_folder({path}, rate={a.rate}, seconds={a.seconds:g})  # one sub-folder per class"]
     if a.form == "series":
-        return [f"data = series({path}, {[*a.columns]!r}, history={a.history}, horizon={a.horizon})".replace("'", '"')]
+        return [f"data = series({path}, {_literal(a.columns)}, history={a.history}, horizon={a.horizon})"]
     if a.form == "table":
-        target = f'"{a.columns[0]}"' if len(a.columns) == 1 else f"{[*a.columns]!r}".replace("'", '"')
+        target = _literal(a.columns[0] if len(a.columns) == 1 else a.columns)
         return [
             "# all other columns are the input, as they are: scale them as in the training of the network",
             f"data = table({path}, {target}, classes={a.kind not in ('regression', 'forecasting')})",
         ]
-    scaled = f", over_255={[*a.over_255]!r}".replace("'", '"') if a.over_255 else ""
-    return [f'data = arrays({path}, "{a.arrays[0]}", "{a.arrays[1]}"{scaled})']
+    scaled = f", over_255={_literal(a.over_255)}" if a.over_255 else ""
+    inputs, targets = map(_literal, a.arrays)
+    return [f"data = arrays({path}, {inputs}, {targets}{scaled})"]
 
 
 def _model(a: Answers) -> list[str]:
@@ -157,7 +159,7 @@ def _model(a: Answers) -> list[str]:
             "write a function that returns yours, and give --model my_module.py:function"
         )
     if library == "transformers":
-        return [f'model = {_auto(a)}.from_pretrained("{name}")', *_loaded(a)]
+        return [f"model = {_auto(a)}.from_pretrained({_literal(name)})", *_loaded(a)]
     classes = "0" if a.kind == "embedding" else "len(data.classes)" if a.n_classes is None else str(a.n_classes)
     makes, brought = {
         "timm": ("timm.create_model", "pretrained=True"),
@@ -166,7 +168,7 @@ def _model(a: Answers) -> list[str]:
     given = f"num_classes={classes}" if a.weights or a.kind == "embedding" else brought
     if a.kind == "embedding" and not a.weights:
         given = f"{brought}, {given}"
-    return [f'model = {makes}("{name}", {given})', *_loaded(a)]
+    return [f"model = {makes}({_literal(name)}, {given})", *_loaded(a)]
 
 
 def _alias(a: Answers) -> str:
@@ -213,4 +215,9 @@ def _path(path: Path, out: Path) -> str:
     """An expression for a path: relative to the file where it lies below its folder."""
     folder, full = out.absolute().parent, path.absolute()
     below = full.is_relative_to(folder)
-    return f'HERE / "{full.relative_to(folder).as_posix()}"' if below else f'"{full.as_posix()}"'
+    return f"HERE / {_literal(full.relative_to(folder).as_posix())}" if below else _literal(full.as_posix())
+
+
+def _literal(value: str | tuple[str, ...]) -> str:
+    """A string, or a list of strings, as Python writes it."""
+    return json.dumps(value, ensure_ascii=False)

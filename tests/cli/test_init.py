@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import io
 import sys
@@ -191,6 +192,7 @@ GIVEN = ("--kind", "classification", "--data", "data.npz", "--model", "nets.py:n
         (("--kind", "ctc", "--data", "table.csv"), "--data for ctc must be an .npz file, got a CSV file: table.csv"),
         (("--data", "nets.py"), "must be a folder with images or WAV files, a .csv or an .npz file, got nets.py"),
         (("--model", "resnet18"), "--model must be one of torchvision:NAME, timm:NAME"),
+        (("--model", "my-nets:network"), "--model must be one of torchvision:NAME, timm:NAME"),
         (("--model", "absent.py:network"), "there is no file absent.py"),
         (("--model", "net.onnx"), "there is no file net.onnx"),
         (("--model", "sub/nets.py:network"), "must lie beside the task file, which imports it: give --out sub/task.py"),
@@ -214,6 +216,17 @@ def test_what_cannot_be_used_is_one_sentence_and_nothing_is_written(
     assert run("init", *GIVEN, *words) == 2  # the last of two options counts
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1 and not Path("task.py").exists()
+
+
+def test_names_of_any_letters_are_written_as_they_are(project: Path) -> None:
+    odd = Path('my "data" \\ è\'s.csv')
+    odd.write_text('x,"it\'s ""y"""\n' + "1,2\n" * 20)
+    words = ("--kind", "regression", "--data", odd, "--model", "nets:dense", "--target", 'it\'s "y"')
+    assert run("init", *words) == 0
+    calls = {
+        ast.unparse(node) for node in ast.walk(ast.parse(Path("task.py").read_text())) if isinstance(node, ast.Call)
+    }
+    assert f"table(HERE / {str(odd)!r}, {words[-1]!r}, classes=False)" in calls
 
 
 def test_without_an_answer_it_says_which_option_to_give(

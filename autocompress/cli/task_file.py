@@ -95,9 +95,7 @@ def _head(answers: Answers, code: str) -> str:
     """Docstring and the imports that the code needs."""
     file = answers.out.as_posix()
     ours = [name for name in ("ImageOptions", "Task", "task_from_onnx") if name in f"{code} Task"]
-    readers = [
-        f"{name}" for name in ("arrays", "audio_folder", "image_folder", "series", "table") if f"= {name}(" in code
-    ]
+    readers = [name for name in _READERS if f"= {name}(" in code]
     blocks = [
         f'"""A task for autocompress ({answers.kind}): the trained network and its data.\n\n'
         f"    autocompress check {file}\n"
@@ -128,9 +126,7 @@ def _data(a: Answers) -> list[str]:
         usual = a.model.partition(":")[0] in LIBRARIES
         options = "mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)" if usual else ""
         return [
-            "# values / 255, then mean and std "
-            + ("of ImageNet; " if usual else "")
-            + "as in the training of the network",
+            "# values / 255, then minus mean, divided by std: as in the training of the network",
             f"options = ImageOptions({options})",
             f"data = image_folder({path}, {a.size}, options)  # one sub-folder per class",
         ]
@@ -165,10 +161,9 @@ def _model(a: Answers) -> list[str]:
         "timm": ("timm.create_model", "pretrained=True"),
         "torchvision": ("torchvision.models.get_model", 'weights="DEFAULT"'),
     }[library]
-    given = f"num_classes={classes}" if a.weights or a.kind == "embedding" else brought
-    if a.kind == "embedding" and not a.weights:
-        given = f"{brought}, {given}"
-    return [f"model = {makes}({_literal(name)}, {given})", *_loaded(a)]
+    given = [_literal(name), *([] if a.weights else [brought])]
+    given += [f"num_classes={classes}"] if a.weights or a.kind == "embedding" else []
+    return [f"model = {makes}({', '.join(given)})", *_loaded(a)]
 
 
 def _alias(a: Answers) -> str:

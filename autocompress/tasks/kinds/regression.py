@@ -104,7 +104,9 @@ class Regression(TaskKind):
 
     def doubts(self, outputs: Any, targets: Any) -> tuple[str, ...]:
         """Outputs that are worse than the mean of the targets, as where one of them is scaled and the other is not."""
-        if not hasattr(targets, "shape") or targets.shape != outputs.shape or not np.isfinite(targets).all():
+        if isinstance(outputs, list) or getattr(targets, "shape", None) != outputs.shape:
+            return ()
+        if not np.isfinite(targets).all():
             return ()
         mean = np.broadcast_to(targets.mean(0), targets.shape)
         if squared_errors(outputs, targets).mean() <= squared_errors(mean, targets).mean():

@@ -4,16 +4,11 @@ import sys
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.compression.techniques._usual import quantised
-from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import TaskError
-from autocompress.evaluation.evaluator import Evaluator
-from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.kinds.image_to_image import ImageToImage, psnr, ssim
 from autocompress.tasks.task import Task
 
@@ -71,16 +66,6 @@ def test_40_db_from_the_network_is_where_files_count_as_different() -> None:
 def test_what_is_no_image_for_an_image_is_refused(made: Any, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         made().validate()
-
-
-def test_height_and_width_are_free_in_data_and_file_where_the_task_says_so() -> None:
-    data = [(torch.rand(8, 1, size, 6), torch.rand(8, 1, 2 * size, 12)) for size in (6, 9, 6)]
-    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.PixelShuffle(2)).eval()
-    made = Task.image_to_image(model, example_input=SMALL[:1], train=data, val=data, free_axes=(2, 3))
-    made.validate()
-    file = Evaluator(made, DeviceProfile.load("raspberry-pi-4")).evaluate(Recipe(stages=(quantised(),)))[0].file
-    (output,) = onnx.load_from_string(file).graph.output
-    assert [bool(size.dim_value) for size in output.type.tensor_type.shape.dim] == [False, True, False, False]
 
 
 def test_values_of_another_range_have_their_own_psnr() -> None:

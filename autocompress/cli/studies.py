@@ -29,6 +29,7 @@ from autocompress.cli.output import print_rich, print_study
 from autocompress.errors import InputError, StudyError
 
 if TYPE_CHECKING:
+    from autocompress.studies.results import Evaluation
     from autocompress.studies.retarget import Retargeted
     from autocompress.studies.study import Study
 
@@ -180,6 +181,14 @@ def export(
     sign: Annotated[Path | None, typer.Option(help="Sign the files with this secret key (see `autocompress key`).")] = (
         None
     ),
+    integers_only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="Write model.int8.tflite as well, for microcontrollers and NPUs that have integers only: int8 inputs "
+            "and outputs, judged on this task.",
+        ),
+    ] = None,
 ) -> None:
     """Export one point: model.onnx, infer.py that runs it, recipe.yaml and a card with figures and conditions.
 
@@ -190,7 +199,7 @@ def export(
     from autocompress.report.against import costs_text, loss_text, pick_point
     from autocompress.studies.study import Study
 
-    opened = Study.open(study)
+    opened = Study.open(study.absolute())  # a task may change the working directory
     limits = {
         "max_latency_ms": max_latency_ms,
         "max_size_bytes": max_size_bytes,
@@ -205,6 +214,8 @@ def export(
         raise InputError("--trial names a point already: give either --trial, or --pick and limits")
     else:
         point = opened.evaluation(trial)
+    if integers_only is not None and sign is not None:
+        raise InputError("--integers-only writes a file that is not signed: give either it or --sign")
     folder = export_point(opened, point, out or opened.path / f"export-trial-{point.trial}", sign)
     typer.echo(f"trial {point.trial}: {point.label}")
     if costs := costs_text(opened, point, rule):
@@ -212,6 +223,22 @@ def export(
     if loss := loss_text(opened, point, rule, max_accuracy_drop):
         typer.echo(f"NOTE: {loss}", err=True)
     typer.echo(f"wrote {folder}/{', '.join([*files_of(opened, point), *SIGNED] if sign else files_of(opened, point))}")
+    if integers_only is not None:
+        _export_integers(opened, point, folder.absolute(), integers_only)
+
+
+def _export_integers(study: Study, point: Evaluation, folder: Path, task: str) -> None:
+    from autocompress.evaluation.integers import integer_file
+    from autocompress.files import write_atomically
+
+    loaded = checked_task(task, None)
+    file = integer_file(study, point, loaded)
+    write_atomically(folder / "model.int8.tflite", file.content)
+    arena = "" if file.arena_bytes is None else f", {file.arena_bytes:,} bytes of working memory in TFLite Micro"
+    typer.echo(
+        f"wrote {folder}/model.int8.tflite: {len(file.content):,} bytes, "
+        f"{loaded.figure} {file.score.value:.4f} ({file.score.split}){arena}"
+    )
 
 
 def retarget(

@@ -12,7 +12,7 @@ import pytest
 from helpers.onnx_files import FLOAT
 from helpers.plans import use_tiny_plan
 from helpers.quantised_files import embedding, float_graph, quantised
-from helpers.small import SPACE, device, small_task, space
+from helpers.small import NUMERICS, SPACE, device, small_task, space
 from onnx import helper, numpy_helper
 
 from autocompress import Budget, search
@@ -20,9 +20,15 @@ from autocompress.devices.calibration.fit import calibrate_host
 from autocompress.devices.profile import DeviceProfile, host_name
 from autocompress.errors import CandidateError
 from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.integers import integer_file
 from autocompress.graphs.export import INPUT
+from autocompress.graphs.observe import activation_range
 from autocompress.runtimes import timing
+from autocompress.runtimes.adapters.litert import LiteRt
+from autocompress.runtimes.adapters.litert.integers import IntegerSession
+from autocompress.runtimes.adapters.litert.session import Session
 from autocompress.runtimes.base import get, pieces, reference
+from autocompress.runtimes.quantized_graph import Code
 from autocompress.studies.folder import read_artifact
 from autocompress.tasks.interface import joined
 
@@ -216,6 +222,13 @@ def test_what_litert_cannot_do_is_one_sentence() -> None:
         RUNTIME.convert(cubic)
 
 
+def test_a_free_axis_is_refused() -> None:
+    model = graph("Relu", TOKENS, [])
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "length"
+    with pytest.raises(CandidateError, match="'x' has a free axis"):
+        RUNTIME.convert(model)
+
+
 def test_the_file_bears_the_recipe() -> None:
     model = graph("Relu", IMAGE, [])
     model.metadata_props.add(key="autocompress.recipe", value="[]")
@@ -229,6 +242,38 @@ def test_tokens_are_looked_up_in_tables_of_integers(bits: int) -> None:
     ours, theirs = RUNTIME.load(content), reference().load(model.SerializeToString())
     assert ours.inputs["ids"].dtype == "int64" and operators(content)[0]["GATHER int8"] == 1
     assert np.allclose(ours({"ids": ids})["y"], theirs({"ids": ids})["y"])
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "mlp"])
+def test_files_without_floats_differ_by_the_rounding_of_their_outputs(name: str) -> None:
+    file = quantised(name)
+    expected = reference().load(file.graph.SerializeToString())({INPUT: file.samples})["logits"]
+    step = activation_range(float(expected.min()), float(expected.max()))
+    content = LiteRt().integers_only(file.graph, {"logits": Code(step.scale, step.zero_point)})
+    session, model = Session(content), IntegerSession(content)
+    zeros = np.zeros([int(size) for size in session.inputs[INPUT].shape], np.int8)  # refused if it took floats
+    assert session({INPUT: zeros})["logits"].dtype == np.int8
+    found = joined([model(piece) for piece in pieces(model, {INPUT: file.samples})])["logits"]
+    assert np.abs(found - expected).max() < 1.5 * step.scale
+    assert not [op for op in operators(content)[0] if "float" in op]
+
+
+def test_a_layer_of_floats_is_named_where_only_integers_are_allowed() -> None:
+    with pytest.raises(CandidateError, match=r"HardSwish .* computes in floats, and only integers are allowed"):
+        LiteRt().integers_only(quantised("shared").graph, {"logits": Code(1.0, 0)})
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_point_is_exported_for_targets_without_floats(tmp_path: Path) -> None:
+    task = small_task("resnet", n=64)
+    onnx_device = device().model_copy(update={"name": "conformance"})
+    study = search(task, onnx_device, space(NUMERICS), budget=Budget(1), out=tmp_path / "study")
+    (point,) = (e for e in study.baselines if e.label == "int8")
+    file = integer_file(study, point, task)
+    assert file.score.value == pytest.approx(point.test.value, abs=0.1) and file.content[4:8] == b"TFL3"
+    (floats,) = (e for e in study.baselines if e.label == "fp32")
+    with pytest.raises(CandidateError, match="quantise all layers"):
+        integer_file(study, floats, task)
 
 
 @pytest.fixture

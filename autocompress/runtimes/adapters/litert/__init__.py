@@ -6,7 +6,7 @@ and outputs are those of our graph, in its order of axes; one sample is computed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
     from autocompress.runtimes.kernels import Forms
+    from autocompress.runtimes.quantized_graph import Code
 
 
 class LiteRt(Runtime):
@@ -47,6 +48,22 @@ class LiteRt(Runtime):
         from autocompress.runtimes.adapters.litert.operators import lower
 
         return lower(graph, graph.producer_name or "autocompress")
+
+    def integers_only(self, graph: onnx.ModelProto, output_codes: Mapping[str, Code]) -> bytes:
+        """Write the graph as .tflite for targets without floats: microcontrollers, Ethos-U, Edge TPU.
+
+        Args:
+            graph: as for `convert`; all its layers are quantised, activations too.
+            output_codes: of its outputs, which a graph of ours has in floats.
+
+        Raises:
+            CandidateError: a node computes in floats, or as `convert`.
+            DeviceError: LiteRT is not installed.
+        """
+        self.version()
+        from autocompress.runtimes.adapters.litert.operators import lower
+
+        return lower(graph, graph.producer_name or "autocompress", output_codes)
 
     def open(self, file: bytes | Path, threads: int) -> Model:
         """An interpreter, with XNNPACK for whatever it takes."""

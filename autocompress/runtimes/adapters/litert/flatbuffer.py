@@ -58,6 +58,11 @@ class File:
         self._buffers: list[Any] = [self._schema.BufferT()]
         self._constants: dict[tuple[Any, ...], int] = {}
 
+    @property
+    def has_floats(self) -> bool:
+        """Whether a tensor holds floats."""
+        return any(tensor.type == self._schema.TensorType.FLOAT32 for tensor in self._tensors)
+
     def tensor(self, shape: Sequence[int], dtype: np.dtype[Any], code: Code | None = None) -> int:
         """A tensor that an operator writes; int8 if it has a code."""
         made = self._schema.TensorT()

@@ -6,8 +6,9 @@ in the form that its operator wrote, and is turned where somebody reads another 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,20 @@ class Form:
 class Lowering:
     """A graph on its way into a file; operators are in `operators`."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.taken: QuantizedGraph = read(model)
+    def __init__(self, model: onnx.ModelProto, output_codes: Mapping[str, Code] = MappingProxyType({})) -> None:
+        taken = read(model)
+        self.taken: QuantizedGraph = replace(taken, codes={**taken.codes, **output_codes})
+        self.integers_only = bool(output_codes)
         self.graph = self.taken.floats.graph
         self.file = File()
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
-        fix_inputs([value for value in self.graph.input if value.name not in self.constants], {}, 1)
+        inputs = [value for value in self.graph.input if value.name not in self.constants]
+        for value in inputs:
+            if not all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:]):
+                raise CandidateError(
+                    f"a LiteRT file takes inputs of one size, and {value.name!r} has a free axis: fix it"
+                )
+        fix_inputs(inputs, {}, 1)
         self.shapes = reference().kernels(self.taken.floats).shapes
         self.nodes = self._without_constants()
         self.outputs = [value.name for value in self.graph.output]
@@ -62,15 +71,20 @@ class Lowering:
         self._unpacked: dict[int, int] = {}
 
     def feed(self, value: onnx.ValueInfoProto) -> int:
-        """An input of the file."""
+        """An input of the file: as in the graph, or in codes with the channels last."""
+        if self.integers_only and value.name not in self.taken.codes:
+            raise CandidateError(f"no layer reads the input {value.name!r} in integers: quantise all layers")
+        if self.integers_only:
+            return self.put(value.name, Form(True, self.taken.codes[value.name]))
         self.dtypes[value.name] = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
         return self.put(value.name, Form())
 
     def own(self, name: str) -> int:
-        """An output of the file: in floats, in the order of the graph, and no second name of another tensor."""
-        number, form = self.get(name, Form()), Form()
+        """An output of the file, as `feed` says; no second name of another tensor."""
+        form = Form(self.is_last(name), self.taken.codes[name]) if self.integers_only else Form()
+        number = self.get(name, form)
         if sum(number in held.values() for held in self._held.values()) > 1 or name in self.constants:
-            shape = self.shape(name)
+            shape = self.physical(self.shape(name), form.last)
             number = self._same_type("RESHAPE", number, shape, name, form, shape)
         return number
 

@@ -37,6 +37,8 @@ class Session:
         self._given = {item["name"]: item["index"] for item in given}
         self._made = {item["name"]: item["index"] for item in made}
         self.outputs: Sequence[str] = list(self._made)
+        self.codes = {item["name"]: item["quantization"] for item in (*given, *made)}
+        """Scale and zero point of each int8 input and output."""
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run once: arrays by name to arrays by name."""

@@ -51,6 +51,8 @@ class Projection:
     constraints: tuple[Constraint, ...]
     """Those of the user with absolute limits; what does not fit into the device is excluded."""
     notes: tuple[str, ...] = ()
+    judged: bool = False
+    """Whether the accuracies and sizes are those of files for its runtime, judged in it here."""
 
     @cached_property
     def front(self) -> ParetoFront:
@@ -249,9 +251,9 @@ def _project(
     doubts = {e.trial: doubt for e in unsure if (doubt := _doubt(e, built_for, device))}
     constraints, notes = _constraints(study, points, device)
     if found:
-        notes = (f"accuracies and sizes are those of the files as {device.runtime} runs them here", *notes)
+        notes = (f"accuracies and sizes are those of the files for {device.runtime}, judged in it here", *notes)
     stripped = tuple(p.model_copy(update={"layers": ()}) for p in points.values())
-    return Projection(device, stripped, intervals, excluded, doubts, outside, constraints, notes)
+    return Projection(device, stripped, intervals, excluded, doubts, outside, constraints, notes, bool(found))
 
 
 def _unable(evaluation: Evaluation, device: DeviceProfile) -> str:

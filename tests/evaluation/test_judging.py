@@ -33,7 +33,7 @@ def test_finished_files_are_converted_and_judged_in_another_runtime(
             assert e.sha256 != complete[trial].sha256 and e.size_bytes != complete[trial].size_bytes
             point = projection.point(trial)
             assert point is None or (point.size_bytes, point.validation) == (e.size_bytes, e.validation)
-        assert "as " in projection.notes[0] and not projection.doubts
+        assert projection.judged and "judged in it here" in projection.notes[0] and not projection.doubts
 
         def refuse(graph: object) -> bytes:
             raise CandidateError("this runtime knows no convolution")

@@ -126,10 +126,9 @@ def sentences(result: Retargeted) -> list[str]:
     """What to know about the tables."""
     study = result.study
     metric = study.settings.metric
-    lines = [
-        f"{metric[:1].upper()}{metric[1:]} is that of the study (searched for {study.settings.device['name']}); "
-        "all latencies are predicted."
-    ]
+    source = f"the study (searched for {study.settings.device['name']})"
+    source += " where nothing else is said" if any(p.judged for p in result.projections) else ""
+    lines = [f"{metric[:1].upper()}{metric[1:]} is that of {source}; all latencies are predicted."]
     for p in result.projections:
         lines.extend(f"{p.device.name}: {line}" for line in _about(p))
     if result.lost:

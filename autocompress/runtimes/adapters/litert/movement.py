@@ -53,13 +53,11 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
     integer, last = low.is_integer(node, range(len(node.input)), out), common_order(low, node)
     form = Form(last, low.taken.codes[out] if integer else None)
     low.dtypes[out] = next(low.dtype(name) for name in node.input if name not in low.constants)
-    inputs = [low.get(n, form) if integer or n in low.constants else low.read(node, k, last) for k, n in _named(node)]
+    inputs = [
+        low.get(n, form) if integer or n in low.constants else low.read(node, k, last) for k, n in enumerate(node.input)
+    ]
     axis = low.axis(attribute(node, "axis", 1), rank, last)
     low.write("CONCATENATION", inputs, out, form, axis=axis, fusedActivationFunction="NONE")
-
-
-def _named(node: onnx.NodeProto) -> list[tuple[int, str]]:
-    return list(enumerate(node.input))
 
 
 @operator("Slice")

@@ -140,6 +140,11 @@ def _gather(low: Lowering, node: onnx.NodeProto) -> None:
     if table in low.taken.weights:
         _rows_of_integers(low, node, indices)
         return
+    if table in low.taken.halves:
+        halves = low.file.constant(low.constants[table].astype(np.float16))
+        rows = low.step("GATHER", [halves, indices], low.shape(out), np.dtype(np.float16), axis=axis)
+        low.write("DEQUANTIZE", [rows], out, Form())
+        return
     low.write("GATHER", [low.read(node, 0), indices], out, Form(), axis=axis, batchDims=0)
 
 

@@ -1,4 +1,4 @@
-"""What a technique that no shipped space uses brings, against pruning after the same training.
+"""What a technique that the space `auto` does not use brings, against pruning after the same training.
 
     python benchmarks/techniques.py depth|low_rank|sparsity ... [--device raspberry-pi-4]
 

@@ -51,6 +51,15 @@ def test_weights_of_16_bits_are_halves() -> None:
     assert len(half) < 0.6 * len(whole)
 
 
+def test_recipe_and_provenance_stay_in_the_file() -> None:
+    graph = onnx.ModelProto()
+    graph.CopyFrom(quantised("mlp").graph)
+    graph.metadata_props.add(key="autocompress.recipe", value='{"stages":[]}')
+    about = unpack(RUNTIME.convert(graph))[2]
+    assert about["metadata"] == {"autocompress.recipe": '{"stages":[]}'}
+    assert about["inputs"]["input"]["shape"] == [1, 24] and list(about["outputs"]) == ["logits"]
+
+
 def test_its_own_layers_are_what_latency_is_predicted_from() -> None:
     file = quantised("resnet")
     ops = RUNTIME.kernels(file.graph).workload().ops

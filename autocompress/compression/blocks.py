@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from autocompress.tasks.interface import Inputs, arrays, tensors
-from autocompress.tasks.task import Task
 from autocompress.tasks.torch_utils import evaluating, outputs_of
 
 if TYPE_CHECKING:
@@ -166,18 +164,16 @@ def _damage(context: Context) -> dict[str, float]:
     most = _MOST_MACS / max(1, context.analysis.macs * len(blocks))
     batches = task.calibration_batches(int(min(_SAMPLES, max(_FEWEST, most))), context.seed)
     model = copy.deepcopy(task.model)
-    whole, missed = _answers(task, model, batches), {}
+    whole, missed = _answers(model, batches), {}
     for name in blocks:
         with _without(model, name):
-            found = task.traits.damage(_answers(task, model, batches), whole)
-        missed[name] = float(np.nan_to_num(max(0.0, found), nan=1e9, posinf=1e9))
+            missed[name] = task.damage(_answers(model, batches), whole)
     return missed
 
 
-def _answers(task: Task, model: nn.Module, batches: Sequence[Any]) -> Any:
-    """What the network returns, in the structure of the user's own, its arrays (N, ...)."""
-    found = [arrays(outputs_of(model, tensors(batch))) for batch in batches]
-    return task.own([np.concatenate(each).astype(np.float64) for each in zip(*found, strict=True)])
+def _answers(model: nn.Module, batches: Sequence[Any]) -> list[list[Any]]:
+    """What the network returns for each batch."""
+    return [list(arrays(outputs_of(model, tensors(batch)))) for batch in batches]
 
 
 def _time(context: Context) -> Mapping[str, float]:

@@ -31,7 +31,7 @@ from autocompress.compression.labels import Axis, Ints, trace_channels
 from autocompress.tasks.interface import Inputs
 
 _HEAD_COUNTS = ("num_heads", "n_heads", "num_attention_heads", "heads", "n_head", "nhead", "h")
-_INNER_WIDTHS = ("all_head_size", "all_head_dim", "inner_dim", "attn_dim")
+_INNER_WIDTHS = ("all_head_size", "all_head_dim", "inner_dim", "attn_dim", "split_size")
 _PROJECTION = re.compile(
     r"(qkv|to_qkv|in_proj|c_attn|[qkv]|query|key|value|[qkv]_proj|[qkv]_lin|to_[qkv]|w[qkv])$", re.IGNORECASE
 )

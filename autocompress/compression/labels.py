@@ -208,7 +208,8 @@ class _Labelling(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return (name, (0, 1)) if name and tensor.dim() == 2 else None
 
     def _pointwise(self, inputs: Sequence[Tensor], output: Any) -> None:
-        first, *others = [self.labels_of(t) for t in inputs]
+        found = [self.labels_of(t) for t in inputs]
+        first, *others = [labels for labels in found if not _is_for_all(labels, found)]
         for other in others:
             a, b = _together(first, other)
             self.nodes.join(a, b)
@@ -323,6 +324,17 @@ def _repeating(labels: Tensor) -> Tensor:
     return labels.expand(shape)
 
 
+def _is_for_all(labels: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether a part of the input, such as a mask, is one number for all channels of something that it meets."""
+    if not bool((_compact(labels) == FIXED).all()):
+        return False
+    for other in others:
+        varying = [d for d in range(-other.dim(), 0) if _compact(other).shape[d] > 1]
+        if varying and all(-d > labels.dim() or labels.shape[d] == 1 for d in varying):
+            return True
+    return False
+
+
 def _together(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two tensors of labels without the dimensions along which both of them repeat."""
     n = max(a.dim(), b.dim())
@@ -352,6 +364,8 @@ def _replayed(mode: _Labelling, func: Any, args: Any, kwargs: Any, output: Any) 
 
     if name in ("view", "_unsafe_view"):
         result = labels(args[0]).reshape(output.shape)
+    elif name in ("index", "index_select", "gather"):  # what else is given are places
+        result = func(labels(args[0]), *args[1:], **kwargs)
     elif name == "constant_pad_nd":
         result = func(labels(args[0]), args[1], FREE)
     else:

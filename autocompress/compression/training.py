@@ -403,7 +403,9 @@ class _Objective:
         for i, answer in enumerate(answers):
             loss = (1 - d.weight) * self.loss(answer, targets) if d.weight < 1 else torch.zeros(())
             if teacher is not None and d.weight:
-                taught = self.task.traits.distillation(answer, self.task.own(teacher), d.temperature)
+                kind = self.task.traits
+                mine, theirs = (kind.counted(one, targets) for one in (answer, self.task.own(teacher)))
+                taught = kind.distillation(mine, theirs, d.temperature)
                 loss = loss + d.weight * taught
             if teacher is not None and d.relation_weight:
                 relations = [_relation(*pair) for pair in zip(leaves(answer), teacher, strict=True)]

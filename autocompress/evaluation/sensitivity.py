@@ -25,7 +25,6 @@ from autocompress.graphs.qdq import WeightQuant, quantize_weights
 from autocompress.graphs.quantizable import QuantSpec, plan, quantizable_layers
 from autocompress.runtimes.base import Model, pieces, reference
 from autocompress.tasks.interface import Arrays
-from autocompress.tasks.task import Task
 
 Array = NDArray[Any]
 
@@ -95,7 +94,7 @@ def _measure(evaluator: Evaluator) -> _Kept:
     for i, layer in enumerate(layers):
         evaluator.context.progress(f"sensitivity of layer {i + 1} of {len(layers)}")
         after = _outputs(model, batches, {layer.weight: _values(coarse[layer.weight])})
-        kept.damage[layer.name] = _damage(evaluator.task, before, after)
+        kept.damage[layer.name] = evaluator.task.damage(after, before)
         kept.n_weights[layer.name] = coarse[layer.weight].values.size
     return kept
 
@@ -124,12 +123,7 @@ def _values(weight: WeightQuant) -> Array:
     return values
 
 
-def _outputs(model: Model, batches: Sequence[Arrays], weights: Mapping[str, Array]) -> list[Array]:
-    """The network's own outputs, each (N, ...)."""
+def _outputs(model: Model, batches: Sequence[Arrays], weights: Mapping[str, Array]) -> list[list[Array]]:
+    """The network's own outputs for each batch."""
     found = [model({**piece, **weights}) for batch in batches for piece in pieces(model, batch)]
-    return [np.concatenate([outputs[name] for outputs in found]).astype(np.float64) for name in model.outputs]
-
-
-def _damage(task: Task, before: Sequence[Array], after: Sequence[Array]) -> float:
-    found = task.traits.damage(task.own(after), task.own(before))
-    return float(np.nan_to_num(max(0.0, found), nan=1e9, posinf=1e9))
+    return [[outputs[name] for name in model.outputs] for outputs in found]

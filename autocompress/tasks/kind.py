@@ -113,6 +113,10 @@ class TaskKind:
         """How outputs become boxes, for those who run the file: fields of `tasks.boxes.Decoder`; nothing elsewhere."""
         return {}
 
+    def counted(self, outputs: Any, targets: Any) -> Any:
+        """The part of the outputs of a batch that its targets speak of, for `distillation`; by default all."""
+        return outputs
+
     def distillation(self, student: Any, teacher: Any, temperature: float) -> Tensor:
         """How far the student is from the teacher, a scalar; 0 for equal outputs. By default the mean squared error."""
         from torch.nn.functional import mse_loss

@@ -246,6 +246,11 @@ class Task:
         """
         return cls(model=model, kind=kind_of("keypoints", within=within), **settings)
 
+    @classmethod
+    def token_classification(cls, model: nn.Module, **settings: Any) -> Task:
+        """Logits of each token (N, L, classes); targets are class indices (N, L), -100 where there is none."""
+        return cls(model=model, kind="token_classification", **settings)
+
     @property
     def trainable(self) -> bool:
         """Whether there is training data."""
@@ -279,6 +284,24 @@ class Task:
         if self.traits.lone_output and len(outputs) == 1:
             return outputs[0]
         return self.outputs.pack(dict(zip(self.outputs.names, outputs, strict=True)))
+
+    def damage(self, outputs: Sequence[Sequence[Array]], reference: Sequence[Sequence[Array]]) -> float:
+        """`TaskKind.damage` of some batches, each a list of outputs, from 0 to 1e9, which also stands for no number.
+
+        Of batches whose samples differ in shape it is the mean over samples.
+        """
+        alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for i, arrays_ in enumerate(reference):
+            alike.setdefault(tuple(array.shape[1:] for array in arrays_), []).append(i)
+        total = n = 0.0
+        for batches in alike.values():
+            ours, theirs = (
+                [np.concatenate(each).astype(np.float64) for each in zip(*(side[i] for i in batches), strict=True)]
+                for side in (outputs, reference)
+            )
+            total += len(ours[0]) * self.traits.damage(self.own(ours), self.own(theirs))
+            n += len(ours[0])
+        return float(np.nan_to_num(max(0.0, total / n), nan=1e9, posinf=1e9))
 
     def answers(self, output: object) -> list[Any]:
         """What each exit of a network, or each of several networks, returned, in the structure of the user's own.
@@ -517,6 +540,8 @@ class Task:
         Raises:
             TaskError: their 95 % intervals lie apart, whichever way the outputs are shuffled.
         """
+        if any(isinstance(side, list) for side in (*outputs.values(), targets)):
+            return  # of texts of other lengths, outputs do not fit each other's targets
         rng, n = np.random.default_rng(0), n_of(targets)
         mine, *others = (
             self._judged(take(outputs, rows), targets)

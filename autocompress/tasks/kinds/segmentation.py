@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autocompress.errors import TaskError
-from autocompress.tasks.class_scores import ClassScores
+from autocompress.tasks.class_scores import ClassOfPlaces
 from autocompress.tasks.metric import Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from autocompress.tasks.task import Task
 
 IGNORED = 255
 
@@ -34,38 +31,12 @@ def _of_image(answer: NDArray[Any], truth: NDArray[Any], n_classes: int) -> floa
     return float((matrix.diagonal()[union > 0] / union[union > 0]).mean())
 
 
-class Segmentation(ClassScores):
+class Segmentation(ClassOfPlaces):
     """Cross-entropy of each pixel; intersection over union of each image, the mean over images."""
 
     title = "segmentation"
     metric = Metric("mIoU of images", _iou, unit="share")
+    ignored = IGNORED
+    layout = "(N, classes, H, W)"
+    place = "pixels"
     differs = "gives another class than the network it was made from to more than 1 % of the pixels"
-
-    def loss(self) -> Any:
-        """Cross-entropy over the pixels that have a class."""
-        from torch import nn
-
-        return nn.CrossEntropyLoss(ignore_index=IGNORED)
-
-    def check(self, task: Task) -> None:
-        """Refuse what is no logits of each pixel."""
-        names, shape = task.outputs.names, task.output_shape
-        if len(names) > 1 or len(shape) != 4 or shape[1] < 2:
-            got = ", ".join(names) if len(names) > 1 else str(shape)
-            raise TaskError(
-                f"a segmentation returns logits (N, classes, H, W) of two or more classes, got {got}; wrap the network "
-                "in a module that does, or use kind='generic' with a metric and a loss of your own"
-            )
-
-    def check_targets(self, targets: Any, task: Task, split: str) -> None:
-        """Refuse what is no index of a class for each pixel."""
-        if not hasattr(targets, "dim") or targets.dim() != 3 or targets.is_floating_point():
-            got = f"{tuple(targets.shape)} of {targets.dtype}" if hasattr(targets, "dim") else type(targets).__name__
-            raise TaskError(f"{split} data: targets must be class indices (N, H, W), integers, got {got}")
-        known = targets[targets != IGNORED]
-        if known.numel() and (int(known.min()) < 0 or int(known.max()) >= task.n_outputs):
-            wrong = int(known.min()) if int(known.min()) < 0 else int(known.max())
-            raise TaskError(
-                f"{split} data: classes must be from 0 to {task.n_outputs - 1} (the model has {task.n_outputs}), or "
-                f"{IGNORED} for pixels without one, got {wrong}"
-            )

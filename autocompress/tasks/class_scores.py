@@ -34,7 +34,7 @@ class ClassScores(TaskKind):
         """Divergence of the softened probabilities, T^2 KL(teacher, student) (Hinton et al., arXiv 1503.02531)."""
         from torch.nn import functional
 
-        axis = self.class_axis if self.ignored is None else -1
+        axis = self.class_axis  # that of what `counted` leaves, too
         mine, theirs = (logits / temperature for logits in (student, teacher))
         mine, theirs = functional.log_softmax(mine, axis), functional.softmax(theirs, axis)
         return temperature**2 * functional.kl_div(mine, theirs, reduction="none").sum(axis).mean()

@@ -164,3 +164,58 @@ def test_a_single_channel_is_left_alone() -> None:
     found = probe_groups(model, torch.zeros(1, 3, 9, 9), ["0", "2", "4"])
     assert [g.name for g in found.groups] == ["2"]
     assert found.refused == {"4": "output of the network", "0": "it has a single unit"}
+
+
+class LastToken(nn.Module):
+    """Queries, keys and values in one layer, split by a width that the module knows; answers at a place by the ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.split_size = 4, 16
+        self.words, self.c_attn, self.c_proj = nn.Embedding(30, 16), nn.Linear(16, 48), nn.Linear(16, 16)
+        self.up, self.down, self.score = nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 3)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.words(ids)
+        parts = self.c_attn(x).split(self.split_size, dim=2)
+        q, k, v = (part.reshape(*ids.shape, -1, 4).transpose(1, 2) for part in parts)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :].bool())
+        x = x + self.c_proj(y.transpose(1, 2).flatten(2))
+        x = self.score(x + self.down(self.up(x).relu()))
+        return x[torch.arange(len(ids)), (mask * torch.arange(ids.shape[1])).argmax(-1)]
+
+
+class MeanOfWords(nn.Module):
+    """Weighted by the mask, which is one of the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.up, self.score = nn.Embedding(30, 16), nn.Linear(16, 24), nn.Linear(24, 3)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        weights = mask[..., None].float()
+        return self.score((self.up(self.words(ids)).relu() * weights).sum(1) / weights.sum(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups"), [(LastToken, {"c_attn": 4, "c_proj": 16, "up": 24}), (MeanOfWords, {"words": 16, "up": 24})]
+)
+def test_masks_and_places_from_the_inputs_tie_no_channels(kind: type[nn.Module], groups: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    ids, mask = torch.randint(1, 30, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    found = probe_groups(kind().eval(), {"ids": ids, "mask": mask}, ["c_attn", "c_proj", "up", "down", "score"])
+    assert {group.name: group.n_units for group in found.groups} == groups
+    assert set(found.refused) == {"score"}
+
+
+def test_an_input_that_differs_from_channel_to_channel_still_ties_them() -> None:
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x) * x)
+
+    found = probe_groups(Added().eval(), torch.randn(2, 8), ["a", "b"])
+    assert not found.groups and found.refused["a"] == "it meets the input of the network"

@@ -14,6 +14,7 @@ from helpers import doc_blocks
 from helpers.detectors import detection_task, keypoints_task
 from helpers.many import two_heads
 from helpers.small import small_task
+from helpers.taggers import tagging
 from torch import nn
 
 from autocompress.tasks.kind import names
@@ -122,6 +123,7 @@ TASKS: dict[str, Callable[[Path], Task]] = {
     "image_to_image": lambda folder: image_to_image(),
     "regression": lambda folder: regression(),
     "segmentation": lambda folder: segmentation(),
+    "token_classification": lambda folder: tagging(),
     "documented": documented,
 }
 

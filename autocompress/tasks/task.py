@@ -43,7 +43,7 @@ from autocompress.tasks.kind import get as kind_of
 from autocompress.tasks.metric import ACCURACY, Metric, Score, Split
 from autocompress.tasks.normalize import normalize, unwrapped
 from autocompress.tasks.survey import Survey
-from autocompress.tasks.torch_utils import evaluating, outputs_of
+from autocompress.tasks.torch_utils import evaluating, outputs_of, tables_of
 
 Array = NDArray[Any]
 Predict = Callable[[Arrays], Arrays]
@@ -317,8 +317,25 @@ class Task:
         for inputs, targets in read_batches(
             self.train, self.batch_size, shuffle=True, split="train", names=tuple(self.inputs)
         ):
-            self.traits.check_targets(targets, self, "train")
+            self._check_values(inputs, targets, "train")
             yield self._typed(inputs), targets
+
+    def _check_values(self, inputs: Tensors, targets: Any, split: str) -> None:
+        """Refuse targets that the kind does not know, and ids that a table of the network does not have."""
+        self.traits.check_targets(targets, self, split)
+        for name, (table, rows) in self._tables.items():
+            low, high = (int(found) for found in inputs[name].aminmax()) if inputs[name].numel() else (0, 0)
+            if low < 0 or high >= rows:
+                raise TaskError(
+                    f"{split} data: {name!r} must be from 0 to {rows - 1} (the embedding {table!r} has {rows} rows), "
+                    f"got {low if low < 0 else high}"
+                )
+
+    @cached_property
+    def _tables(self) -> dict[str, tuple[str, int]]:
+        """Of each input that goes into an embedding as it is, the name of this and how many rows it has."""
+        self.outputs  # noqa: B018  # the model runs
+        return tables_of(self.model, self.inputs)
 
     def _typed(self, inputs: Tensors) -> dict[str, Tensor]:
         """Inputs in the types of the example."""
@@ -404,7 +421,7 @@ class Task:
             for inputs, targets in read_batches(
                 source, self.batch_size, shuffle=False, split=split, names=tuple(self.inputs)
             ):
-                self.traits.check_targets(targets, self, split)
+                self._check_values(inputs, targets, split)
                 batches.append((arrays(self._typed(inputs)), arrays(targets)))
             self._memo[split] = batches
         return list(self._memo[split])
@@ -593,7 +610,7 @@ class Task:
 
     def _labels_checked(self, batches: Iterable[Draw], split: str) -> Iterator[Draw]:
         for batch in batches:
-            self.traits.check_targets(batch.targets, self, split)
+            self._check_values(batch.inputs, batch.targets, split)
             yield batch
 
     def _means_missing(self, split: str, inputs: Tensors, targets: Any) -> bool:

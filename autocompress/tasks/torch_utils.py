@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,6 +73,31 @@ def outputs_of(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
     """
     with torch.no_grad(), evaluating(model):
         return tuple(tensors_in(model(*(tensor.clone() for tensor in values(inputs)))))
+
+
+def tables_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, tuple[str, int]]:
+    """Inputs that go into an embedding as they are, each with the name of the smallest such and the number of its rows."""
+    given = {name: tensor.clone() for name, tensor in inputs.items()}
+    found: dict[str, tuple[str, int]] = {}
+
+    def look(path: str, module: nn.Embedding, args: tuple[Any, ...]) -> None:
+        for name, tensor in given.items():
+            same = args and isinstance(args[0], Tensor) and args[0].data_ptr() == tensor.data_ptr()
+            if same and module.num_embeddings < found.get(name, ("", sys.maxsize))[1]:
+                found[name] = path, module.num_embeddings
+
+    hooks = [
+        module.register_forward_pre_hook(lambda module, args, path=path: look(path, module, args))
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+    ]
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(*given.values())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def tensors_in(output: object) -> Iterator[Tensor]:

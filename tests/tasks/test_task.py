@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.many import many
 from helpers.tasks import lone, make_task, predicting
 from helpers.zoo import ZOO, synthetic_classification
 from scipy import stats
@@ -542,3 +543,35 @@ def test_data_hash_sees_every_split() -> None:
         == 3
     )
     assert base != task(train=[(INPUTS, LABELS)], test=DATA).data_sha256
+
+
+def _texts(**changes: Any) -> Any:
+    batch = {"input_ids": torch.ones(8, 12).long(), "attention_mask": torch.ones(8, 12).long()}
+    batch |= {"labels": torch.zeros(8).long(), **changes}
+    return [{key: value for key, value in batch.items() if value is not None}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_ids": torch.full((8, 12), 50)}, "'input_ids' must be from 0 to 49 .*'embed' has 50 rows.*, got 50"),
+        ({"input_ids": torch.full((8, 12), -1)}, "'input_ids' must be from 0 to 49 .*, got -1"),
+        ({"attention_mask": None}, "with the inputs input_ids, attention_mask, got dict with 'input_ids', 'labels'"),
+        ({"labels": torch.full((8,), 3)}, r"labels must be from 0 to 2 \(the model has 3 outputs\), got 3"),
+        (
+            {"input_ids": torch.ones(8, 9).long()},
+            r"'input_ids' must have the shape of example_input \(12,\), got \(9,\)",
+        ),
+    ],
+)
+def test_texts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    for split in ("train", "val", "test"):
+        name = {"val": "validation"}.get(split, split)
+        with pytest.raises(TaskError, match=f"^{name} data: .*{message}"):
+            many("ids and mask", **{split: _texts(**changes)}).validate()
+
+
+def test_ids_that_are_floats_are_refused() -> None:
+    example = {"input_ids": torch.ones(1, 12), "attention_mask": torch.ones(1, 12).long()}
+    with pytest.raises(TaskError, match=r"the model does not run on example_input .*Long, Int; but got"):
+        Task.classification(many("ids and mask").model, example_input=example, val=_texts()).validate()

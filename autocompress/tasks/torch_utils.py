@@ -76,7 +76,7 @@ def outputs_of(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
 
 
 def tables_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, tuple[str, int]]:
-    """Inputs that go into an embedding as they are, each with the name of the smallest such and the number of its rows."""
+    """Inputs that go into an embedding as they are, each with the name of the smallest such one and its rows."""
     given = {name: tensor.clone() for name, tensor in inputs.items()}
     found: dict[str, tuple[str, int]] = {}
 

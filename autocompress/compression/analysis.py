@@ -147,7 +147,7 @@ def analyze(task: Task) -> NetworkAnalysis:
     names = [n for n in visits if isinstance(modules[n], WEIGHTED)]
     tables = {n: modules[n].embedding_dim for n in visits if isinstance(modules[n], nn.Embedding)}
     stages = _stages({n: visits[n] for n in names})
-    found = probe_groups(task.model, example, tuple(names), _samples(task))
+    found = probe_groups(task.model, example, (*names, *tables), _samples(task))
     exits = task.traits.exits and task.metric.per_sample and task.evaluate is None and len(task.output_shape) == 2
     places = _places(task.model, visits) if exits else ()
     return NetworkAnalysis(

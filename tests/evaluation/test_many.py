@@ -112,6 +112,26 @@ def test_texts_of_any_length_reach_the_file(name: str, of_any_length: Evaluator)
     assert e.predicted_latency_ms == pytest.approx(of_any_length.forecast(recipe).worst_case_ms, rel=0.01)
 
 
+def test_a_group_that_is_called_after_a_table_can_be_pruned() -> None:
+    """Nothing but the table and attention makes the channels of this one."""
+
+    class Attentive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(50, 16), nn.Linear(16, 3)
+            self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.words(ids)
+            return self.head((x + self.attention(x, x, x)[0]).mean(1))
+
+    data = [(torch.randint(0, 50, (16, 9)), torch.arange(16) % 3)]
+    evaluator = Evaluator(Task.classification(Attentive().eval(), example_input=data[0][0], val=data), device())
+    assert [*evaluator.analysis.groups] == ["words"]
+    (outcome,) = evaluator.evaluate(Recipe.parse({"stages": [PRUNE]}))
+    assert {layer.name: layer.channels_after for layer in outcome.evaluation.layers}["words"] == 12
+
+
 def test_a_free_file_is_timed_at_the_usual_size(of_any_length: Evaluator, tmp_path: Path) -> None:
     (outcome,) = of_any_length.evaluate(Recipe())
     (tmp_path / "free.onnx").write_bytes(outcome.file)

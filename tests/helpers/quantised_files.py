@@ -39,8 +39,12 @@ def float_graph(name: str) -> tuple[onnx.ModelProto, np.ndarray]:
 
 @functools.cache
 def quantised(name: str, weight_bits: int = 8, activation_bits: int = 8) -> Quantised:
-    """The same formats in all layers."""
-    floats, inputs = float_graph(name)
+    """A network of the zoo, as `quantise` says."""
+    return quantise(*float_graph(name), weight_bits, activation_bits)
+
+
+def quantise(floats: onnx.ModelProto, inputs: np.ndarray, weight_bits: int, activation_bits: int) -> Quantised:
+    """The same formats in all layers; the first 64 inputs set the ranges."""
     layers = [layer.name for layer in quantizable_layers(floats)]
     spec = plan(floats, QuantSpec(dict.fromkeys(layers, weight_bits), dict.fromkeys(layers, activation_bits)))
     ranges, weights = observe(floats, spec, [{INPUT: inputs[:64]}], "minmax"), quantize_weights(floats, spec)

@@ -24,7 +24,8 @@ def take(low: Lowering, output: str, coded: str | None) -> tuple[str, str]:
     Args:
         low: the graph.
         output: of the node.
-        coded: the tensor of codes behind the activation, which need not do what the codes do not reach.
+        coded: name of the quantised tensor after the activation; a bound outside the range of its codes needs no
+            operator. None in floats.
 
     Returns:
         The tensor after it, and what LiteRT calls it.

@@ -26,7 +26,6 @@ _FUSING = {"ADD", "SUB", "MUL", "DIV"}
 @operator(*_UNARY)
 def _unary(low: Lowering, node: onnx.NodeProto) -> None:
     x, out = node.input[0], node.output[0]
-    low.dtypes[out] = low.dtype(x)
     last = low.is_last(x)
     low.write(_UNARY[node.op_type], [low.read(node, 0, last)], out, Form(last))
 
@@ -47,6 +46,8 @@ def _with_option(low: Lowering, node: onnx.NodeProto) -> None:
 @operator("Clip")
 def _clip(low: Lowering, node: onnx.NodeProto) -> None:
     x, bounds = node.input[0], bounds_of(low, node)
+    if low.dtype(x) != np.float32:
+        raise low.refused(node, "it clips integers")
     last = low.is_last(x)
     source, shape = low.read(node, 0, last), low.physical(low.shape(x), last)
     if bounds in CLIPS:
@@ -73,7 +74,7 @@ def _hard_sigmoid(low: Lowering, node: onnx.NodeProto) -> None:
 def _prelu(low: Lowering, node: onnx.NodeProto) -> None:
     x, rank = node.input[0], len(low.shape(node.input[0]))
     last = low.is_last(x)
-    slope = low.constants[node.input[1]]
+    slope = low.constant(node, 1)
     low.constants[f"{node.output[0]}/slope"] = slope.reshape((1,) * (rank - slope.ndim) + slope.shape)[0]
     inputs = [low.read(node, 0, last), low.operand(f"{node.output[0]}/slope", rank, last)]
     low.write("PRELU", inputs, node.output[0], Form(last))
@@ -98,8 +99,6 @@ def _binary(low: Lowering, node: onnx.NodeProto) -> None:
         end, activation = take(low, node.output[0], end if integer else None)
     last = common_order(low, node)
     inputs = [_operand(low, node, k, last, integer) for k in (0, 1)]
-    kept = next(low.dtype(name) for name in (*node.input,) if name not in low.constants)
-    low.dtypes[end] = kept if node.op_type in _BINARY else np.dtype(bool)
     options = {"fusedActivationFunction": activation} if kind in _FUSING else {}
     low.write(kind, inputs, end, Form(last, low.taken.codes[end] if integer else None), **options)
 
@@ -121,14 +120,12 @@ def _operand(low: Lowering, node: onnx.NodeProto, k: int, last: bool, integer: b
 @operator("Where")
 def _where(low: Lowering, node: onnx.NodeProto) -> None:
     last = common_order(low, node)
-    low.dtypes[node.output[0]] = low.dtype(node.input[1])
     low.write("SELECT_V2", [_operand(low, node, k, last) for k in range(3)], node.output[0], Form(last))
 
 
 @operator("Cast")
 def _cast(low: Lowering, node: onnx.NodeProto) -> None:
     x, last = node.input[0], low.is_last(node.input[0])
-    low.dtypes[node.output[0]] = onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to", 1))
     low.write("CAST", [low.read(node, 0, last)], node.output[0], Form(last and x not in low.constants))
 
 
@@ -139,7 +136,7 @@ def _cast(low: Lowering, node: onnx.NodeProto) -> None:
 def _softmax(low: Lowering, node: onnx.NodeProto) -> None:
     rank = len(low.shape(node.input[0]))
     axis = attribute(node, "axis", -1) % rank
-    last = axis == 1 and rank > 2
+    last = axis == 1 and rank in (3, 4)
     if not last and axis != rank - 1:
         raise low.refused(node, "it is along an axis that is neither the last nor the channels")
     options = {"beta": 1.0} if node.op_type == "Softmax" else {}
@@ -152,7 +149,6 @@ def _arg_max(low: Lowering, node: onnx.NodeProto) -> None:
     if attribute(node, "keepdims", 1):
         raise low.refused(node, "it keeps the axis")
     axis = attribute(node, "axis", 0) % len(low.shape(node.input[0]))
-    low.dtypes[node.output[0]] = np.dtype(np.int64)
     options = {"outputType": 4}
     low.write("ARG_MAX", [low.read(node, 0), low.numbers([axis])], node.output[0], Form(), **options)
 
@@ -162,21 +158,24 @@ def _layer_norm(low: Lowering, node: onnx.NodeProto) -> None:
     shape = low.shape(node.input[0])
     axes = range(attribute(node, "axis", -1) % len(shape), len(shape))
     normal = _normalised(low, low.read(node, 0), shape, axes, attribute(node, "epsilon", 1e-5))
+    for k in range(1, len(node.input)):
+        low.constant(node, k)
     _scaled(low, node, normal, shape, False, node.input[1:])
 
 
 @operator("BatchNormalization")
 def _batch_norm(low: Lowering, node: onnx.NodeProto) -> None:
-    scale, offset, mean, variance = (low.constants[name] for name in node.input[1:5])
+    scale, offset, mean, variance = (low.constant(node, k) for k in range(1, 5))
     factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-    _per_channel(low, node, low.read(node, 0, True), True, factor, offset - mean * factor)
+    last = len(low.shape(node.input[0])) <= 4
+    _per_channel(low, node, low.read(node, 0, last), last, factor, offset - mean * factor)
 
 
 @operator("InstanceNormalization")
 def _instance_norm(low: Lowering, node: onnx.NodeProto) -> None:
     shape = low.physical(low.shape(node.input[0]), True)
     normal = _normalised(low, low.read(node, 0, True), shape, SPATIAL, attribute(node, "epsilon", 1e-5))
-    _per_channel(low, node, normal, True, *(low.constants[name] for name in node.input[1:3]))
+    _per_channel(low, node, normal, True, low.constant(node, 1), low.constant(node, 2))
 
 
 @operator("GroupNormalization")
@@ -186,7 +185,7 @@ def _group_norm(low: Lowering, node: onnx.NodeProto) -> None:
     data = low.step("RESHAPE", [low.read(node, 0), low.numbers(rows)], rows)
     normal = _normalised(low, data, rows, [2], attribute(node, "epsilon", 1e-5))
     back = low.step("RESHAPE", [normal, low.numbers(shape)], shape)
-    _per_channel(low, node, back, False, *(low.constants[name] for name in node.input[1:3]))
+    _per_channel(low, node, back, False, low.constant(node, 1), low.constant(node, 2))
 
 
 def _normalised(low: Lowering, data: int, shape: Sequence[int], axes: Sequence[int], epsilon: float) -> int:

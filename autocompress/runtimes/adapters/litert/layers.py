@@ -66,6 +66,8 @@ def _conv_transpose(low: Lowering, node: onnx.NodeProto) -> None:
     if weight is None or weight.ndim > 4 or attribute(node, "group", 1) > 1 or set(dilations) != {1}:
         raise low.refused(node, "it has groups, dilation, three spatial axes or no constant weight")
     pads, strides = _two(low, node, "pads", 0), _two(low, node, "strides", 1)
+    if attribute(node, "output_shape", None):
+        raise low.refused(node, "it has an output_shape")
     kernel, size = _as_image(weight.shape[2:]), _as_image(low.shape(x)[2:])
     wanted = _as_image(low.shape(out)[2:])
     whole = tuple((n - 1) * s + k for n, s, k in zip(size, strides, kernel, strict=True))
@@ -76,13 +78,13 @@ def _conv_transpose(low: Lowering, node: onnx.NodeProto) -> None:
     if not fits and any(p + b > a for p, b, a in zip(pads[:2], wanted, whole, strict=True)):
         raise low.refused(node, "its output reaches beyond its windows")
     made, channels = wanted if fits else whole, weight.shape[1]
-    data, shape = low.read(node, 0, last=True), (1, *made, channels)
+    data, shape = low.read(node, 0, last=True), (low.shape(x)[0], *made, channels)
     parts = [low.numbers(shape), _weight(low, node, (1, 2, 3, 0), 0, False), data, _bias(low, node, channels, False)]
     options: dict[str, Any] = {"padding": "SAME" if fits else "VALID", "strideH": strides[0], "strideW": strides[1]}
     if fits:
         low.write("TRANSPOSE_CONV", parts, out, Form(True), **options)
         return
-    cut = [low.numbers((0, *pads[:2], 0)), low.numbers((1, *wanted, channels))]
+    cut = [low.numbers((0, *pads[:2], 0)), low.numbers((shape[0], *wanted, channels))]
     low.write("SLICE", [low.step("TRANSPOSE_CONV", parts, shape, **options), *cut], out, Form(True))
 
 
@@ -147,8 +149,10 @@ def _weight(low: Lowering, node: onnx.NodeProto, order: Sequence[int], axis: int
 
 def _bias(low: Lowering, node: onnx.NodeProto, channels: int, integer: bool) -> int:
     name = node.input[2] if len(node.input) > 2 else ""
-    floats = low.constants[name].reshape(-1) if name else np.zeros(channels, np.float32)
-    floats = np.broadcast_to(floats, (channels,)).astype(np.float32)
+    given = low.constant(node, 2) if name else np.zeros(channels, np.float32)
+    if given.size > 1 and given.shape[-1] != given.size:
+        raise low.refused(node, "its bias is no row")
+    floats = np.broadcast_to(given.reshape(-1), (channels,)).astype(np.float32)
     if not integer:
         return low.file.constant(floats)
     unit = low.taken.weights[node.input[1]].scale * np.float32(low.taken.codes[node.input[0]].scale)
@@ -161,9 +165,9 @@ def _added_bias(low: Lowering, node: onnx.NodeProto) -> onnx.NodeProto | None:
     reader = low.only_reader(node.output[0])
     if reader is None or reader.op_type != "Add" or low.is_rounded(reader, list(reader.input).index(node.output[0])):
         return None
-    name = _constant_input(low, reader)
-    channels = low.shape(node.output[0])[-1]
-    return reader if name and low.constants[name].size == low.constants[name].shape[-1] == channels else None
+    name, shape = _constant_input(low, reader), low.shape(node.output[0])
+    is_row = name and low.constants[name].size == low.constants[name].shape[-1] == shape[-1]
+    return reader if is_row and low.shape(reader.output[0]) == shape else None
 
 
 def _constant_input(low: Lowering, node: onnx.NodeProto) -> str:
@@ -217,6 +221,8 @@ def _padded(low: Lowering, source: int, name: str, pads: Sequence[int], integer:
 def _pool(low: Lowering, node: onnx.NodeProto) -> None:
     x, out = node.input[0], node.output[0]
     kernel = _two(low, node, "kernel_shape", 1)
+    if len(low.shape(x)) > 4:
+        raise low.refused(node, "it has three spatial axes")
     pads, strides, dilations = (_two(low, node, name, default) for name, default in _WINDOWS)
     size, made = _as_image(low.shape(x)[2:]), _as_image(low.shape(out)[2:])
     average = node.op_type == "AveragePool"
@@ -224,8 +230,9 @@ def _pool(low: Lowering, node: onnx.NodeProto) -> None:
     whole = [(n + a + b - k) // s + 1 for n, a, b, k, s in zip(size, pads[:2], pads[2:], kernel, strides, strict=True)]
     if whole != list(made) or set(dilations) != {1}:
         raise low.refused(node, "it has dilation, or rounds its size up")
-    form = low.format_of(node, 0, True)
-    source = low.get(x, form) if not average or form.code else low.read(node, 0, last=True)
+    in_floats = average and not low.integers_only  # LiteRT rounds an average of codes to the codes of its input
+    form = Form(True) if in_floats else low.format_of(node, 0, True)
+    source = low.read(node, 0, last=True) if in_floats else low.get(x, form)
     padding = _padding(size, kernel, strides, dilations, pads)
     if any(pads) and (padding is None or (average and counts)):
         if average and not counts:
@@ -263,10 +270,14 @@ def _global_pool(low: Lowering, node: onnx.NodeProto) -> None:
 @operator(*_REDUCTIONS)
 def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
     x, out, rank = node.input[0], node.output[0], len(low.shape(node.input[0]))
-    given = low.constants.get(node.input[1]) if len(node.input) > 1 and node.input[1] else None
-    axes = [int(a) % rank for a in (given.reshape(-1) if given is not None else attribute(node, "axes", range(rank)))]
-    keep = bool(attribute(node, "keepdims", 1))
-    last = low.is_last(x) and (keep or sorted(axes) == list(range(2, rank)))
+    given = low.constant(node, 1).tolist() if len(node.input) > 1 and node.input[1] else attribute(node, "axes", [])
+    if not given and attribute(node, "noop_with_empty_axes", 0):
+        raise low.refused(node, "it has no axes")
+    axes, keep = {axis % rank for axis in given or range(rank)}, bool(attribute(node, "keepdims", 1))
+    last = low.is_last(x) and (keep or axes == set(range(2, rank)))
     source = low.read(node, 0, last)
-    moved = low.numbers(sorted(low.axis(axis, rank, last) for axis in axes))
+    places = {low.axis(axis, rank, last) for axis in axes}
+    if last and rank == 3 and not keep:
+        places.add(1)  # the height that the file's tensor has beside the graph's axes
+    moved = low.numbers(sorted(places))
     low.write(_REDUCTIONS[node.op_type], [source, moved], out, Form(last and keep), keepDims=keep)

@@ -26,6 +26,7 @@ Array = NDArray[Any]
 _LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1)}
 """Order of the axes with the channels last; tensors of other ranks have one form only."""
 _FLOAT = np.dtype(np.float32)
+_OLDEST_OPSET = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,9 @@ class Lowering:
     """A graph on its way into a file; operators are in `operators`."""
 
     def __init__(self, model: onnx.ModelProto, output_codes: Mapping[str, Code] = MappingProxyType({})) -> None:
+        opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+        if opset < _OLDEST_OPSET:
+            raise CandidateError(f"LiteRT files are written from opset {_OLDEST_OPSET} on, and this graph has {opset}")
         taken = read(model)
         self.taken: QuantizedGraph = replace(taken, codes={**taken.codes, **output_codes})
         self.integers_only = bool(output_codes)
@@ -64,7 +68,8 @@ class Lowering:
         for node in self.nodes:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
-        self.dtypes = {name: value.dtype for name, value in self.constants.items()}
+        self.dtypes = _types(self.taken.floats)
+        self.dtypes |= {name: value.dtype for name, value in self.constants.items()}
         self.done: set[str] = set()
         """First outputs of nodes that are parts of the operators of others."""
         self._held: dict[str, dict[Form, int]] = {}
@@ -76,11 +81,10 @@ class Lowering:
             raise CandidateError(f"no layer reads the input {value.name!r} in integers: quantise all layers")
         if self.integers_only:
             return self.put(value.name, Form(True, self.taken.codes[value.name]))
-        self.dtypes[value.name] = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
         return self.put(value.name, Form())
 
     def own(self, name: str) -> int:
-        """An output of the file, as `feed` says; no second name of another tensor."""
+        """The tensor of an output: floats with axes as in the graph, or as `feed` says; copied if it has two names."""
         form = Form(self.is_last(name), self.taken.codes[name]) if self.integers_only else Form()
         number = self.get(name, form)
         if sum(number in held.values() for held in self._held.values()) > 1 or name in self.constants:
@@ -95,8 +99,14 @@ class Lowering:
         return tuple(self.constants[name].shape) if name in self.constants else tuple(self.shapes[name])
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Of a tensor that is already there."""
+        """Of a tensor's numbers in the graph."""
         return self.dtypes.get(name, _FLOAT)
+
+    def constant(self, node: onnx.NodeProto, k: int) -> Array:
+        """An input that has to be constant."""
+        if node.input[k] not in self.constants:
+            raise self.refused(node, f"its input {node.input[k]!r} is not constant")
+        return self.constants[node.input[k]]
 
     def is_rounded(self, node: onnx.NodeProto, k: int) -> bool:
         """Whether a node reads codes."""
@@ -133,7 +143,7 @@ class Lowering:
 
     def get(self, name: str, form: Form) -> int:
         """A tensor in a form; what converts it is written once."""
-        form = replace(form, last=form.last and len(self.shape(name)) in _LAST)
+        form = self._possible(name, form)
         held = self._held.setdefault(name, {})
         if form not in held:
             held[form] = self._constant(name, form) if name in self.constants else self._converted(name, form)
@@ -141,7 +151,7 @@ class Lowering:
 
     def put(self, name: str, form: Form) -> int:
         """A new tensor for what an operator writes."""
-        form = replace(form, last=form.last and len(self.shape(name)) in _LAST)
+        form = self._possible(name, form)
         number = self.file.tensor(self.physical(self.shape(name), form.last), self.dtype(name), form.code)
         self._held.setdefault(name, {})[form] = number
         return number
@@ -206,6 +216,15 @@ class Lowering:
 
     # -- inside
 
+    def _possible(self, name: str, form: Form) -> Form:
+        """Of up to two axes the channels are last anyway; of more than four there is no form with the channels last."""
+        rank = len(self.shape(name))
+        if form.last and rank > max(_LAST):
+            raise CandidateError(
+                f"LiteRT's kernels take images of two dimensions at most, and {name!r} has {rank} axes"
+            )
+        return replace(form, last=form.last and rank in _LAST)
+
     def _arranged(self, array: Array, last: bool) -> Array:
         moved = array.transpose(self.order(array.ndim, last))
         return moved.reshape(self.physical(array.shape, last))
@@ -269,6 +288,13 @@ class Lowering:
     def _size(self, node: onnx.NodeProto) -> Array:
         whole = np.asarray(self.shapes[node.input[0]], np.int64)
         return whole[attribute(node, "start", 0) : attribute(node, "end", None)]
+
+
+def _types(model: onnx.ModelProto) -> dict[str, np.dtype[Any]]:
+    """Of the inputs and of what the nodes compute."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    return {name: helper.tensor_dtype_to_np_dtype(kind) for name, kind in types.items() if kind}
 
 
 def _computed(

@@ -15,7 +15,6 @@ from autocompress.runtimes.adapters.litert.table import operator
 @operator("Identity", "Dropout")
 def _identity(low: Lowering, node: onnx.NodeProto) -> None:
     form = low.format_of(node, 0, low.is_last(node.input[0]))
-    low.dtypes[node.output[0]] = low.dtype(node.input[0])
     low.alias(node.output[0], form, low.get(node.input[0], form))
 
 
@@ -25,7 +24,6 @@ def _reshape(low: Lowering, node: onnx.NodeProto) -> None:
     before, after = low.shape(x), low.shape(out)
     same_channels = before[:2] == after[:2] and {len(before), len(after)} <= {3, 4}
     form = low.format_of(node, 0, low.is_last(x) and same_channels)
-    low.dtypes[out] = low.dtype(x)
     target = low.numbers(low.physical(after, form.last))
     low.write("RESHAPE", [low.get(x, form), target], out, form)
 
@@ -36,7 +34,6 @@ def _transpose(low: Lowering, node: onnx.NodeProto) -> None:
     x, out, shape = node.input[0], node.output[0], low.shape(node.input[0])
     rank, last = len(shape), low.is_last(node.input[0])
     perm = [int(axis) for axis in attribute(node, "perm", range(rank)[::-1])]
-    low.dtypes[out] = low.dtype(x)
     before, form = low.order(rank, last), low.format_of(node, 0, last)
     for target in (False, True):
         moves = [before.index(perm[axis]) for axis in low.order(rank, target)]
@@ -52,7 +49,6 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
     out, rank = node.output[0], len(low.shape(node.output[0]))
     integer, last = low.is_integer(node, range(len(node.input)), out), common_order(low, node)
     form = Form(last, low.taken.codes[out] if integer else None)
-    low.dtypes[out] = next(low.dtype(name) for name in node.input if name not in low.constants)
     inputs = [
         low.get(n, form) if integer or n in low.constants else low.read(node, k, last) for k, n in enumerate(node.input)
     ]
@@ -78,8 +74,10 @@ def _slice(low: Lowering, node: onnx.NodeProto) -> None:
 
 def _cut(low: Lowering, node: onnx.NodeProto, out: str, parts: Sequence[slice]) -> None:
     """Some indices of each axis."""
+    if not all(low.shape(out)):
+        raise low.refused(node, "nothing is left of it")
     x, last = node.input[0], low.is_last(node.input[0])
-    form, low.dtypes[out] = low.format_of(node, 0, last), low.dtype(x)
+    form = low.format_of(node, 0, last)
 
     def moved(values: Sequence[int], fill: int) -> list[int]:
         ordered = [values[axis] for axis in low.order(len(parts), last)]
@@ -110,10 +108,12 @@ def _split(low: Lowering, node: onnx.NodeProto) -> None:
 def _pad(low: Lowering, node: onnx.NodeProto) -> None:
     x, out, rank = node.input[0], node.output[0], len(low.shape(node.input[0]))
     mode = attribute(node, "mode", b"constant")
-    value = float(low.constants[node.input[2]].reshape(-1)[0]) if len(node.input) > 2 and node.input[2] else 0.0
+    value = float(low.constant(node, 2).reshape(-1)[0]) if len(node.input) > 2 and node.input[2] else 0.0
     if mode not in (b"constant", b"reflect") or (mode == b"constant" and value) or len(node.input) > 3:
         raise low.refused(node, "it pads with other values than zeros or a reflection, or some axes only")
-    pads = low.constants[node.input[1]].reshape(2, rank).T
+    pads = low.constant(node, 1).reshape(2, rank).T
+    if (pads < 0).any():
+        raise low.refused(node, "it cuts")
     last = low.is_last(x)
     form = low.format_of(node, 0, last)
     ordered = pads[list(low.order(rank, last))].tolist()
@@ -132,10 +132,11 @@ def _gather(low: Lowering, node: onnx.NodeProto) -> None:
     rank = len(low.shape(table))
     axis = attribute(node, "axis", 0) % rank
     index = low.constants.get(where)
+    if index is not None:
+        index = np.where(index < 0, index + low.shape(table)[axis], index)
     if index is not None and index.ndim == 0 and table not in low.constants:
         _row(low, node, axis, int(index))
         return
-    low.dtypes[out] = low.dtype(table)
     indices = low.get(where, Form()) if index is None else low.file.constant(index.astype(np.int32))
     if table in low.taken.weights:
         _rows_of_integers(low, node, indices)
@@ -165,21 +166,18 @@ def _row(low: Lowering, node: onnx.NodeProto, axis: int, index: int) -> None:
     begins[axis], sizes[axis] = index % shape[axis], 1
     piece = low.file.tensor(sizes, low.dtype(x), form.code)
     low.file.operator("SLICE", [low.get(x, form), low.numbers(begins), low.numbers(sizes)], [piece])
-    low.dtypes[out] = low.dtype(x)
     low.write("RESHAPE", [piece, low.numbers(low.shape(out))], out, form)
 
 
 @operator("Expand")
 def _expand(low: Lowering, node: onnx.NodeProto) -> None:
     x, out = node.input[0], node.output[0]
-    low.dtypes[out] = low.dtype(x)
     low.write("BROADCAST_TO", [low.get(x, Form()), low.numbers(low.shape(out))], out, Form())
 
 
 @operator("Tile")
 def _tile(low: Lowering, node: onnx.NodeProto) -> None:
-    low.dtypes[node.output[0]] = low.dtype(node.input[0])
-    repeats = low.numbers(low.constants[node.input[1]].tolist())
+    repeats = low.numbers(low.constant(node, 1).tolist())
     low.write("TILE", [low.get(node.input[0], Form()), repeats], node.output[0], Form())
 
 

@@ -144,8 +144,9 @@ def _how_to_run(study: Study, point: Evaluation) -> list[str]:
     runtime, version = (str(study.settings.device.get(key, "")) for key in ("runtime", "runtime_version"))
     if runtime in ELSEWHERE or runtime == "onnxruntime":
         return lines
+    where = f"{runtime} {version}".strip()  # profiles from public data know no version
     return [
-        f"All figures are those of the file in {runtime} {version}: run it there.",
+        f"All figures are those of the file in {where}: run it there.",
         *([""] if lines else []),
         *lines,
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +28,7 @@ from autocompress.evaluation.evaluator import Evaluator
 from autocompress.evaluation.integers import integer_file
 from autocompress.graphs.export import INPUT, export
 from autocompress.graphs.observe import activation_range
+from autocompress.packaging.package import export_point
 from autocompress.runtimes import timing
 from autocompress.runtimes.adapters.litert import LiteRt
 from autocompress.runtimes.adapters.litert.integers import IntegerSession
@@ -453,6 +456,9 @@ def test_a_search_writes_judges_and_times_files_of_litert(tmp_path: Path) -> Non
         file = read_artifact(found.path, e)
         assert evaluator.score(file, "validation").value == e.validation.value
         assert file[4:8] == b"TFL3" and len(file) == e.size_bytes
+    folder = export_point(found, measured[0], tmp_path / "export")
+    told = subprocess.run([sys.executable, "infer.py"], cwd=folder, env={}, capture_output=True, text=True, check=True)
+    assert "input: float32 (1, 24)" in told.stdout and told.stderr == ""
 
 
 @pytest.mark.usefixtures("brief")

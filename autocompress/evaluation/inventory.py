@@ -170,12 +170,22 @@ def inventory(
     for weighted in _File(model.graph).weighted():
         layer = _layer(weighted, (names or {}).get(weighted.key) or _name_of(weighted), forms)
         bits = 8 if weighted.key in integer else 32
+        layer = layer if bits == 8 else _as_kept(layer, runtime)
         layer = replace(layer, activation_bits=bits, macs=macs.get(weighted.key, 0))
         if known := layers.get(layer.name):
             bits = max(known.activation_bits, layer.activation_bits)
             layer = replace(known, activation_bits=bits, macs=known.macs + layer.macs)
         layers[layer.name] = layer
     return tuple(layers.values())
+
+
+def _as_kept(layer: FileLayer, runtime: Runtime) -> FileLayer:
+    """A layer that computes in floats: without small weights beside floats, a runtime's file has them in more bits."""
+    can = runtime.capabilities
+    bits = min((bits for bits in can.weight_bits if bits > 8), default=32)
+    if layer.weight_bits > 8 or 32 in can.activation_bits:
+        return layer
+    return replace(layer, weight_bits=bits, weight_bytes=layer.weight_bytes * bits // layer.weight_bits)
 
 
 def _name_of(weighted: _Weighted) -> str:

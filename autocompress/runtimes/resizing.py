@@ -74,7 +74,9 @@ def refusal(node: onnx.NodeProto, before: Sequence[int], after: Sequence[int], s
     rounding = given.get("nearest_mode", b"round_prefer_floor")
     for sizes in zip(before, after, own, factors, strict=True):
         if not _reads_the_same(mode, place, rounding, *sizes):
-            return f"{mode.decode()} interpolation with {place.decode()} coordinates reads other places there"
+            return (
+                f"{mode.decode()} interpolation with {place.decode()} coordinates reads other places with these sizes"
+            )
     return ""
 
 

@@ -20,6 +20,7 @@ from autocompress import Budget, DeviceProfile, search
 from autocompress.devices.calibration.fit import calibrate_host
 from autocompress.errors import CandidateError, DeviceError
 from autocompress.evaluation.evaluator import Evaluator
+from autocompress.evaluation.inventory import inventory
 from autocompress.packaging.package import export_point
 from autocompress.runtimes import base, timing
 from autocompress.runtimes.adapters.ncnn.session import unpack
@@ -58,6 +59,14 @@ def test_recipe_and_provenance_stay_in_the_file() -> None:
     about = unpack(RUNTIME.convert(graph))[2]
     assert about["metadata"] == {"autocompress.recipe": '{"stages":[]}'}
     assert about["inputs"]["input"]["shape"] == [1, 24] and list(about["outputs"]) == ["logits"]
+
+
+@pytest.mark.parametrize(("activation_bits", "kept"), [(8, 8), (32, 16)])
+def test_weights_beside_floats_are_recorded_as_it_keeps_them(activation_bits: int, kept: int) -> None:
+    graph = quantised("resnet", 8, activation_bits).graph
+    layers = inventory(graph, RUNTIME)
+    assert {layer.weight_bits for layer in layers} == {kept}
+    assert 1 <= len(unpack(RUNTIME.convert(graph))[1]) / sum(layer.weight_bytes for layer in layers) < 1.2
 
 
 def test_its_own_layers_are_what_latency_is_predicted_from() -> None:
@@ -233,6 +242,101 @@ def test_operators_compute_what_onnx_says(
     b.node(op, ["x", *names], "y", **attributes)
     model = onnx.shape_inference.infer_shapes(b.model({"x": [1, *shape]}, {"y": []}, opset=22))
     model.graph.output[0].type.tensor_type.ClearField("shape")
+    assert difference(model, w(3, *shape)) < 1e-4
+
+
+WINDOWS = ints(4, 3, 4, 4)
+"""Four images of one sample: their number is no batch."""
+SEVERAL = ("Reshape", ["x", WINDOWS], {})
+CLOSE = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric"}
+CHAINS: list[tuple[tuple[int, ...], list[tuple[str, list[Any], dict[str, Any]]]]] = [
+    *(
+        ((12, 4, 4), [SEVERAL, last])
+        for last in (
+            ("Conv", ["x", w(5, 3, 3, 3)], {}),
+            ("ConvTranspose", ["x", w(3, 5, 3, 3)], {}),
+            ("MaxPool", ["x"], {"kernel_shape": [2, 2]}),
+            ("GlobalAveragePool", ["x"], {}),
+            ("ReduceMean", ["x", ints(2, 3)], {"keepdims": 0}),
+            ("BatchNormalization", ["x", w(3), w(3), w(3), np.abs(w(3)) + 1], {}),
+            ("InstanceNormalization", ["x", w(3), w(3)], {}),
+            ("PRelu", ["x", w(3, 1, 1)], {}),
+            ("Resize", ["x", "", np.float32([1, 1, 2, 2])], {"mode": "linear"}),
+        )
+    ),
+    ((12, 4, 4), [("Reshape", ["x", ints(3, 4, 4, 4)], {}), ("DepthToSpace", ["x"], {"blocksize": 2, "mode": "DCR"})]),
+    ((4, 9), [("InstanceNormalization", ["x", w(4), w(4)], {})]),
+    ((4, 2, 3, 3), [("InstanceNormalization", ["x", w(4), w(4)], {})]),
+    ((4, 2, 3, 3), [("GlobalAveragePool", ["x"], {})]),
+    ((4, 2, 3, 3), [("GlobalMaxPool", ["x"], {})]),
+    ((4, 3, 3), [("GroupNormalization", ["x", w(2), w(2)], {"num_groups": 2})]),
+    ((5, 8), [("MatMul", ["x", w(8, 5)], {}), ("Add", ["x", w(5, 1)], {})]),
+    ((8,), [("MatMul", ["x", w(8, 5)], {}), ("Add", ["x", w(5, 1)], {})]),
+    ((5, 8), [("MatMul", ["x", w(8, 5)], {}), ("Add", ["x", "x"], {})]),
+    ((3, 8), [("Reshape", ["x", ints(3, 8)], {}), ("Gemm", ["x", w(8, 5), w(3, 1)], {})]),
+    ((5, 8), [("Reshape", ["x", ints(5, 8)], {}), ("Gemm", ["x", w(8, 5), w(5, 1)], {})]),
+    ((5, 8), [("Reshape", ["x", ints(5, 8)], {}), ("Gemm", ["x", w(8, 5), w(5, 5)], {})]),
+    *(
+        (IMAGE, [("Resize", ["x", "", np.float32([1, 1, *factors])], attributes)])
+        for factors in ((1.3, 1.7), (3, 3), (0.55, 0.55))
+        for attributes in (
+            {"mode": "linear"},
+            {"mode": "linear", "antialias": 1},
+            {"mode": "linear", "coordinate_transformation_mode": "asymmetric"},
+            {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+            {"mode": "cubic", "cubic_coeff_a": -0.5},
+            {"mode": "cubic"},
+            *({**CLOSE, "nearest_mode": rounding} for rounding in ("floor", "ceil", "round_prefer_floor")),
+            {"mode": "nearest", "nearest_mode": "floor"},
+            {"mode": "nearest"},
+        )
+    ),
+    *(
+        (IMAGE, [("Resize", ["x", "", "", ints(1, 4, 1, 1)], {"mode": mode, "coordinate_transformation_mode": place})])
+        for mode in ("linear", "cubic", "nearest")
+        for place in ("pytorch_half_pixel", "align_corners")
+    ),
+    (IMAGE, [("Mul", ["x", np.float32(5)], {}), ("Cast", ["x"], {"to": 6}), ("Cast", ["x"], {"to": 1})]),
+    (IMAGE, [("Cast", ["x"], {"to": 9}), ("Cast", ["x"], {"to": 1})]),
+    ((5, 8), [("Slice", ["x", ints(4), ints(2), ints(1)], {}), ("Concat", ["x", w(1, 3, 8)], {"axis": 1})]),
+    ((4, 1, 1), [("Conv", ["x", w(6, 4, 1, 1)], {"pads": [1, 1, 1, 1]})]),
+    ((4, 7, 7), [("AveragePool", ["x"], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1})]),
+    *(
+        (shape, [(op, ["x"], {"kernel_shape": kernel, "strides": strides, "pads": pads, "ceil_mode": up, **more})])
+        for op, more in (("MaxPool", {}), ("AveragePool", {}), ("AveragePool", {"count_include_pad": 1}))
+        for shape, kernel, strides, pads, up in (
+            (IMAGE, [3, 2], [2, 3], [1, 1, 1, 1], 1),
+            (IMAGE, [3, 2], [2, 3], [0, 1, 1, 0], 1),
+            ((4, 7, 7), [2, 2], [2, 2], [0, 0, 0, 0], 1),
+            ((4, 7, 7), [3, 3], [2, 2], [1, 1, 1, 1], 1),
+            ((4, 8, 8), [3, 3], [2, 2], [1, 1, 1, 1], 1),
+            ((4, 8, 8), [3, 3], [2, 2], [1, 1, 1, 1], 0),
+        )
+    ),
+    ((8, 8), [("PRelu", ["x", w(8)], {})]),
+    ((8, 5), [("PRelu", ["x", w(8, 1)], {})]),
+    ((8,), [("PRelu", ["x", w(8)], {})]),
+    ((5, 6, 5), [("PRelu", ["x", w(5)], {})]),
+    (IMAGE, [("ReduceMean", ["x", ints()], {})]),
+    (IMAGE, [("ReduceSum", ["x", ints()], {"noop_with_empty_axes": 1})]),
+]
+
+
+@installed
+@pytest.mark.parametrize(("shape", "steps"), CHAINS)
+def test_files_compute_what_the_graph_computes_or_are_refused(shape: tuple[int, ...], steps: list[Any]) -> None:
+    b, last = Builder(), "x"
+    for k, (op, inputs, attributes) in enumerate(steps):
+        names = [
+            b.constant(f"c{k}.{i}", v) if isinstance(v, np.ndarray | np.generic) else v for i, v in enumerate(inputs)
+        ]
+        last = b.node(op, [last if name == "x" else name for name in names], f"y{k}", **attributes)
+    model = b.model({"x": [1, *shape]}, {last: []}, opset=20)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    try:
+        RUNTIME.convert(model)
+    except CandidateError:
+        return
     assert difference(model, w(3, *shape)) < 1e-4
 
 

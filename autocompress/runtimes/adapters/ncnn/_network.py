@@ -174,7 +174,12 @@ class Network:
             outputs: tensors, and the forms in which it makes them.
             params: by their numbers.
             weights: in ncnn's order.
+
+        Raises:
+            ValueError: one of the outputs would have no elements.
         """
+        if any(size < 1 for form in outputs.values() for size in form):
+            raise ValueError("nothing is left of its input, and blobs have elements")
         blobs = [f"{len(self.layers)}" + (f"o{k}" if k else "") for k in range(len(outputs))]
         self.layers.append(Layer(kind, list(inputs), blobs, dict(params or {}), list(weights)))
         for (tensor, form), blob in zip(outputs.items(), blobs, strict=True):

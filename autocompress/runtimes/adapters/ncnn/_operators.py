@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from autocompress.runtimes import resizing
 from autocompress.runtimes.adapters.ncnn._format import Form, Param, floats, halves, integers, plain
 from autocompress.runtimes.adapters.ncnn._network import Network, Node, kept_axes
 from autocompress.runtimes.kernels import OpForm
@@ -59,8 +60,14 @@ class _Window:
 
 
 def _image(net: Network, tensor: str) -> Form:
-    """Channels, height and width of (1, C, H, W) or (1, C, L), where the height is 1."""
-    shape = net.shape(tensor)
+    """Channels, height and width of (1, C, H, W) or (1, C, L), where the height is 1.
+
+    Raises:
+        ValueError: it has more dimensions, or it is several images.
+    """
+    shape = (1, *_channels_first(net, tensor))
+    if len(shape) > 4:
+        raise ValueError(f"it has {len(shape) - 2} dimensions, 1 or 2 are possible")
     return (shape[1], *(1,) * (4 - len(shape)), *shape[2:])
 
 
@@ -99,7 +106,8 @@ def _constant(net: Network, node: Node, index: int) -> NDArray[Any] | None:
 
 def _needed(net: Network, node: Node, index: int) -> NDArray[Any]:
     found = _constant(net, node, index)
-    assert found is not None
+    if found is None:
+        raise node.refuse(f"it has no input {index}, as operators of another opset")
     return found
 
 
@@ -133,9 +141,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Network, Node], tuple[int, list[float]]]] =
 
 def _conv(net: Network, node: Node) -> None:
     kernel = _needed(net, node, 1).shape
-    groups, size = int(node.get("group", 1)), net.shape(node.inputs[0])
-    if len(size) > 2 and size[0] != 1:
-        raise node.refuse(f"it takes {size[0]} images at once")
+    groups = int(node.get("group", 1))
     window, bias = _Window.of(net, node, kernel[2:]), _constant(net, node, 2)
     depthwise = groups > 1 and kernel[1] == 1 and kernel[0] == groups
     if groups > 1 and not depthwise and _is_integer(net, node):
@@ -163,8 +169,8 @@ def _conv(net: Network, node: Node) -> None:
 
 
 def _is_point(net: Network, node: Node) -> bool:
-    """Whether a convolution is a product of a matrix and a vector."""
-    return math.prod(net.shape(node.inputs[0])[2:]) == 1 == math.prod(net.shape(node.inputs[1])[2:])
+    """Whether a convolution is a product of a matrix and a vector: nothing is around its only pixel either."""
+    return all(math.prod(net.shape(name)[2:]) == 1 for name in (*node.inputs[:2], node.output))
 
 
 def _next_scale(net: Network, tensor: str) -> float | None:
@@ -266,6 +272,8 @@ def _gemm(net: Network, node: Node) -> None:
         raise node.refuse("it multiplies by alpha or beta")
     transposed, n = bool(node.get("transB", 0)), net.shape(node.output)[-1]
     bias = _constant(net, node, 2)
+    if bias is not None and bias.size > 1 and bias.shape != (n,) and bias.shape != (1, n):
+        raise node.refuse("it does not add the same numbers to every row")
     bias = None if bias is None else np.broadcast_to(bias.reshape(-1), (n,))
     end, activation = _with_activation(net, node.output)
     _inner_product(net, node, end, bias, activation, lambda w: w if transposed else w.T)
@@ -323,12 +331,13 @@ def _binary(net: Network, node: Node) -> None:
     else:
         shapes, forms = {net.shape(name) for name in node.inputs}, {net.made(name) for name in node.inputs}
         if len(shapes) == len(forms) == 1:
-            wanted = [*forms] * 3
+            (form,) = forms
+            blobs = [net.blob(name, form) for name in node.inputs]
         else:
             axes, rank = kept_axes(net.shape(out)), len(net.shape(out))
-            wanted = [_aligned(net, name, rank, axes) for name in (*node.inputs, out)]
-        blobs = [net.blob(name, form) for name, form in zip(node.inputs, wanted, strict=False)]
-        net.add("BinaryOp", blobs, {out: wanted[-1]}, {0: number})
+            form = _aligned(net, out, rank, axes)
+            blobs = [net.blob(name, _aligned(net, name, rank, axes)) for name in node.inputs]
+        net.add("BinaryOp", blobs, {out: form}, {0: number})
     net.cost("elementwise", node, [out])
 
 
@@ -392,11 +401,17 @@ def _pool(net: Network, node: Node) -> None:
     if window.dilations != (1, 1):
         raise node.refuse("its window is dilated")
     (kh, kw), (sh, sw), (top, left, bottom, right) = window.kernel, window.strides, window.pads
-    params: dict[int, Param] = {0: int(node.proto.op_type == "AveragePool"), 1: kw, 2: sw, 3: left}
-    params |= {5: int(not node.get("ceil_mode", 0)), 6: int(node.get("count_include_pad", 0))}
+    form, after = _image(net, node.inputs[0]), _image(net, node.output)
+    is_mean, up = node.proto.op_type == "AveragePool", bool(node.get("ceil_mode", 0))
+    counts = is_mean and bool(node.get("count_include_pad", 0)) and any(window.pads)
+    beyond = (kh - form[1] - top - bottom) % sh, (kw - form[2] - left - right) % sw
+    if up and (beyond[0] >= kh - bottom or beyond[1] >= kw - right):
+        raise node.refuse("its last window would lie in the padding")
+    if up and counts and any(beyond):
+        raise node.refuse("it counts its padding, but not what is beyond it in the last window")
+    params: dict[int, Param] = {0: int(is_mean), 1: kw, 2: sw, 3: left, 5: int(not up), 6: int(counts)}
     params |= {11: kh, 12: sh, 13: top, 14: right, 15: bottom}
-    form = _image(net, node.inputs[0])
-    net.add("Pooling", [net.blob(node.inputs[0], form)], {node.output: _image(net, node.output)}, params)
+    net.add("Pooling", [net.blob(node.inputs[0], form)], {node.output: after}, params)
     net.cost("pool", node, [node.output])
 
 
@@ -413,13 +428,12 @@ _REDUCTIONS = {"ReduceSum": 0, "ReduceMean": 3, "ReduceMax": 4, "ReduceMin": 5}
 def _reduce(net: Network, node: Node) -> None:
     shape = net.shape(node.inputs[0])
     given = _constant(net, node, 1)
-    listed = node.get("axes", range(len(shape))) if given is None else given.reshape(-1).tolist()
-    reduced = {axis % len(shape) for axis in listed}
-    if (
-        node.proto.op_type in ("ReduceMean", "ReduceMax")
-        and reduced == {*range(2, len(shape))}
-        and len(shape) in (3, 4)
-    ):
+    listed = node.get("axes", []) if given is None else given.reshape(-1).tolist()
+    if not listed and node.get("noop_with_empty_axes", 0):
+        return net.alias(node.inputs[0], node.output)
+    reduced = {axis % len(shape) for axis in listed or range(len(shape))}
+    is_image = len(shape) in (3, 4) and shape[0] == 1
+    if node.proto.op_type in ("ReduceMean", "ReduceMax") and is_image and reduced == {*range(2, len(shape))}:
         return _global_pool(net, node)
     axes = kept_axes(shape)
     form, places = tuple(shape[axis] for axis in axes), [k for k, axis in enumerate(axes) if axis in reduced]
@@ -517,19 +531,23 @@ def _cast(net: Network, node: Node) -> None:
     net.alias(node.inputs[0], node.output)
 
 
-_MODES = {b"nearest": 1, b"linear": 2, b"cubic": 3}
+_MODES = {b"nearest": (1, "resize"), b"linear": (2, "resize_linear"), b"cubic": (3, "other")}
+"""ncnn's number, and what it costs."""
 
 
 def _resize(net: Network, node: Node) -> None:
     before, after = _image(net, node.inputs[0]), _image(net, node.output)
     mode, place = node.get("mode", b"nearest"), node.get("coordinate_transformation_mode", b"half_pixel")
-    whole = all(out % size == 0 for size, out in zip(before, after, strict=True))
-    known = {b"nearest": [b"asymmetric", *([b"half_pixel"] if whole else [])]}
-    if place not in known.get(mode, [b"half_pixel", b"pytorch_half_pixel", b"align_corners"]) or before[0] != after[0]:
-        raise node.refuse(f"there is no {mode.decode()} interpolation with {place.decode()} coordinates")
-    params: dict[int, Param] = {0: _MODES[mode], 3: after[1], 4: after[2], 6: int(place == b"align_corners")}
+    if before[0] != after[0] or (place == b"asymmetric" and mode != b"nearest"):
+        raise node.refuse("it resizes channels, or interpolates with asymmetric coordinates")
+    shapes = net.shape(node.inputs[0]), net.shape(node.output)
+    if why := resizing.refusal(node.proto, *shapes, _constant(net, node, 2)):
+        raise node.refuse(why)
+    number, cost = _MODES[mode]
+    params: dict[int, Param] = {0: number, 3: after[1], 4: after[2]}
+    params |= {6: int(place == b"align_corners" and mode != b"nearest")}
     net.add("Interp", [net.blob(node.inputs[0], before)], {node.output: after}, params)
-    net.cost({b"nearest": "resize", b"linear": "resize_linear"}.get(mode, "other"), node, [node.output])
+    net.cost(cost, node, [node.output])
 
 
 _EDGES = {b"constant": 0, b"edge": 1, b"reflect": 2}
@@ -571,7 +589,10 @@ def _layer_norm(net: Network, node: Node) -> None:
 def _channel_norm(net: Network, node: Node) -> None:
     """By statistics of the training, or of each image: of single channels or of groups of them."""
     kind, n = node.proto.op_type, net.shape(node.inputs[0])[1]
-    scale, shift, *statistics = (plain(_needed(net, node, k)) for k in range(1, len(node.inputs)))
+    given = [_needed(net, node, k) for k in range(1, len(node.inputs))]
+    if any(values.size != n for values in given):
+        raise node.refuse("it has other scales than one for each channel")
+    scale, shift, *statistics = map(plain, given)
     epsilon = float(node.get("epsilon", 1e-5))
     if kind == "BatchNormalization":
         mean, variance = statistics
@@ -583,18 +604,28 @@ def _channel_norm(net: Network, node: Node) -> None:
         layer, cost, weights = "GroupNorm", "group_norm", [scale, shift]
         params = {0: int(node.get("num_groups", 1)), 1: n, 2: epsilon, 3: 1}
     form = _channels_first(net, node.inputs[0])
+    if layer == "InstanceNorm":  # whatever follows the channels is an image to it
+        form = (n, 1, math.prod(form[1:]))
     net.add(layer, [net.blob(node.inputs[0], form)], {node.output: form}, params, weights)
     net.cost(cost, node, [node.output])
 
 
 def _channels_first(net: Network, tensor: str) -> Form:
-    """The form of (1, C, ...) that has channels first, whatever else is 1."""
-    return tuple(net.shape(tensor)[1:])
+    """The form of (1, C, ...) that has channels first, whatever else is 1.
+
+    Raises:
+        ValueError: it is several of these.
+    """
+    first, *form = net.shape(tensor)
+    if first != 1:
+        raise ValueError(f"it takes {first} images at once")
+    return tuple(form)
 
 
 def _prelu(net: Network, node: Node) -> None:
     slope, form = _needed(net, node, 1), _channels_first(net, node.inputs[0])
-    if slope.size not in (1, form[0]):
+    along = _aligned(net, node.inputs[1], len(form) + 1, range(1, len(form) + 1))
+    if slope.size != 1 and along != (form[0], *(1,) * (len(form) - 1)):
         raise node.refuse("it has other slopes than one for each channel")
     params, weights = {0: slope.size}, [plain(slope)]
     net.add("PReLU", [net.blob(node.inputs[0], form)], {node.output: form}, params, weights)

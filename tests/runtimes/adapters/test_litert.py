@@ -225,6 +225,11 @@ def computed(op_type: str, shape: tuple[int, ...], like: tuple[int, ...], k: int
     return [*nodes, (op_type, ["2" if name == "1" else name for name in inputs], {})], shape, given | size, opset
 
 
+def resize(shape: tuple[int, ...], factor: float | None, size: int | None = None, **options: Any) -> tuple[Any, ...]:
+    scales = None if factor is None else np.float32([1, 1, factor, factor])
+    return alone("Resize", shape, None, scales, *([] if size is None else [whole(*shape[:2], size, size)]), **options)
+
+
 BATCH, VIDEO = (4, 3, 4, 4), (1, 4, 3, 3, 2)
 KINDS: dict[str, tuple[Any, ...]] = {
     **{f"{name} of integers": as_integers(name, (1, 9), whole(1)) for name in ("ReduceSum", "ReduceMax", "ReduceMin")},
@@ -303,6 +308,27 @@ KINDS: dict[str, tuple[Any, ...]] = {
     "old Slice": alone("Slice", TOKENS, opset=9, starts=[1], ends=[3], axes=[1]),
     "old Pad": alone("Pad", SOUND, opset=10, pads=[0, 0, 1, 0, 0, 1]),
     "old mean": alone("ReduceMean", IMAGE, opset=13, axes=[2, 3], keepdims=0),
+    **{
+        f"Resize by {factor}, {mode}, {places}, {rounding}": resize(
+            IMAGE, factor, mode=mode, coordinate_transformation_mode=places, nearest_mode=rounding
+        )
+        for factor in (0.55, 1.3, 2.0, 3.0)
+        for mode, places, rounding in (
+            ("nearest", "asymmetric", "floor"),
+            ("nearest", "asymmetric", "round_prefer_floor"),
+            ("nearest", "asymmetric", "ceil"),
+            ("nearest", "half_pixel", "round_prefer_floor"),
+            ("nearest", "half_pixel", "floor"),
+            ("linear", "half_pixel", "floor"),
+            ("linear", "pytorch_half_pixel", "floor"),
+            ("linear", "asymmetric", "floor"),
+            ("linear", "align_corners", "floor"),
+        )
+    },
+    "Resize with antialias": resize((1, 4, 12, 12), 0.5, mode="linear", antialias=1),
+    "Resize to 1": resize(IMAGE, None, 1, mode="linear", coordinate_transformation_mode="pytorch_half_pixel"),
+    "Resize to 1, corners": resize(IMAGE, None, 1, mode="linear", coordinate_transformation_mode="align_corners"),
+    "Resize by 9/7": resize((1, 3, 7, 7), 9 / 7, coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
 }
 
 

@@ -10,6 +10,7 @@ import onnx
 from autocompress.runtimes.adapters.litert.arithmetic import common_order
 from autocompress.runtimes.adapters.litert.lowering import Form, Lowering, attribute, keeps_order
 from autocompress.runtimes.adapters.litert.table import operator
+from autocompress.runtimes.resizing import refusal
 
 
 @operator("Identity", "Dropout")
@@ -186,13 +187,12 @@ def _resize(low: Lowering, node: onnx.NodeProto) -> None:
     x, out = node.input[0], node.output[0]
     before, after = low.shape(x), low.shape(out)
     mode, places = (attribute(node, name, default).decode() for name, default in _RESIZES)
-    linear, rounding = mode == "linear", attribute(node, "nearest_mode", b"round_prefer_floor")
-    whole = all(b % a == 0 for a, b in zip(before, after, strict=True))
-    known = {"asymmetric", "align_corners", "half_pixel", "pytorch_half_pixel"} if linear else {"asymmetric"}
-    known |= {"half_pixel"} if whole else set()
-    fits = linear or places == "half_pixel" or rounding == b"floor" or whole
-    if len(before) != 4 or before[:2] != after[:2] or mode == "cubic" or places not in known or not fits:
-        raise low.refused(node, f"resizing with {mode}, {places} from {before} to {after}")
+    if len(before) != 4 or before[:2] != after[:2] or mode == "cubic":
+        raise low.refused(node, f"resizing with {mode} interpolation from {before} to {after}")
+    scales = low.constant(node, 2) if len(node.input) > 2 and node.input[2] else None
+    if why := refusal(node, before, after, scales):
+        raise low.refused(node, why)
+    linear = mode == "linear"
     form = Form(True) if linear else low.format_of(node, 0, True)
     source = low.read(node, 0, True) if linear else low.get(x, form)
     low.write(
@@ -200,7 +200,7 @@ def _resize(low: Lowering, node: onnx.NodeProto) -> None:
         [source, low.numbers(after[2:])],
         out,
         form,
-        alignCorners=places == "align_corners",
+        alignCorners=places == "align_corners" and linear,
         halfPixelCenters=places.endswith("half_pixel") and linear,
     )
 

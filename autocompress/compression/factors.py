@@ -18,7 +18,7 @@ _NEUTRAL = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
 
 
 def factorised(layer: nn.Module, share: float, scheme: Scheme, round_to: int = 8) -> nn.Sequential | None:
-    """The two layers that stand for one; None where it cannot be split, or not to so few weights.
+    """Two layers that replace one; None if its kind cannot be split, or no rank fits into so few weights.
 
     Args:
         layer: left as it is.
@@ -47,6 +47,13 @@ def factorised(layer: nn.Module, share: float, scheme: Scheme, round_to: int = 8
     state = {"0.weight": first, "1.weight": second} | ({} if layer.bias is None else {"1.bias": layer.bias})
     pair.load_state_dict(state)
     return pair.train(layer.training)
+
+
+def shares_weights(layer: nn.Module, network: nn.Module) -> bool:
+    """Whether another module of the network holds a parameter of this layer, too; splitting it would store both."""
+    own = {id(parameter) for parameter in layer.parameters()}
+    held = [id(parameter) for module in network.modules() for parameter in module.parameters(recurse=False)]
+    return any(held.count(each) > 1 for each in own)
 
 
 def _halves(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

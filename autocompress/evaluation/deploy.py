@@ -30,14 +30,17 @@ from autocompress.graphs.quantizable import FEWEST_WEIGHTS, QuantPlan, QuantSpec
 from autocompress.graphs.repair import repair
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.base import Runtime, executor, pieces
+from autocompress.runtimes.conversion import converted
 from autocompress.runtimes.input_shapes import note_usual_shapes
 from autocompress.runtimes.workload import Op, Workload
-from autocompress.tasks.interface import Arrays, Tensors, arrays, n_samples, tensors
+from autocompress.tasks.interface import Arrays, Tensors, arrays, n_samples, take, tensors
 from autocompress.tasks.torch_utils import outputs_of
 
 _NAMED = 4
 """Layers that a note names at most."""
 _KEPT_TEMPLATES = 16
+_COMPARED = 4
+"""Samples on which the file of a runtime is compared with its graph."""
 _MIN_AGREEMENT = 0.98  # of predictions, file against the fake-quantised twin it was written from
 
 
@@ -344,10 +347,13 @@ class Deployer:
         """How far file and torch model agree, as the kind of task counts it.
 
         The graph is run as the device's runtime runs it. None of these samples has set a range.
+
+        Raises:
+            CandidateError: the runtime has no file for this graph, or the file computes something else.
         """
         task = self.context.task
         batches = task.parity_batches(self.context.seed)
-        file = self.runtime.load(self.runtime.convert(graph))
+        _, file = converted(self.runtime, graph, take(batches[0], slice(_COMPARED)))
         same, count = 0.0, 0
         for batch in batches:
             for piece in pieces(file, batch):

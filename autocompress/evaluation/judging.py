@@ -11,10 +11,15 @@ from autocompress.devices.profile import DeviceProfile
 from autocompress.errors import CandidateError, StudyError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.runtimes.base import names
+from autocompress.runtimes.conversion import converted
 from autocompress.studies.folder import read_artifact
 from autocompress.studies.results import Evaluation
 from autocompress.studies.study import Study
+from autocompress.tasks.interface import take
 from autocompress.tasks.task import Task
+
+_COMPARED = 4
+"""Samples on which a converted file is compared with the one of the study."""
 
 
 def can_judge(study: Study, device: DeviceProfile) -> bool:
@@ -51,7 +56,8 @@ def _judged(study: Study, evaluation: Evaluation, evaluator: Evaluator) -> Evalu
     content = read_artifact(study.path, evaluation)
     if not str(evaluation.artifact).endswith(".onnx"):
         raise StudyError(f"{study.path}: its files are no ONNX files, and only these can be converted")
-    file = evaluator.runtime.convert(onnx.load_from_string(content))
+    samples = take(evaluator.task.parity_batches(evaluator.seed)[0], slice(_COMPARED))
+    file, _ = converted(evaluator.runtime, onnx.load_from_string(content), samples)
     return evaluation.model_copy(
         update={
             "validation": evaluator.score(file, "validation"),

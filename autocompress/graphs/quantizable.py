@@ -248,13 +248,17 @@ def scale_axis(node: onnx.NodeProto, graph: Graph) -> int | None:
 
 
 def _is_look_up(node: onnx.NodeProto, graph: Graph) -> bool:
-    """Whether rows of a constant table are picked, by other than constant indices: those cost nothing at run time."""
+    """Whether rows of a constant table are picked, by other than constant indices: those cost nothing at run time.
+
+    A table that a layer multiplies as well, with scales for its columns, is that layer's weight.
+    """
     if node.op_type != LOOK_UP or node.domain not in ("", "ai.onnx") or node.input[1] in graph.initializers:
         return False
     table = graph.initializers.get(node.input[0])
     if table is None or table.data_type != onnx.TensorProto.FLOAT or len(table.dims) != 2:
         return False
-    return min(table.dims) > 1 and attribute(node, "axis", 0) == 0
+    by_columns = any(output_axis(reader, graph) == 1 for reader in graph.consumers[table.name])
+    return min(table.dims) > 1 and attribute(node, "axis", 0) == 0 and not by_columns
 
 
 def output_axis(node: onnx.NodeProto, graph: Graph) -> int | None:

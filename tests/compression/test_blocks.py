@@ -62,6 +62,18 @@ class Concatenating(nn.Module):
         return self.head(self.block(x)) * self.block.body.weight.mean()
 
 
+class Unit(nn.Module):
+    """A linear layer of which only the direction counts: without it, zero by zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        return y / y.norm(dim=1, keepdim=True)
+
+
 IMAGE, TOKENS = torch.zeros(1, 4, 8, 8), torch.zeros(1, 5, 8)
 
 
@@ -77,8 +89,20 @@ IMAGE, TOKENS = torch.zeros(1, 4, 8, 8), torch.zeros(1, 5, 8)
         (nn.Sequential(conv_bn(4, 4), conv_bn(4, 4)), IMAGE, []),
         (Twice(), IMAGE, []),
         (Concatenating(), torch.zeros(1, 4), []),
+        (nn.Sequential(nn.Linear(4, 4), Unit()), torch.ones(1, 4), []),
     ],
-    ids=["attributes", "inverted", "transformer", "torch", "nested", "gate", "plain", "shared", "read elsewhere"],
+    ids=[
+        "attributes",
+        "inverted",
+        "transformer",
+        "torch",
+        "nested",
+        "gate",
+        "plain",
+        "shared",
+        "read elsewhere",
+        "unit",
+    ],
 )
 def test_blocks_are_found_by_the_way_around_their_layers(model: nn.Module, example: Tensor, blocks: list[str]) -> None:
     model.eval()

@@ -234,3 +234,26 @@ def test_the_twin_of_a_table_is_the_file(bits: int) -> None:
     with torch.no_grad():
         expected = twin.module(*feeds.values()).numpy()
     np.testing.assert_allclose(file(arrays(feeds))["y"], expected, atol=1e-5)
+
+
+class Codebook(nn.Module):
+    """Rows are mixed first, then one is picked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(12, 8, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, weights: Tensor, ids: Tensor) -> Tensor:
+        return weights @ self.rows + self.rows[ids]
+
+
+def test_a_table_that_is_multiplied_too_has_the_scales_of_the_layer() -> None:
+    feeds = {"weights": torch.rand(3, 12), "ids": torch.tensor([0, 5, 11])}
+    model = Codebook().eval()
+    proto = export(model, feeds, ["y"]).proto
+    (layer,) = quantizable_layers(proto)
+    assert layer.op_type == "MatMul"
+    spec = plan(proto, QuantSpec({layer.name: 8}, {}))
+    file = load(write_qdq(proto, spec, {}).SerializeToString())
+    with torch.no_grad():
+        np.testing.assert_allclose(file(arrays(feeds))["y"], model(*feeds.values()), atol=0.05)

@@ -5,6 +5,7 @@ Narrower layers do not save that cost: on small quantised networks it is a good 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -16,7 +17,7 @@ from autocompress.compression.techniques._lazy import lazy
 from autocompress.errors import CandidateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from autocompress.compression import blocks as blocks_of
     from autocompress.compression.analysis import NetworkAnalysis
@@ -97,7 +98,7 @@ class Depth(Variant):
         chosen: list[str] = []
         for stage in dict.fromkeys(least_missed.values()) if isinstance(self.ratio, dict) else [None]:
             own = [block for block in ranked if stage in (None, least_missed[block])]
-            chosen += own[: _count(sum(values[block] for block in own))]
+            chosen += own[: _count([values[block] for block in own])]
         return tuple(chosen)
 
     def settled(self, findings: Findings) -> Depth:
@@ -110,7 +111,7 @@ class Depth(Variant):
         """How many blocks are left out, or which ones."""
         if self.blocks or isinstance(self.ratio, dict):
             return self.model_dump(mode="json", exclude={"technique"})
-        return _count(self.ratio * len(network.blocks))
+        return _count([self.ratio] * len(network.blocks))
 
     def summary(self) -> str:
         """A few words for tables."""
@@ -119,6 +120,6 @@ class Depth(Variant):
         return "fewer blocks in parts" if isinstance(self.ratio, dict) else f"{self.ratio:.0%} fewer blocks"
 
 
-def _count(share: float) -> int:
-    """Blocks that a share of them is: the nearest whole number, the larger of two."""
-    return int(share + 0.5)
+def _count(ratios: Sequence[float]) -> int:
+    """Number of blocks that are left out, by the ratio of each: their sum, rounded, halves up."""
+    return int(math.fsum(ratios) + 0.5)

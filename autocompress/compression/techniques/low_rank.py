@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -74,12 +75,18 @@ class LowRank(Stage):
         pairs: dict[str, nn.Module] = {}
         for name in layers.keys() - set(candidate.gone(layers)):
             share, layer = lookup(self.share, name, layers[name], 1.0), candidate.backbone.get_submodule(name)
-            if share < 1 and (pair := factors.factorised(layer, share, self.scheme, self.round_to)):
+            if (
+                share < 1
+                and not factors.shares_weights(layer, candidate.backbone)
+                and (pair := factors.factorised(layer, share, self.scheme, self.round_to))
+            ):
                 pairs[name] = pair
         split = _with(candidate, pairs)
         if pairs and self.keep == "faster" and context.layer_ms:
             before, after = context.layer_ms(candidate), context.layer_ms(split)
-            faster = {n: p for n, p in pairs.items() if after[f"{n}.0"] + after[f"{n}.1"] < before[n]}
+            faster = {
+                n: p for n, p in pairs.items() if sum(after.get(f"{n}.{k}", inf) for k in (0, 1)) < before.get(n, 0)
+            }
             split = split if len(faster) == len(pairs) else _with(candidate, faster)
             pairs = faster
         named = ", ".join(name for name in layers if name in pairs)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from helpers.small import EXITS, device, small_task, space
@@ -66,3 +67,11 @@ def test_exits_stay_where_a_block_was() -> None:
     evaluator = Evaluator(small_task("resnet", n=64), device())
     outcome = evaluator.evaluate(Recipe.parse({"stages": [*stages, *EXITS["stages"][1:]]}))[0]
     assert [e.place for e in outcome.evaluation.exits] == ["blocks.0", "output"]
+
+
+@pytest.mark.parametrize("ratio", [step / 20 for step in range(21)])
+def test_screening_counts_the_blocks_that_are_left_out(ratio: float) -> None:
+    """Costs are shared by recipes of one variant."""
+    blocks = {f"blocks.{i}": "stage1" for i in range(10)}
+    network = SimpleNamespace(blocks=blocks)
+    assert Depth(ratio=ratio).variant(network) == len(Depth(ratio=ratio)._chosen(blocks))  # type: ignore[arg-type]

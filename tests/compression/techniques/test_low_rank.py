@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
 from helpers.small import device, small_task
+from torch import nn
 
+from autocompress.compression import factors
 from autocompress.compression.candidate import Candidate, Context
 from autocompress.compression.techniques.low_rank import LowRank
 from autocompress.errors import CandidateError, RecipeError
@@ -76,3 +79,15 @@ def test_shared_weights_do_not_hold_it(workshop_of: Get) -> None:
     candidate = LowRank(share=0.5, round_to=1).apply(Candidate(context.task.model), context)
     with pytest.raises(NotCarried, match="is not a parameter of the original network"):
         SubNetwork(candidate, SharedNetwork(context.task.model), context)
+
+
+def test_a_layer_whose_weights_another_one_has_too_stays_whole(workshop_of: Get) -> None:
+    context = workshop_of("mlp")
+    model = copy.deepcopy(context.task.model)
+    first, *others = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    model.again = nn.Linear(first.in_features, first.out_features)
+    model.again.weight = first.weight
+    assert factors.shares_weights(first, model)
+    assert not factors.shares_weights(others[0], model)
+    done = LowRank(share=0.5, keep="all", round_to=1).apply(Candidate(model), context)
+    assert isinstance(done.model.get_submodule(next(iter(context.analysis.layers))), nn.Linear)

@@ -56,7 +56,7 @@ def _judged(study: Study, evaluation: Evaluation, evaluator: Evaluator) -> Evalu
     content = read_artifact(study.path, evaluation)
     if not str(evaluation.artifact).endswith(".onnx"):
         raise StudyError(f"{study.path}: its files are no ONNX files, and only these can be converted")
-    samples = take(evaluator.task.parity_batches(evaluator.seed)[0], slice(_COMPARED))
+    samples = take(evaluator.task.parity_batches(evaluator.context.seed)[0], slice(_COMPARED))
     file, _ = converted(evaluator.runtime, onnx.load_from_string(content), samples)
     return evaluation.model_copy(
         update={

@@ -66,7 +66,7 @@ class Depth(Variant):
         blocks = [*bench.analysis.blocks]
         if blocks:
             named = ", ".join(blocks[:_NAMED]) + (", ..." if len(blocks) > _NAMED else "")
-            name = f"leaving out {_count(len(blocks) / 2)} of {len(blocks)} blocks"
+            name = f"leaving out {_count([0.5] * len(blocks))} of {len(blocks)} blocks"
             yield bench.knob(name, cls(ratio=0.5), note=f"blocks: {named}")
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:

@@ -52,9 +52,10 @@ def _ssim(outputs: NDArray[Any], targets: NDArray[Any], data_range: float) -> ND
         from torchmetrics.functional.image import structural_similarity_index_measure as similarity
     except ImportError:
         raise TaskError("SSIM needs torchmetrics; install it with: pip install 'autocompress[metrics]'") from None
-    images = (torch.from_numpy(values.astype(np.float32)) for values in (outputs, targets))
-    found: NDArray[Any] = similarity(*images, data_range=data_range, reduction="none").numpy().reshape(-1)
-    return found
+    ours, theirs = (torch.from_numpy(values.astype(np.float32)) for values in (outputs, targets))
+    found = similarity(ours, theirs, data_range=data_range, reduction="none")
+    assert isinstance(found, torch.Tensor)
+    return found.numpy().reshape(-1)
 
 
 class ImageToImage(Regression):

@@ -41,7 +41,10 @@ class IntegerWeight:
 
 @dataclass(frozen=True)
 class QuantizedGraph:
-    """A file taken apart. Tensors keep their names; a weight is called as the constant that stores its integers."""
+    """A file taken apart.
+
+    Tensors keep their names; a weight has the name of the initialiser that stores its integers in the file.
+    """
 
     floats: onnx.ModelProto
     """The network without quantisers; its weights have the values that the integers stand for."""

@@ -33,6 +33,7 @@ from autocompress.runtimes import timing
 from autocompress.runtimes.adapters.litert import LiteRt
 from autocompress.runtimes.adapters.litert.integers import IntegerSession
 from autocompress.runtimes.adapters.litert.session import Session
+from autocompress.runtimes.adapters.litert.table import OPERATORS
 from autocompress.runtimes.base import get, pieces, reference
 from autocompress.runtimes.quantized_graph import Code
 from autocompress.studies.folder import read_artifact
@@ -403,6 +404,18 @@ def test_what_litert_cannot_do_is_one_sentence() -> None:
     cubic = graph("Resize", IMAGE, [np.float32([]), np.float32([1, 1, 2, 2])], mode="cubic")
     with pytest.raises(CandidateError, match="Resize 'the node' does: resizing with cubic"):
         RUNTIME.convert(cubic)
+
+
+def test_a_file_with_other_shapes_than_the_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPERATORS, "Sigmoid", OPERATORS["GlobalMaxPool"])
+    with pytest.raises(CandidateError, match=r"shape \[1, 1, 1, 4\] where the graph has \[1, 9, 8, 4\]"):
+        RUNTIME.convert(graph("Sigmoid", IMAGE, []))
+
+
+def test_what_litert_has_no_kernel_for_is_refused_when_the_file_is_written() -> None:
+    nodes, shape, constants, opset = as_integers("Pow", (1, 9), whole(2)[0])
+    with pytest.raises(CandidateError, match="LiteRT cannot load the file"):
+        RUNTIME.convert(chain(nodes, shape, constants, opset))
 
 
 def test_a_free_axis_is_refused() -> None:

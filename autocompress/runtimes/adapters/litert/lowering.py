@@ -84,7 +84,10 @@ class Lowering:
         return self.put(value.name, Form())
 
     def own(self, name: str) -> int:
-        """The tensor of an output: floats with axes as in the graph, or as `feed` says; copied if it has two names."""
+        """The tensor of an output: floats, axes as in the graph, copied if another name already uses it.
+
+        Where only integers are allowed it is in codes, with the channels last.
+        """
         form = Form(self.is_last(name), self.taken.codes[name]) if self.integers_only else Form()
         number = self.get(name, form)
         if sum(number in held.values() for held in self._held.values()) > 1 or name in self.constants:

@@ -26,7 +26,7 @@ class Session:
         from ai_edge_litert.interpreter import Interpreter
 
         content = file if isinstance(file, bytes) else Path(file).read_bytes()
-        with _without_messages():
+        with without_messages():
             self._interpreter = Interpreter(model_content=content, num_threads=threads)
             self._interpreter.allocate_tensors()
         given, made = self._interpreter.get_input_details(), self._interpreter.get_output_details()
@@ -49,7 +49,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def _without_messages() -> Iterator[None]:
+def without_messages() -> Iterator[None]:
     """LiteRT has no setting for what it tells when it loads a file; its errors are raised, too."""
     errors, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -89,6 +89,10 @@ def test_what_it_cannot_run_is_named() -> None:
     with pytest.raises(CandidateError, match="ncnn cannot run Transpose 'turn': tensors have up to four dimensions"):
         RUNTIME.convert(b.model({"x": [1, 72]}, {"z": []}))
     b = Builder()
+    b.node("Softmax", ["x"], "z")
+    with pytest.raises(CandidateError, match="from opset 13 on, and this graph has 12"):
+        RUNTIME.convert(b.model({"x": ["n", 3, 6]}, {"z": ["n", 3, 6]}, opset=12))
+    b = Builder()
     b.node("Gather", [b.weight("table", 9, 4), "ids"], "z")
     with pytest.raises(CandidateError, match="float32 only, and 'ids'"):
         RUNTIME.convert(b.model({"ids": ["n", 5]}, {"z": ["n", 5, 4]}, ids=onnx.TensorProto.INT64))
@@ -311,6 +315,7 @@ CHAINS: list[tuple[tuple[int, ...], list[tuple[str, list[Any], dict[str, Any]]]]
             ((4, 7, 7), [3, 3], [2, 2], [1, 1, 1, 1], 1),
             ((4, 8, 8), [3, 3], [2, 2], [1, 1, 1, 1], 1),
             ((4, 8, 8), [3, 3], [2, 2], [1, 1, 1, 1], 0),
+            ((4, 1, 3), [3, 3], [3, 3], [0, 0, 0, 0], 1),
         )
     ),
     ((8, 8), [("PRelu", ["x", w(8)], {})]),
@@ -318,6 +323,9 @@ CHAINS: list[tuple[tuple[int, ...], list[tuple[str, list[Any], dict[str, Any]]]]
     ((8,), [("PRelu", ["x", w(8)], {})]),
     ((5, 6, 5), [("PRelu", ["x", w(5)], {})]),
     (IMAGE, [("ReduceMean", ["x", ints()], {})]),
+    ((5,), [("ReduceMin", ["x", ints(0)], {})]),
+    ((1, 4, 1, 9), [("ReduceMax", ["x", ints(1, 3)], {"keepdims": 0})]),
+    ((4, 12), [("Reshape", ["x", ints(1, 4, 2, 3, 2, 1)], {}), ("BatchNormalization", ["x", *[np.abs(w(4))] * 4], {})]),
     (IMAGE, [("ReduceSum", ["x", ints()], {"noop_with_empty_axes": 1})]),
 ]
 

@@ -39,7 +39,13 @@ class Layer:
 
 
 def sizes(form: Form) -> dict[int, Param]:
-    """The parameters of Input, Reshape and MemoryData: width, height, depth and channels, as far as there are such."""
+    """The parameters of Input, Reshape and MemoryData: width, height, depth and channels, as far as there are such.
+
+    Raises:
+        ValueError: it has more than four sizes.
+    """
+    if len(form) > 4:
+        raise ValueError(f"tensors have up to four dimensions beside the batch, and one of its is {form}")
     names = {1: (0,), 2: (1, 0), 3: (2, 1, 0), 4: (2, 11, 1, 0)}[len(form)]
     return dict(zip(names, form, strict=True))
 

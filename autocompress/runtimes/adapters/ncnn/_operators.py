@@ -404,7 +404,10 @@ def _pool(net: Network, node: Node) -> None:
     form, after = _image(net, node.inputs[0]), _image(net, node.output)
     is_mean, up = node.proto.op_type == "AveragePool", bool(node.get("ceil_mode", 0))
     counts = is_mean and bool(node.get("count_include_pad", 0)) and any(window.pads)
-    beyond = (kh - form[1] - top - bottom) % sh, (kw - form[2] - left - right) % sw
+    height, width = form[1] + top + bottom, form[2] + left + right
+    beyond = (kh - height) % sh, (kw - width) % sw
+    if kh > height or kw > width:
+        raise node.refuse("its window is larger than the image with its padding")
     if up and (beyond[0] >= kh - bottom or beyond[1] >= kw - right):
         raise node.refuse("its last window would lie in the padding")
     if up and counts and any(beyond):
@@ -429,14 +432,15 @@ def _reduce(net: Network, node: Node) -> None:
     shape = net.shape(node.inputs[0])
     given = _constant(net, node, 1)
     listed = node.get("axes", []) if given is None else given.reshape(-1).tolist()
-    if not listed and node.get("noop_with_empty_axes", 0):
-        return net.alias(node.inputs[0], node.output)
-    reduced = {axis % len(shape) for axis in listed or range(len(shape))}
+    whole = range(0 if node.get("noop_with_empty_axes", 0) else len(shape))
+    reduced = {axis % len(shape) for axis in listed or whole}
     is_image = len(shape) in (3, 4) and shape[0] == 1
     if node.proto.op_type in ("ReduceMean", "ReduceMax") and is_image and reduced == {*range(2, len(shape))}:
         return _global_pool(net, node)
     axes = kept_axes(shape)
     form, places = tuple(shape[axis] for axis in axes), [k for k, axis in enumerate(axes) if axis in reduced]
+    if not places:
+        return net.alias(node.inputs[0], node.output)
     after = tuple(1 if k in places else size for k, size in enumerate(form))
     params: dict[int, Param] = {0: _REDUCTIONS[node.proto.op_type], 1: 0, 3: places, 4: 1, 5: 1}
     net.add("Reduction", [net.blob(node.inputs[0], form)], {node.output: after}, params)

@@ -18,6 +18,9 @@ from autocompress.runtimes.adapters.onnxruntime.reader import read_forms
 from autocompress.runtimes.kernels import Forms, with_lives
 from autocompress.runtimes.quantized_graph import read
 
+_OLDEST_OPSET = 13
+"""Before it, some operators had other defaults, or attributes for inputs."""
+
 
 def write(model: onnx.ModelProto) -> bytes:
     """The file: layers, their weights, and in words what it takes, what it returns, and the graph's metadata.
@@ -60,9 +63,11 @@ def _blob_name(tensor: str) -> str:
 
 
 def _lowered(model: onnx.ModelProto, outputs: Sequence[str] | None = None) -> Network:
+    opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    if opset < _OLDEST_OPSET:
+        raise CandidateError(f"ncnn's files are written from opset {_OLDEST_OPSET} on, and this graph has {opset}")
     graph = read(model)
     net = Network(graph, read_forms(model).shapes)
-    opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     for value in graph.floats.graph.input:
         if value.name not in net.stored:
             if value.type.tensor_type.elem_type != TensorProto.FLOAT:

@@ -37,7 +37,7 @@ class Decoder(NamedTuple):
     """Pixels between two places of each map, for the head "yolo-maps"."""
     min_score: float = 0.01
     iou: float = 0.7
-    """Of two boxes of one class that overlap more, the one with the lower score is dropped."""
+    """Overlap (intersection over union) above which the box of a class with the lower score is dropped."""
     most: int = 100
     """Boxes of an image."""
 
@@ -66,18 +66,24 @@ class Decoder(NamedTuple):
             for pair in zip(boxes, scores, strict=True)
         ]
 
+    def best(self, found: Found) -> Found:
+        """Of the boxes of an image, in any order and with labels of any type, those that count."""
+        order = np.argsort(-found.scores, kind="stable")
+        order = order[found.scores[order] > self.min_score][: self.most]
+        return Found(found.boxes[order], found.scores[order], np.rint(found.labels[order]).astype(np.int64))
+
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, *, min_score: float, iou: float, most: int) -> Found:
     """Non-maximum suppression among the boxes of each class; a box counts for every class with enough score.
 
     Args:
-        boxes: (A, 4).
+        boxes: (A, 4); those that are NaN or infinite are left out.
         scores: (A, C).
         min_score: boxes have more.
-        iou: overlap (intersection over union) from which the box with the lower score is dropped.
+        iou: overlap (intersection over union) above which the box with the lower score is dropped.
         most: boxes to return.
     """
-    places, labels = np.nonzero(scores > min_score)
+    places, labels = np.nonzero((scores > min_score) & np.isfinite(boxes).all(1)[:, None])
     order = np.argsort(-scores[places, labels], kind="stable")[:_MOST_CANDIDATES]
     places, labels = places[order], labels[order]
     found = boxes[places].astype(np.float64)
@@ -141,7 +147,7 @@ def _yolo_maps(outputs: Mapping[str, Any], decoder: Decoder) -> tuple[Any, Any]:
 
 def _boxes_scores(outputs: Mapping[str, Any], decoder: Decoder) -> tuple[Any, Any]:
     """Two outputs: boxes (N, A, 4), left, top, right, bottom in pixels, and scores (N, A, C)."""
-    return _pair(outputs, "boxes-scores")
+    return _pair(outputs, "boxes-scores", 0)
 
 
 def _detr(outputs: Mapping[str, Any], decoder: Decoder) -> tuple[Any, Any]:
@@ -149,7 +155,7 @@ def _detr(outputs: Mapping[str, Any], decoder: Decoder) -> tuple[Any, Any]:
 
     Boxes are centre x, y, width, height relative to the input (Carion et al., DETR, arXiv 2005.12872).
     """
-    boxes, logits = _pair(outputs, "detr")
+    boxes, logits = _pair(outputs, "detr", 1)
     xp, (height, width) = _library(boxes), decoder.size
     weights = xp.exp(logits - xp.amax(logits, axis=-1, keepdims=True))
     corners = _corners(boxes)
@@ -180,12 +186,7 @@ def _finished(outputs: Mapping[str, np.ndarray], decoder: Decoder) -> list[Found
             "the head 'detections' has the outputs boxes (N, K, 4), scores (N, K) and labels (N, K), or one (N, K, 6), "
             f"got {_shapes(outputs)}"
         )
-    images = []
-    for some, sure, what in zip(boxes, scores, labels, strict=True):
-        order = np.argsort(-sure, kind="stable")
-        order = order[sure[order] > decoder.min_score][: decoder.most]
-        images.append(Found(some[order], sure[order], np.rint(what[order]).astype(np.int64)))
-    return images
+    return [decoder.best(Found(*image)) for image in zip(boxes, scores, labels, strict=True)]
 
 
 def _scores_and_labels(outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -202,18 +203,23 @@ def _rows(outputs: Mapping[str, Any], least: int) -> Any:
             f"a YOLO head has one output (N, values, places) or (N, places, values) with {least} or more values, got "
             f"{_shapes(outputs)}"
         )
+    if values.shape[1] == values.shape[2]:
+        raise ValueError(
+            f"a YOLO head has more places than values of each, got {_shapes(outputs)}, which says not what is what: "
+            "give a function as decode that returns boxes (N, A, 4) and scores (N, A, C)"
+        )
     return values.swapaxes(1, 2) if values.shape[1] < values.shape[2] else values
 
 
-def _pair(outputs: Mapping[str, Any], head: str) -> tuple[Any, Any]:
-    """Boxes, which have "box" in their name or four values, and the other output."""
-    pair = {name: value for name, value in outputs.items() if value.ndim == 3}
-    boxes = sorted(pair, key=lambda name: ("box" in name, pair[name].shape[2] == 4), reverse=True)[:1]
-    if len(pair) != 2 or pair[boxes[0]].shape[2] != 4 or len({value.shape[1] for value in pair.values()}) > 1:
+def _pair(outputs: Mapping[str, Any], head: str, boxes_at: int) -> tuple[Any, Any]:
+    """Boxes, which have "box" in their name, else four values, else this place among the outputs; and the other one."""
+    pair = [(name, value) for name, value in outputs.items() if value.ndim == 3]
+    at = max(range(len(pair)), key=lambda i: ("box" in pair[i][0], pair[i][1].shape[2] == 4, i == boxes_at), default=0)
+    if len(pair) != 2 or pair[at][1].shape[2] != 4 or pair[0][1].shape[1] != pair[1][1].shape[1]:
         raise ValueError(
             f"the head {head!r} has the outputs boxes (N, A, 4) and scores (N, A, classes), got {_shapes(outputs)}"
         )
-    return pair[boxes[0]], next(value for name, value in pair.items() if name != boxes[0])
+    return pair[at][1], pair[1 - at][1]
 
 
 def _corners(boxes: Any) -> Any:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -35,14 +36,38 @@ _NAMES = (*HEADS, DETECTIONS)
 _SURE = 0.25
 """Boxes with at least this score are those that people see; files agree by them."""
 _SAME = 0.5
-"""Overlap from which two boxes show the same."""
+"""Two boxes with this intersection over union or more count as the same object."""
 _LOST, _KNOWN = 0.05, 0.25
-"""mAP50 below which a trained network does not know these boxes, and above which they are written as it learned."""
+"""Below the first mAP50 the targets probably do not fit the network; from the second on they do."""
 _RESAMPLES = 100
 _PLACES = 10
 """So many places of a network learn to show the same box."""
 _BOXES = 5.0
 """Weight of the boxes in losses, against that of the scores."""
+
+
+def _whole(value: Any, least: int = 1) -> bool:
+    return isinstance(value, Integral) and int(value) >= least
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, Real) and 0 <= float(value) <= 1
+
+
+_SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "strides": (
+        "a tuple of whole numbers from 1 on, such as (8, 16, 32)",
+        lambda value: isinstance(value, (tuple, list)) and len(value) > 0 and all(map(_whole, value)),
+    ),
+    "min_score": ("a number from 0 to 1", _share),
+    "iou": ("a number from 0 to 1", _share),
+    "most": ("a whole number from 1 on", _whole),
+    "size": (
+        "a tuple of height and width in pixels",
+        lambda value: isinstance(value, (tuple, list)) and len(value) == 2 and all(_whole(side, 0) for side in value),
+    ),
+}
+"""What settings of `Detection` may be, in words and as a check."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +80,7 @@ class Detection(TaskKind):
             scores (N, A, C), or to a list with a mapping of boxes, scores and labels for each image.
         strides: pixels between the places of each map, for the head "yolo-maps".
         min_score: boxes with less are left out.
-        iou: overlap from which the box with the lower score is dropped.
+        iou: overlap (intersection over union) above which the box with the lower score is dropped.
         most: boxes of an image.
         size: height and width of the input; those of the task's example.
     """
@@ -71,16 +96,19 @@ class Detection(TaskKind):
     differs = "misses, or finds otherwise, more than 1 % of the boxes of the network it was made from"
 
     def __post_init__(self) -> None:
-        """Check `decode` and make the metrics, which read outputs with these settings.
+        """Check the settings and make the metrics, which read outputs with them.
 
         Raises:
-            TaskError: there is no head of that name.
+            TaskError: there is no head of that name, or a setting is not a number in its range.
         """
         if not callable(self.decode) and self.decode not in _NAMES:
             raise TaskError(
                 f"decode must be a function or one of {', '.join(_NAMES)}, got {self.decode!r}"
                 f"{suggestion(str(self.decode), _NAMES)}"
             )
+        for name, (allowed, fits) in _SETTINGS.items():
+            if not fits(value := getattr(self, name)):
+                raise TaskError(f"{name} must be {allowed}, got {value!r}")
         made = partial(Metric, records=self.matches, unit="share", resamples=_RESAMPLES)
         at_half = partial(mean_average_precision, threshold=0)
         object.__setattr__(self, "metric", made("mAP", over_split=mean_average_precision))
@@ -104,10 +132,27 @@ class Detection(TaskKind):
         """
         if not callable(self.decode):
             return self.decoder(_by_name(outputs))
-        answer = self.decode(outputs)
+        answer = self._decoded(outputs)
         if isinstance(answer, tuple):
-            return self.decoder.suppressed(*map(np.asarray, answer))
-        return [Found(*(np.asarray(image[key]) for key in Found._fields)) for image in answer]
+            return self.decoder.suppressed(*answer)
+        return [self.decoder.best(image) for image in answer]
+
+    def _decoded(self, outputs: Any) -> tuple[NDArray[Any], NDArray[Any]] | list[Found]:
+        """What the user's own function returns.
+
+        Raises:
+            ValueError: it is not what `decode` may return.
+        """
+        answer = self.decode(outputs)  # type: ignore[operator]
+        if isinstance(answer, tuple) and len(answer) == 2:
+            return np.asarray(answer[0]), np.asarray(answer[1])
+        if isinstance(answer, list) and all(isinstance(i, Mapping) and set(Found._fields) <= set(i) for i in answer):
+            return [Found(*(np.asarray(image[key]) for key in Found._fields)) for image in answer]
+        parts = ", ".join(type(part).__name__ for part in answer[:3]) if isinstance(answer, (tuple, list)) else ""
+        raise ValueError(
+            "it must return a tuple of boxes (N, A, 4) and scores (N, A, C), or a list with a mapping of boxes, scores "
+            f"and labels for each image, got a {type(answer).__name__}{' of ' * bool(parts)}{parts}"
+        )
 
     def shown(self, outputs: Any) -> list[dict[str, NDArray[Any]]]:
         """The boxes that people see, those with a score of 0.25 or more, as targets."""
@@ -134,7 +179,7 @@ class Detection(TaskKind):
         self.n_classes(task)
 
     def n_outputs(self, task: Task) -> int:
-        """How many classes; of heads without scores of each, the number of names that the task has."""
+        """Number of classes; `len(task.classes)` where the outputs do not tell (suppressed boxes)."""
         return self.n_classes(task) or len(task.classes)
 
     def n_classes(self, task: Task) -> int | None:
@@ -172,7 +217,10 @@ class Detection(TaskKind):
             raise TaskError(f"{split} data: {wrong}")
 
     def doubts(self, outputs: Any, targets: Any) -> tuple[str, ...]:
-        """Refuse targets that the trained network knows in another way of writing them only."""
+        """Refuse boxes in another format or order of classes than the network was trained with.
+
+        Found by trying the usual ones.
+        """
         if importlib.util.find_spec("faster_coco_eval") is None:  # a metric of the user's own needs none
             return ()
         found, truths = self.found(outputs), read_targets(targets)
@@ -182,9 +230,7 @@ class Detection(TaskKind):
         if score >= _KNOWN:
             return ()
         others = {way: _map50(found, [change(t) for t in truths]) for way, change in _WAYS.items()}
-        others["of the classes only the order is another"] = _map50(
-            [*map(_of_one_class, found)], [*map(_of_one_class, truths)]
-        )
+        others["of the classes only the order is another"] = _map50_in_another_order(found, truths)
         best = max(others, key=lambda way: others[way])
         if others[best] > max(2 * _LOST, 3 * score):
             raise TaskError(
@@ -227,9 +273,9 @@ class Detection(TaskKind):
         boxes, scores = self.decoder.candidates(_by_name(outputs))
         shown, wanted = boxes.detach().clone(), torch.zeros_like(scores)
         for i, truth in enumerate(read_targets(each(targets, lambda tensor: tensor.cpu()))):
-            if len(truth.labels):
-                corners = torch.from_numpy(truth.boxes).to(boxes)
-                labels = torch.from_numpy(truth.labels).to(boxes.device)
+            if not truth.crowd.all():
+                corners = torch.from_numpy(truth.boxes[~truth.crowd]).to(boxes)
+                labels = torch.from_numpy(truth.labels[~truth.crowd]).to(boxes.device)
                 place, which, quality = _assigned(shown[i], scores[i].detach(), corners, labels)
                 shown[i, place], wanted[i, place, labels[which]] = corners[which], quality
         return _distance((boxes, scores), (shown, wanted))
@@ -255,8 +301,8 @@ class Detection(TaskKind):
         """Boxes and scores before suppression; None where there are none."""
         if self.decode == DETECTIONS:
             return None
-        found = self.decode(outputs) if callable(self.decode) else self.decoder.candidates(_by_name(outputs))
-        return tuple(map(np.asarray, found)) if isinstance(found, tuple) else None  # type: ignore[return-value]
+        found = self._decoded(outputs) if callable(self.decode) else self.decoder.candidates(_by_name(outputs))
+        return found if isinstance(found, tuple) else None
 
     def matches(self, outputs: Any, targets: Any) -> list[dict[int, Any]]:
         """Of each image and class what mAP needs of it: which boxes are right, at each overlap from 0.5 to 0.95."""
@@ -303,8 +349,13 @@ def read_targets(targets: Any) -> list[Truth]:
         boxes, labels = np.asarray(targets["boxes"]), np.asarray(targets["labels"])
         if boxes.ndim != 3 or boxes.shape[2] != 4 or labels.shape != boxes.shape[:2]:
             raise ValueError(f"{wanted}; got boxes {boxes.shape} and labels {labels.shape}")
-        there = labels >= 0
-        targets = [{"boxes": b[t], "labels": c[t]} for b, c, t in zip(boxes, labels, there, strict=True)]
+        crowd = np.asarray(targets.get("iscrowd", np.zeros(labels.shape)))
+        if crowd.shape != labels.shape:
+            raise ValueError(f"iscrowd must have the shape of labels {labels.shape}, got {crowd.shape}")
+        targets = [
+            {"boxes": b[c >= 0], "labels": c[c >= 0], "iscrowd": k[c >= 0]}
+            for b, c, k in zip(boxes, labels, crowd, strict=True)
+        ]
     if not isinstance(targets, list) or not all(
         isinstance(t, Mapping) and {"boxes", "labels"} <= set(t) for t in targets
     ):
@@ -363,10 +414,6 @@ def _wrong_labels(labels: NDArray[np.int64], n_classes: int) -> str:
 
 def _with_corners(truth: Truth, top_left: NDArray[Any], bottom_right: NDArray[Any]) -> Truth:
     return truth._replace(boxes=np.concatenate([top_left, bottom_right], 1))
-
-
-def _of_one_class(image: Any) -> Any:
-    return image._replace(labels=np.zeros_like(image.labels))
 
 
 _WAYS: dict[str, Callable[[Truth], Truth]] = {
@@ -459,6 +506,34 @@ def mean_average_precision(matches: Sequence[Mapping[int, Any]], threshold: int 
 
 def _map50(found: Sequence[Found], truths: Sequence[Truth]) -> float:
     return mean_average_precision(_matches(found, truths), threshold=0)
+
+
+def _map50_in_another_order(found: Sequence[Found], truths: Sequence[Truth]) -> float:
+    """mAP50 of every other image if the classes have the order that fits the remaining images best; 0 without any."""
+    if not any(len(truth.labels) for truth in truths[1::2]):
+        return 0.0
+    classes = np.unique(np.concatenate([*(each.labels for each in found), *(each.labels for each in truths)]))
+    order = _best_order(found[::2], truths[::2], classes)
+    judged = [t._replace(labels=order[np.searchsorted(classes, t.labels)]) for t in truths[1::2]]
+    return _map50(found[1::2], judged)
+
+
+def _best_order(found: Sequence[Found], truths: Sequence[Truth], classes: NDArray[Any]) -> NDArray[Any]:
+    """The network's class for each of the targets' (C,), one for one: that of most boxes at the same place.
+
+    Classes that are rarely found keep their places.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    both = 0.5 * np.eye(len(classes))
+    for image, truth in zip(found, truths, strict=True):
+        if len(image.labels):
+            sure = image.scores * (overlap(truth.boxes[:, None], image.boxes[None]) >= _SAME)
+            seen = sure.any(1)
+            pairs = truth.labels[seen], image.labels[sure[seen].argmax(1)]
+            np.add.at(both, tuple(np.searchsorted(classes, labels) for labels in pairs), 1)
+    order: NDArray[Any] = classes[linear_sum_assignment(both, maximize=True)[1]]
+    return order
 
 
 # -- boxes at the same place

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from autocompress.errors import TaskError
 from autocompress.tasks.boxes import Decoder, suppress
 from autocompress.tasks.interface import arrays, tensors
-from autocompress.tasks.kinds.detection import Detection, mean_average_precision
+from autocompress.tasks.kinds.detection import Detection, mean_average_precision, read_targets
 from autocompress.tasks.task import Predict, Task
 from autocompress.tasks.torch_utils import outputs_of
 
@@ -47,6 +47,7 @@ HEADS: dict[str, tuple[Any, Any]] = {
         padded(np.concatenate([CENTRES, np.full((2, 3, 1), 0.5, np.float32), 2 * SCORES], -1)),
     ),
     "boxes and scores": ("boxes-scores", (SCORES, CORNERS)),
+    "four classes": ("boxes-scores", (CORNERS, np.pad(SCORES, ((0, 0), (0, 0), (0, 2))))),
     "by name": ("boxes-scores", {"scores": SCORES, "boxes": CORNERS}),
     "detr": (
         "detr",
@@ -54,6 +55,13 @@ HEADS: dict[str, tuple[Any, Any]] = {
             "logits": np.log(np.concatenate([SCORES, 1 - SCORES.sum(-1, keepdims=True)], -1) + 1e-9),
             "pred_boxes": CENTRES / SIZES,
         },
+    ),
+    "detr, three classes and no names": (
+        "detr",
+        (
+            np.log(np.concatenate([SCORES, 0 * SCORES[..., :1], 1 - SCORES.sum(-1, keepdims=True)], -1) + 1e-9),
+            CENTRES / SIZES,
+        ),
     ),
     "detections": ("detections", FINISHED),
     "detections by name": (
@@ -105,6 +113,38 @@ def test_suppression_keeps_the_better_of_two_boxes_of_a_class() -> None:
     assert len(suppress(boxes, scores, min_score=0.01, iou=0.9, most=2).labels) == 2
 
 
+def test_a_box_without_end_leaves_the_others_as_they_are() -> None:
+    boxes = np.float32([[0, 0, 10, 10], [0, 0, np.inf, 5], [np.nan, 0, 5, 5], [20, 20, 30, 30]])
+    found = suppress(boxes, np.float32([[0.9], [0.8], [0.7], [0.6]]), min_score=0.01, iou=0.5, most=10)
+    assert found.boxes.tolist() == boxes[[0, 3]].tolist()
+
+
+def test_as_many_places_as_values_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"more places than values of each, got output0 \(1, 84, 84\), .* as decode"):
+        Detection().found(np.zeros((1, 84, 84), np.float32))
+
+
+def test_boxes_of_an_own_decode_are_sorted_and_cut_as_all_others() -> None:
+    image = {"boxes": CORNERS[0], "scores": np.float32([0.3, 0.9, 0.2]), "labels": np.array([0, 1, 2])}
+    (found,) = Detection(lambda outputs: [image], min_score=0.25, most=5).found(None)
+    assert found.labels.tolist() == [1, 0] and found.boxes.tolist() == CORNERS[0, [1, 0]].tolist()
+    (found,) = Detection(lambda outputs: [image], most=1).found(None)
+    assert found.labels.tolist() == [1]
+
+
+def test_crowds_are_neither_right_nor_wrong_nor_learned() -> None:
+    boxes, labels = torch.tensor(CORNERS), torch.tensor([[0, 1, -1]] * 2)
+    padded = {"boxes": boxes, "labels": labels, "iscrowd": torch.tensor([[0, 1, 0]] * 2)}
+    pairs, crowd = [*zip(boxes, labels, strict=True)], torch.tensor([0, 1])
+    listed = [{"boxes": b[:2], "labels": c[:2], "iscrowd": crowd} for b, c in pairs]
+    without = [{"boxes": b[:1], "labels": c[:1]} for b, c in pairs]
+    assert [truth.crowd.tolist() for truth in read_targets(padded)] == [[False, True]] * 2
+    loss, outputs = Detection("boxes-scores").task_aligned_loss, (boxes, torch.tensor(SCORES))
+    assert loss(outputs, padded) == loss(outputs, listed) == loss(outputs, without)
+    with pytest.raises(ValueError, match=r"iscrowd must have the shape of labels \(2, 3\), got \(2,\)"):
+        read_targets({**padded, "iscrowd": torch.zeros(2)})
+
+
 def scattered() -> tuple[list[Any], list[dict[str, Any]]]:
     """Boxes that are right, roughly right and wrong, and crowds: outputs of "own list" and targets."""
     rng, outputs, targets = np.random.default_rng(0), [], []
@@ -131,6 +171,35 @@ def test_map_is_that_of_pycocotools() -> None:
     assert mean_average_precision(records) == pytest.approx(0.31971101463337126, abs=1e-9)
     assert mean_average_precision(records, threshold=0) == pytest.approx(0.7417843225580713, abs=1e-9)
     assert np.isnan(mean_average_precision([{}, {}]))
+
+
+def of_classes(n: int, said: Any) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Boxes in 60 images that are found where they are, four in each, and the classes that a network says of them."""
+    rng = np.random.default_rng(1)
+    corners = rng.uniform(0, 40, (60, 4, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(10, 40, (60, 4, 2))], -1)
+    labels, scores = rng.integers(0, n, (60, 4)), rng.uniform(0.3, 0.9, (60, 4))
+    keys = ("boxes", "scores", "labels")
+    found = [dict(zip(keys, each, strict=True)) for each in zip(boxes, scores, said(labels, rng), strict=True)]
+    return found, [{"boxes": b, "labels": c} for b, c in zip(boxes, labels, strict=True)]
+
+
+@pytest.mark.parametrize("right", [0.0, 0.2, 0.3])
+def test_a_network_that_hardly_tells_the_classes_is_no_other_order_of_these(right: float) -> None:
+    pytest.importorskip("faster_coco_eval")
+    found, targets = of_classes(
+        20, lambda labels, rng: np.where(rng.random(labels.shape) < right, labels, rng.integers(0, 20, labels.shape))
+    )
+    told = Detection(lambda some: some).doubts(found, targets)
+    assert all("check decode" in note for note in told)
+
+
+@pytest.mark.parametrize("n", [3, 20])
+def test_another_order_of_many_classes_is_recognised(n: int) -> None:
+    pytest.importorskip("faster_coco_eval")
+    found, targets = of_classes(n, lambda labels, rng: np.roll(np.arange(n), 7)[labels])
+    with pytest.raises(TaskError, match="if of the classes only the order is another; convert"):
+        Detection(lambda some: some).doubts(found, targets)
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +295,16 @@ def test_a_network_that_finds_nothing_is_told(trained: Task) -> None:
         ({"decode": "yolov8"}, "decode must be a function or one of yolo, .*, got 'yolov8'"),
         ({"decode": "detr"}, r"decode='detr' cannot read what the network returns: .* got output0 \(1, 6, 64\)"),
         ({"decode": lambda outputs: 1 / 0}, "cannot read what the network returns: division by zero"),
+        (
+            {"decode": lambda outputs: [outputs, outputs]},
+            "it must return a tuple of boxes .*, got a list of ndarray, nd",
+        ),
+        ({"decode": lambda outputs: outputs}, "it must return a tuple of boxes .*, got a ndarray"),
+        ({"strides": 8}, r"strides must be a tuple of whole numbers from 1 on, such as \(8, 16, 32\), got 8"),
+        ({"min_score": "a"}, "min_score must be a number from 0 to 1, got 'a'"),
+        ({"iou": 50}, "iou must be a number from 0 to 1, got 50"),
+        ({"most": 0}, "most must be a whole number from 1 on, got 0"),
+        ({"size": 640}, "size must be a tuple of height and width in pixels, got 640"),
         ({"decode": lambda outputs: []}, "must return the boxes of each image, got those of 0 for 1 images"),
         ({"decode": own_list, "train": [squares(4, 0)]}, "needs the loss of its network: give loss"),
     ],

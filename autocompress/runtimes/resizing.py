@@ -58,6 +58,8 @@ def refusal(node: onnx.NodeProto, before: Sequence[int], after: Sequence[int], s
     mode, place = given.get("mode", b"nearest"), given.get("coordinate_transformation_mode", b"half_pixel")
     if len(node.input) < 3:
         return "its opset is older than 11"
+    if 0 in (*before, *after):
+        return "its input or output has no elements"
     if given.get("antialias", 0) or given.get("exclude_outside", 0):
         return "it weights its neighbours in another way (antialias, exclude_outside)"
     if given.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":

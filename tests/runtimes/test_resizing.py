@@ -56,6 +56,7 @@ def test_what_reads_other_places_is_refused(place: str) -> None:
 @pytest.mark.parametrize(
     ("attributes", "why"),
     [
+        ({"mode": "linear"}, ""),
         ({"mode": "linear", "antialias": 1}, "antialias"),
         ({"mode": "cubic", "exclude_outside": 1}, "exclude_outside"),
         ({"mode": "cubic", "cubic_coeff_a": -0.5}, "cubic coefficient"),
@@ -66,4 +67,7 @@ def test_what_reads_other_places_is_refused(place: str) -> None:
 def test_what_the_runtimes_do_not_have_is_refused(attributes: dict[str, Any], why: str) -> None:
     b = Builder()
     b.node("Resize", ["x", "", "", "sizes"], "y", **attributes)
-    assert why in refusal(b.model({"x": [1, 1, 1, 8]}, {"y": []}).graph.node[-1], (1, 1, 1, 8), (1, 1, 1, 4), None)
+    node = b.model({"x": [1, 1, 1, 8]}, {"y": []}).graph.node[-1]
+    found = refusal(node, (1, 1, 1, 8), (1, 1, 1, 4), None)
+    assert why in found and bool(why) == bool(found)
+    assert refusal(node, (1, 1, 1, 1), (1, 1, 1, 0), None), "it has no elements"

@@ -230,9 +230,9 @@ def _pool(low: Lowering, node: onnx.NodeProto) -> None:
     whole = [(n + a + b - k) // s + 1 for n, a, b, k, s in zip(size, pads[:2], pads[2:], kernel, strides, strict=True)]
     if whole != list(made) or set(dilations) != {1}:
         raise low.refused(node, "it has dilation, or rounds its size up")
-    in_floats = average and not low.integers_only  # LiteRT rounds an average of codes to the codes of its input
-    form = Form(True) if in_floats else low.format_of(node, 0, True)
-    source = low.read(node, 0, last=True) if in_floats else low.get(x, form)
+    # LiteRT would round an average of codes to the codes of its input, which are coarser than the floats of the graph.
+    form = Form(True) if average else low.format_of(node, 0, True)
+    source = low.read(node, 0, last=True) if average else low.get(x, form)
     padding = _padding(size, kernel, strides, dilations, pads)
     if any(pads) and (padding is None or (average and counts)):
         if average and not counts:

@@ -69,7 +69,6 @@ class Lowering:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.dtypes = _types(self.taken.floats)
-        self.dtypes |= {name: value.dtype for name, value in self.constants.items()}
         self.done: set[str] = set()
         """First outputs of nodes that are parts of the operators of others."""
         self._held: dict[str, dict[Form, int]] = {}
@@ -294,9 +293,15 @@ class Lowering:
 
 
 def _types(model: onnx.ModelProto) -> dict[str, np.dtype[Any]]:
-    """Of the inputs and of what the nodes compute."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    """Of all tensors; found without the values of the weights, which would be copied."""
+    graph, given = model.graph, {value.name for value in model.graph.input}
+    stored = [
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer if t.name not in given
+    ]
+    light = helper.make_graph(graph.node, graph.name, [*graph.input, *stored], graph.output)
+    light_model = helper.make_model(light, opset_imports=model.opset_import, ir_version=model.ir_version)
+    found = onnx.shape_inference.infer_shapes(light_model).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*found.input, *found.value_info, *found.output)}
     return {name: helper.tensor_dtype_to_np_dtype(kind) for name, kind in types.items() if kind}
 
 

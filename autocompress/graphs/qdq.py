@@ -182,6 +182,18 @@ def _raise_versions(model: onnx.ModelProto) -> None:
             opset.version = max(opset.version, _INT2_OPSET)
 
 
+def _count_no_padding(node: onnx.NodeProto) -> None:
+    """Say of an average without padding that it counts none.
+
+    PyTorch says that it does, and ONNX Runtime's integer kernel then counts what `ceil_mode` adds beyond the image.
+    """
+    given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    if not any(given.get("pads", ())) and given.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID"):
+        kept = [item for item in node.attribute if item.name != "count_include_pad"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
 class _Writer:
     """Builds the node list anew, in order, with quantisers between the original nodes."""
 
@@ -213,6 +225,8 @@ class _Writer:
         for node in graph.node:
             del node.metadata_props[:]
             node.doc_string = ""
+            if node.op_type == "AveragePool":
+                _count_no_padding(node)
         used = {name for node in all_nodes(graph) for name in node.input} | self._graph.outputs
         kept = [i for i in (*graph.initializer, *self._new.values()) if i.name in used]
         del graph.initializer[:]

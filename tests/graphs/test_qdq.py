@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from autocompress.errors import CandidateError, RecipeError
 from autocompress.graphs import qdq
+from autocompress.graphs.export import INPUT
+from autocompress.graphs.export import export as export_graph
 from autocompress.graphs.qdq import QuantSpec, observe, quantizable_layers, write_qdq
 from autocompress.runtimes.adapters.onnxruntime.inside import optimized_op_counts
 
@@ -270,6 +272,17 @@ def test_eight_bits_stay_close_to_fp32(name: str, reduce_range: bool) -> None:
     model, x = export(name)[0].model_proto, data(name)
     file = quantized(name, spec(model, 8, reduce_range=reduce_range))
     assert distance(run(model, x), run(file, x)) < 0.08
+
+
+def test_averages_do_not_count_what_is_beyond_the_image() -> None:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(8, 8, 3), nn.Flatten()]
+    x = torch.randn(64, 3, 5, 5)
+    model = export_graph(nn.Sequential(*body, nn.Linear(8, 4)).eval(), x[:2], ("logits",)).proto
+    plan = qdq.plan(model, spec(model, 8))
+    file = write_qdq(model, plan, observe(model, plan, [{INPUT: x.numpy()}], "minmax"))
+    assert optimized_op_counts(file)["QLinearAveragePool"] == 1
+    assert distance(run(model, x.numpy()), run(file, x.numpy())) < 0.08
 
 
 @pytest.mark.parametrize("observer", ["minmax", "percentile", "entropy", "mse"])

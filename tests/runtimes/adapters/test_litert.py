@@ -271,6 +271,8 @@ KINDS: dict[str, tuple[Any, ...]] = {
     "transposed convolution of a batch, cut": alone(
         "ConvTranspose", BATCH, floats(3, 5, 4, 4), strides=[3, 3], pads=[1] * 4
     ),
+    "groups of a batch": alone("GroupNormalization", BATCH, floats(3), floats(3), num_groups=3),
+    "slopes of a batch": alone("PRelu", BATCH, floats(4, 3, 1, 1)),
     "Gemm with a column": alone("Gemm", (3, 8), floats(8, 5), floats(3, 1)),
     "Gemm with one number": alone("Gemm", (3, 8), floats(8, 5), floats(1, 1)),
     "Gemm with a computed bias": computed("Gemm", (1, 8), (5,), 2, floats(8, 5), None),

@@ -75,7 +75,10 @@ def _prelu(low: Lowering, node: onnx.NodeProto) -> None:
     x, rank = node.input[0], len(low.shape(node.input[0]))
     last = low.is_last(x)
     slope = low.constant(node, 1)
-    low.constants[f"{node.output[0]}/slope"] = slope.reshape((1,) * (rank - slope.ndim) + slope.shape)[0]
+    slope = slope.reshape((1,) * (rank - slope.ndim) + slope.shape)
+    if slope.shape[0] != 1:
+        raise low.refused(node, "it has a slope for each of several images")
+    low.constants[f"{node.output[0]}/slope"] = slope[0]
     inputs = [low.read(node, 0, last), low.operand(f"{node.output[0]}/slope", rank, last)]
     low.write("PRELU", inputs, node.output[0], Form(last))
 
@@ -181,7 +184,7 @@ def _instance_norm(low: Lowering, node: onnx.NodeProto) -> None:
 @operator("GroupNormalization")
 def _group_norm(low: Lowering, node: onnx.NodeProto) -> None:
     shape, groups = low.shape(node.input[0]), attribute(node, "num_groups", 1)
-    rows = (1, groups, int(np.prod(shape)) // groups)
+    rows = (shape[0], groups, int(np.prod(shape[1:])) // groups)
     data = low.step("RESHAPE", [low.read(node, 0), low.numbers(rows)], rows)
     normal = _normalised(low, data, rows, [2], attribute(node, "epsilon", 1e-5))
     back = low.step("RESHAPE", [normal, low.numbers(shape)], shape)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from autocompress.errors import TaskError
-from autocompress.tasks.kind import TaskKind
+from autocompress.tasks.kind import TaskKind, wrong_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,13 +85,9 @@ class ClassOfPlaces(ClassScores):
             got = f"{tuple(targets.shape)} of {targets.dtype}" if hasattr(targets, "dim") else type(targets).__name__
             wanted = self.layout.replace("classes, ", "").replace(", classes", "")
             raise TaskError(f"{split} data: targets must be class indices {wanted}, integers, got {got}")
-        known = targets[targets != self.ignored]
-        if known.numel() and (int(known.min()) < 0 or int(known.max()) >= task.n_outputs):
-            wrong = int(known.min()) if int(known.min()) < 0 else int(known.max())
-            raise TaskError(
-                f"{split} data: classes must be from 0 to {task.n_outputs - 1} (the model has {task.n_outputs}), or "
-                f"{self.ignored} for {self.place} without one, got {wrong}"
-            )
+        also = f", or {self.ignored} for {self.place} without one"
+        if wrong := wrong_labels(targets[targets != self.ignored], task.n_outputs, also):
+            raise TaskError(f"{split} data: {wrong}")
 
 
 def _log_softmax(logits: NDArray[Any], axis: int) -> NDArray[Any]:

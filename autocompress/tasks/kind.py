@@ -8,6 +8,7 @@ kinds without it.
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable
 from functools import cache
@@ -155,6 +156,25 @@ class TaskKind:
     def classes(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
         """The class that each answer is, in the shape of the targets; None: the answers are no classes."""
         return None
+
+
+def wrong_labels(labels: Any, n_classes: int, also: str = "", *, from_0: bool = True) -> str:
+    """What is wrong with labels, an array or tensor, for a network of so many classes; "" for nothing.
+
+    Args:
+        labels: integers of any shape.
+        n_classes: 0 where it is not known.
+        also: what may be there besides, in words.
+        from_0: whether labels from 1 on are more often a mistake than meant.
+    """
+    if not math.prod(labels.shape):
+        return ""
+    low, high = int(labels.min()), int(labels.max())
+    if low >= 0 and (high < n_classes or not n_classes):
+        return ""
+    allowed = f"{n_classes - 1} (the model has {n_classes} classes)" if n_classes else "the last class"
+    hint = ": subtract 1 from labels that start at 1" if from_0 and low > 0 and high == n_classes else ""
+    return f"labels must be from 0 to {allowed}{also}, got {low if low < 0 else high}{hint}"
 
 
 def _plain(name: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from autocompress.errors import TaskError
 from autocompress.tasks.class_scores import ClassScores
+from autocompress.tasks.kind import wrong_labels
 from autocompress.tasks.metric import ACCURACY, Metric
 
 if TYPE_CHECKING:
@@ -73,12 +74,8 @@ class Classification(ClassScores):
         """Refuse labels that are no index of a class."""
         if not hasattr(targets, "is_floating_point") or targets.is_floating_point() or targets.dim() != 1:
             return
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= task.n_outputs:
-            raise TaskError(
-                f"{split} data: labels must be from 0 to {task.n_outputs - 1} (the model has "
-                f"{task.n_outputs} outputs), got {low if low < 0 else high}"
-            )
+        if wrong := wrong_labels(targets, task.n_outputs):
+            raise TaskError(f"{split} data: {wrong}")
 
     def doubts(self, outputs: NDArray[Any], targets: Any) -> tuple[str, ...]:
         """Probabilities in the place of logits."""

@@ -12,12 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autocompress.errors import TaskError
 from autocompress.tasks.class_scores import ClassScores
+from autocompress.tasks.kind import wrong_labels
 from autocompress.tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -50,7 +52,16 @@ class Ctc(ClassScores):
     differs = "answers otherwise than the network it was made from in more than 1 % of the frames"
 
     def __post_init__(self) -> None:
-        """Make the metrics, which need the settings."""
+        """Make the metrics, which need the settings.
+
+        Raises:
+            TaskError: blank or separator is no index, or both are the same.
+        """
+        for name, index in (("blank", self.blank), ("separator", self.separator)):
+            if index is not None and not isinstance(index, Integral):
+                raise TaskError(f"{name} must be the index of a class, a whole number, got {index!r}")
+        if self.blank == self.separator:
+            raise TaskError(f"blank and separator must be two classes, got {self.blank} for both")
         labels = _error_rate("label error rate", self.blank, None)
         words = () if self.separator is None else (_error_rate("WER", self.blank, self.separator),)
         object.__setattr__(self, "metric", (*words, labels)[0])
@@ -84,14 +95,8 @@ class Ctc(ClassScores):
             return
         classes, frames = task.n_outputs, task.output_shape[1]
         for labels in _sequences(targets, self.blank, split):
-            if len(labels) == 0:
-                continue
-            if labels.min() < 0 or labels.max() >= classes:
-                wrong = int(labels.min()) if labels.min() < 0 else int(labels.max())
-                raise TaskError(
-                    f"{split} data: labels must be from 0 to {classes - 1} (the model has {classes} classes), and "
-                    f"negative ones only after the last, got {wrong}"
-                )
+            if wrong := wrong_labels(labels, classes, ", and negative ones only after the last", from_0=False):
+                raise TaskError(f"{split} data: {wrong}")
             if (labels == self.blank).any():
                 raise TaskError(
                     f"{split} data: labels must not hold the blank (class {self.blank}) before their end, got "
@@ -104,7 +109,16 @@ class Ctc(ClassScores):
                 )
 
     def doubts(self, outputs: NDArray[Any], targets: Any) -> tuple[str, ...]:
-        """Another class where the blank is expected."""
+        """Another class where the blank is expected.
+
+        Raises:
+            TaskError: there is no label at all.
+        """
+        if not any(len(labels) for labels in _sequences(targets, self.blank, "validation")):
+            raise TaskError(
+                f"validation data: no sample has a label other than the blank (class {self.blank}); error rates need "
+                "some"
+            )
         shares = np.bincount(self.classes(outputs).ravel(), minlength=outputs.shape[2]) / outputs[..., 0].size
         usual = int(shares.argmax())
         if shares[self.blank] >= _RARE or usual == self.blank:
@@ -176,13 +190,23 @@ def _words(labels: list[int], separator: int | None) -> list[Any]:
 def _sequences(targets: Any, blank: int, split: str) -> list[NDArray[Any]]:
     """The labels of each sample, without what fills them up."""
     rows = [np.asarray(labels) for labels in targets] if isinstance(targets, list) or hasattr(targets, "shape") else []
-    if not rows or any(labels.ndim != 1 or labels.dtype.kind not in "iu" for labels in rows):
-        got = f"{rows[0].ndim + 1} dimensions of {rows[0].dtype}" if rows else type(targets).__name__
+    rows = [row if row.size else np.zeros(0, np.int64) for row in rows]  # torch.tensor([]) is a float
+    wrong = [i for i, row in enumerate(rows) if row.ndim != 1 or row.dtype.kind not in "iu"]
+    if not rows or wrong:
         raise TaskError(
             f"{split} data: targets must be class indices (N, labels), integers filled up at the end, or a list with "
-            f"the labels of each sample, got {got}"
+            f"the labels of each sample, got {_got(targets, rows, wrong)}"
         )
     return [labels[: 1 + np.flatnonzero((labels >= 0) & (labels != blank)).max(initial=-1)] for labels in rows]
+
+
+def _got(targets: Any, rows: list[NDArray[Any]], wrong: list[int]) -> str:
+    if not wrong:
+        return type(targets).__name__
+    row = rows[wrong[0]]
+    if hasattr(targets, "shape"):
+        return f"{row.ndim + 1} dimensions of {row.dtype}"
+    return f"{row.ndim} dimensions of {row.dtype} for sample {wrong[0]} of a batch"
 
 
 def _is_ours(loss: Any) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 
 from autocompress.errors import TaskError
 from autocompress.tasks.boxes import HEADS, Decoder, Found, overlap
-from autocompress.tasks.kind import TaskKind
+from autocompress.tasks.kind import TaskKind, wrong_labels
 from autocompress.tasks.metric import Metric
 from autocompress.validation import suggestion
 
@@ -213,7 +213,7 @@ class Detection(TaskKind):
             raise TaskError(f"{split} data: {error}") from error
         boxes = np.concatenate([truth.boxes for truth in truths])
         labels = np.concatenate([truth.labels for truth in truths])
-        if wrong := _wrong_boxes(boxes, self.size) or _wrong_labels(labels, task.n_outputs):
+        if wrong := _wrong_boxes(boxes, self.size) or wrong_labels(labels, task.n_outputs):
             raise TaskError(f"{split} data: {wrong}")
 
     def doubts(self, outputs: Any, targets: Any) -> tuple[str, ...]:
@@ -401,15 +401,6 @@ def _wrong_boxes(boxes: NDArray[np.float64], size: tuple[int, int]) -> str:
             "and shift them as their images"
         )
     return ""
-
-
-def _wrong_labels(labels: NDArray[np.int64], n_classes: int) -> str:
-    """What is wrong with labels of a network of so many classes (0: not known), or nothing."""
-    if not len(labels) or (labels.min() >= 0 and (not n_classes or labels.max() < n_classes)):
-        return ""
-    got = int(labels.min()) if labels.min() < 0 else int(labels.max())
-    hint = ": subtract 1 from labels that start at 1" if got == n_classes and labels.min() > 0 else ""
-    return f"labels must be from 0 to {n_classes - 1 if n_classes else 'the last class'}, got {got}{hint}"
 
 
 def _with_corners(truth: Truth, top_left: NDArray[Any], bottom_right: NDArray[Any]) -> Truth:

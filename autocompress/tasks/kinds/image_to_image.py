@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _MOST_DB = 100.0
 """Of equal images."""
+_LEAST = 6
+"""Pixels that its window of 11 x 11 needs, with the borders mirrored."""
 
 
 def psnr(data_range: float = 1.0) -> Metric:
@@ -52,6 +55,8 @@ def _ssim(outputs: NDArray[Any], targets: NDArray[Any], data_range: float) -> ND
         from torchmetrics.functional.image import structural_similarity_index_measure as similarity
     except ImportError:
         raise TaskError("SSIM needs torchmetrics; install it with: pip install 'autocompress[metrics]'") from None
+    if min(outputs.shape[2:]) < _LEAST:
+        raise TaskError(f"SSIM needs images of {_LEAST} x {_LEAST} or larger, got {outputs.shape[2:]}; use PSNR")
     ours, theirs = (torch.from_numpy(values.astype(np.float32)) for values in (outputs, targets))
     found = similarity(ours, theirs, data_range=data_range, reduction="none")
     assert isinstance(found, torch.Tensor)
@@ -68,7 +73,15 @@ class ImageToImage(Regression):
     metric = psnr()
     metrics = (ssim(),)
     class_axis = 1
+    _judge: Metric | None = None
+    """That of the task."""
     differs = "gives images that are less than 40 dB (PSNR) from those of the network it was made from"
+
+    def of(self, task: Task) -> ImageToImage:
+        """With the metric of the task, whose range the values must fit."""
+        made = copy(self)
+        made._judge = self.named_metric(task.metric) if isinstance(task.metric, str) else task.metric or self.metric
+        return made
 
     def loss(self) -> Any:
         """Mean absolute error, which blurs less than the squared one."""
@@ -85,19 +98,22 @@ class ImageToImage(Regression):
                 "numbers use Task.regression(...)"
             )
 
-    def check_targets(self, targets: Any, task: Task, split: str) -> None:
-        """Refuse other shapes, and values that do not fit the range of the metric."""
-        super().check_targets(targets, task, split)
-        if task.evaluate is not None or not self._is_own(task.metric):
-            return
-        data_range = task.metric.per_sample.keywords["data_range"]  # type: ignore[union-attr]
-        low, high = float(targets.min()), float(targets.max())
-        if high - low > 1.01 * data_range or (high <= 1 and data_range >= 50):
-            raise TaskError(
-                f"{split} data: the {task.metric.name} is that of values over a range of {data_range:g}, and the "
-                f"targets go from {low:.4g} to {high:.4g}; scale them, or give "
-                f"metric={task.metric.name.lower()}(data_range) of {__name__}"
-            )
+    def doubts(self, outputs: Any, targets: Any) -> tuple[str, ...]:
+        """Refuse values that do not fit the range of the metric; else as of a regression.
+
+        Of many samples, since one batch may be all dark.
+        """
+        if self._judge is not None and self._is_own(self._judge):
+            data_range = self._judge.per_sample.keywords["data_range"]  # type: ignore[union-attr]
+            images = targets if isinstance(targets, list) else [targets]
+            low, high = min(float(image.min()) for image in images), max(float(image.max()) for image in images)
+            if high - low > 1.01 * data_range or (0 < high <= 1 and data_range >= 50):
+                raise TaskError(
+                    f"validation data: the {self._judge.name} is that of values over a range of {data_range:g}, and "
+                    f"the targets go from {low:.4g} to {high:.4g}; scale them, or give "
+                    f"metric={self._judge.name.lower()}(data_range) of {__name__}"
+                )
+        return super().doubts(outputs, targets)
 
     def _is_own(self, metric: Metric) -> bool:
         """Whatever its range."""

@@ -77,12 +77,26 @@ def test_the_loss_is_that_of_torch_for_all_ways_to_write_labels() -> None:
         (lambda: task(LABELS[:, 0]), "class indices .*, got 1 dimensions of int64"),
         (lambda: task(model=nn.Flatten()), r"returns logits \(N, frames, classes\), got \(1, 50\)"),
         (lambda: task(model=FramesFirst()), r"got \(10, 1, 5\) for 1 samples: let it return outputs.transpose\(0, 1\)"),
+        (lambda: task(blank="0"), "blank must be the index of a class, a whole number, got '0'"),
+        (lambda: task(separator=0), "blank and separator must be two classes, got 0 for both"),
+        (lambda: task(0 * LABELS), r"^validation data: no sample has a label other than the blank \(class 0\)"),
+        (
+            lambda: task([*LABELS[:5], LABELS[5].float()]),
+            "the labels of each sample, got 1 dimensions of float32 for sample 5 of a batch",
+        ),
         (lambda: task(blank=5), "blank must be the index of one of the 5 classes, got 5"),
     ],
 )
 def test_what_is_no_recogniser_is_refused(made: Any, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         made().validate()
+
+
+def test_a_sample_without_labels_may_be_an_empty_list_of_any_type() -> None:
+    pytest.importorskip("rapidfuzz")
+    rows = [*LABELS[:4], torch.tensor([]), torch.tensor([], dtype=torch.long)]
+    task(rows).validate()
+    assert torch.isfinite(ctc_loss(torch.randn(6, 10, 5), rows, 0))
 
 
 def test_another_blank_is_noticed() -> None:

@@ -258,7 +258,7 @@ WRONG = {
     ),
     "of the large image": (boxes_as(lambda b: b * 20), "lie far outside, up to .*: resize and shift them"),
     "NaN": (boxes_as(lambda b: b * np.nan), "got NaN or infinity"),
-    "labels from 1": (labels_as(lambda c: c + 1), "from 0 to 1, got 2: subtract 1 from labels that start at 1"),
+    "labels from 1": (labels_as(lambda c: c + 1), "from 0 to 1 .*, got 2: subtract 1 from labels that start at 1"),
     "float labels": (labels_as(lambda c: c.float()), "labels must be classes, integers, got float32"),
     "no shape": (
         boxes_as(lambda b: b if len(b) else torch.tensor([])),

@@ -6,9 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.running import load, run
+from helpers.small import device
 from torch import Tensor, nn
+from torch.nn import functional
 
 from autocompress.errors import TaskError
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.recipes.recipe import Recipe
 from autocompress.tasks.kinds.image_to_image import ImageToImage, psnr, ssim
 from autocompress.tasks.task import Task
 
@@ -66,6 +71,42 @@ def test_40_db_from_the_network_is_where_files_count_as_different() -> None:
 def test_what_is_no_image_for_an_image_is_refused(made: Any, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         made().validate()
+
+
+@pytest.mark.parametrize("dark_first", [True, False])
+def test_a_batch_of_dark_images_says_nothing_of_the_range(dark_first: bool) -> None:
+    batches = [(SMALL, 0 * LARGE), (SMALL, 255 * LARGE)][:: 1 if dark_first else -1]
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.PixelShuffle(2))
+    Task.image_to_image(model, example_input=SMALL[:1], val=batches, metric=psnr(255)).validate()
+
+
+def test_the_least_size_of_ssim_is_told() -> None:
+    pytest.importorskip("torchmetrics")
+    with pytest.raises(TaskError, match=r"SSIM needs images of 6 x 6 or larger, got \(4, 4\)"):
+        ssim().scores(np.ones((2, 1, 4, 4), np.float32), np.ones((2, 1, 4, 4), np.float32))
+
+
+def resizing() -> Task:
+    """Batches of three heights and widths."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.PixelShuffle(2))
+    images = [torch.rand(8, 1, height, width) for height, width in ((6, 6), (6, 9), (12, 8))]
+    data = [(some, functional.interpolate(some, scale_factor=2)) for some in images]
+    return Task.image_to_image(model.eval(), train=data, val=data, example_input=SMALL[:1], free_axes=(2, 3))
+
+
+def test_free_axes_take_images_of_any_height_and_width_to_the_file() -> None:
+    task = resizing()
+    task.validate()
+    evaluator = Evaluator(task, device())
+    for stages in ([], [{"technique": "ptq"}]):
+        (outcome,) = evaluator.evaluate(Recipe.parse({"stages": stages}))
+        model = load(outcome.file)
+        assert {spec.shape[2:] for spec in model.inputs.values()} == {("size2", "size3")}
+        for inputs, targets in task.split("validation"):
+            (answer,) = run(model, inputs)
+            assert answer.shape == tuple(targets.shape)
+        assert evaluator.score(outcome.file, "validation") == outcome.evaluation.validation
 
 
 def test_values_of_another_range_have_their_own_psnr() -> None:

@@ -31,7 +31,10 @@ def test_the_score_is_intersection_over_union_of_the_classes_in_the_image() -> N
     ("made", "message"),
     [
         (lambda: task(out=1), r"returns logits \(N, classes, H, W\) of two or more classes, got \(1, 1, 6, 6\)"),
-        (lambda: task([(IMAGES, LABELS + 1)]), "classes must be from 0 to 2 .* or 255 for pixels without one, got 3"),
+        (
+            lambda: task([(IMAGES, LABELS + 1)]),
+            "labels must be from 0 to 2 .* or 255 for pixels without one, got 3: subtr",
+        ),
         (lambda: task([(IMAGES, LABELS.float())]), r"integers, got \(4, 6, 6\) of torch.float32"),
         (lambda: task([(IMAGES, LABELS[:, 0, 0])]), r"targets must be class indices \(N, H, W\), integers, got \(4,\)"),
         (lambda: task(classes=["a", "b"]), "classes must name the model's 3 outputs, got 2 names"),

@@ -75,7 +75,7 @@ def changed(**values: Any) -> list[Batch]:
     [
         (
             {"val": changed(labels=lambda y: y + (y >= 0) * 1)},
-            "classes must be from 0 to 2 .* or -100 for tokens .*got 3",
+            "labels must be from 0 to 2 .* or -100 for tokens .*got 3",
         ),
         ({"val": changed(labels=lambda y: y[:, 0])}, r"targets must be class indices \(N, L\), integers, got \(32,\)"),
         ({"val": changed(labels=lambda y: y.float())}, "integers, got .*float32"),

@@ -323,6 +323,8 @@ CHAINS: list[tuple[tuple[int, ...], list[tuple[str, list[Any], dict[str, Any]]]]
     ((8,), [("PRelu", ["x", w(8)], {})]),
     ((5, 6, 5), [("PRelu", ["x", w(5)], {})]),
     (IMAGE, [("ReduceMean", ["x", ints()], {})]),
+    ((2, 3, 2, 3, 2), [("Relu", ["x"], {})]),
+    ((72,), [("Reshape", ["x", ints(1, 2, 3, 2, 3, 2)], {})]),
     ((5,), [("ReduceMin", ["x", ints(0)], {})]),
     ((1, 4, 1, 9), [("ReduceMax", ["x", ints(1, 3)], {"keepdims": 0})]),
     ((4, 12), [("Reshape", ["x", ints(1, 4, 2, 3, 2, 1)], {}), ("BatchNormalization", ["x", *[np.abs(w(4))] * 4], {})]),

@@ -119,9 +119,8 @@ class Network:
         readers = self.readers.get(tensor, [])
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
-    def add_input(self, tensor: str, blob: str) -> None:
+    def add_input(self, tensor: str, blob: str, form: Form) -> None:
         """An input of the network."""
-        form = self.form(tensor)
         self.layers.append(Layer("Input", [], [blob], sizes(form)))
         self._values[tensor] = _Value(blob, form, tensor)
 

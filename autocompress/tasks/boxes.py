@@ -50,7 +50,7 @@ class Decoder(NamedTuple):
         Raises:
             ValueError: their shapes are not those of this head.
         """
-        boxes, scores = HEADS[self.head](outputs, self)
+        boxes, scores = HEADS[self.head]({name: _full(values) for name, values in outputs.items()}, self)
         return boxes, scores
 
     def __call__(self, outputs: Mapping[str, np.ndarray]) -> list[Found]:
@@ -236,6 +236,13 @@ def _sigmoid(values: Any) -> Any:
 def _counted(values: Any) -> Any:
     """0, 1, 2, ... along the last axis, in the shape and type of `values` and where these are."""
     return _library(values).ones_like(values).cumsum(-1) - 1
+
+
+def _full(values: Any) -> Any:
+    """Half precision as float32: bfloat16 tells places beyond the 128th no longer apart."""
+    if values.dtype.itemsize > 2:
+        return values
+    return values.astype(np.float32) if isinstance(values, np.ndarray) else values.float()
 
 
 def _library(values: Any) -> Any:

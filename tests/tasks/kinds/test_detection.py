@@ -104,6 +104,16 @@ def test_tensors_are_read_as_arrays_are(head: str) -> None:
         assert ours.numpy() == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_maps_in_half_precision_have_their_boxes_where_the_others_have_them(dtype: torch.dtype) -> None:
+    """As of a training with autocast and of files whose outputs are halves."""
+    maps, decoder = torch.zeros(1, 65, 96, 160).to(dtype), Decoder("yolo-maps", strides=(8,))
+    halves = [maps, maps.numpy()] if dtype == torch.float16 else [maps]
+    (expected, _), *others = (decoder.candidates({"a": values}) for values in (maps.float(), *halves))
+    for boxes, _ in others:
+        assert torch.equal(torch.as_tensor(boxes), expected)
+
+
 def test_suppression_keeps_the_better_of_two_boxes_of_a_class() -> None:
     boxes = np.float32([[0, 0, 10, 10], [1, 0, 11, 10], [30, 30, 40, 40], [0, 0, 10, 10]])
     scores = np.float32([[0.6, 0], [0.9, 0], [0.5, 0], [0, 0.3]])

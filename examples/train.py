@@ -46,7 +46,7 @@ JOBS = {
         resnet.fashion_mnist_resnet,
         datasets.fashion_mnist_batches,
         CHECKPOINTS / "fashion_mnist_resnet.pt",
-        epochs=6,
+        epochs=80,
         peak_lr=0.1,
         weight_decay=1e-3,
     ),
@@ -116,7 +116,7 @@ def save(model: nn.Module, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a base model of the examples.")
     parser.add_argument("job", choices=sorted(JOBS))
-    parser.add_argument("--epochs", type=int, help="default: 20")
+    parser.add_argument("--epochs", type=int, help="default: those of the job")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--output", type=Path, help="default: the checkpoint that the task loads")

@@ -77,7 +77,7 @@ def test_check_tells_what_is_left_out(project: Path, capsys: pytest.CaptureFixtu
         (["model.onnx"], "bring samples of what the network will see"),
         (
             ["my_task.py:task", "--data", "samples.npy"],
-            "--data, --kind, --ignore-labels and --image-... go with an ONNX file",
+            "--data, --kind, --ignore-labels, --decode and --image-... go with an ONNX file",
         ),
         (["model.onnx", "--data", "samples.npy", "--kind", "other"], "--kind must be auto, classification, generic"),
         (["model.onnx", "--data", "samples.npy", "--image-size", "12"], "--image-size must be height and width"),

@@ -171,7 +171,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "Conv1D": (lambda: nn.Sequential(Conv1D(16, 12), nn.GELU(), Conv1D(4, 16)), ROW, "2 layers of the kind Conv1D"),
     "Conv1D, half, parallel": (lambda: P(Cast(nn.Sequential(Conv1D(4, 12)), torch.float16)), ROW, "Conv1D"),
     "frozen": (lambda: mlp().requires_grad_(False), ROW, "6 of 6 parameters frozen"),
-    "frozen in part": (lambda: nn.Sequential(mlp().requires_grad_(False), nn.Linear(4, 4)), ROW, "6 of 8 parameters"),
+    "frozen in part": (lambda: nn.Sequential(mlp().requires_grad_(False), nn.Linear(4, 8)), ROW, "6 of 8 parameters"),
     "inference": (lambda: in_inference(mlp), ROW, "inference mode"),
     "inference with buffers": (lambda: in_inference(conv), IMAGE, "inference mode"),
     "training": (lambda: mlp().train(), ROW, "training mode"),

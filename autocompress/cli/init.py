@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import click
 import typer
 
 from autocompress.cli.task_file import FORMS, LIBRARIES, Answers, Form, text
@@ -99,7 +98,7 @@ def _answer(option: str, question: str, given: Any, check: Callable[[str], Value
     while True:
         try:
             return check(typer.prompt(question))
-        except (click.Abort, typer.Abort, EOFError):
+        except (typer.Abort, EOFError):
             raise InputError(f"no answer; give {option}") from None
         except InputError as error:
             typer.echo(str(error), err=True)

@@ -26,7 +26,7 @@ from autocompress.graphs import export, nested_if, qdq
 from autocompress.graphs.equalize import equalize
 from autocompress.graphs.observe import ActivationRange, observe
 from autocompress.graphs.qat import build_twin
-from autocompress.graphs.quantizable import FEWEST_WEIGHTS, QuantPlan, QuantSpec, plan, quantizable_layers
+from autocompress.graphs.quantizable import FEWEST_WEIGHTS, QuantPlan, QuantSpec, plan, quantizable_layers, small_layers
 from autocompress.graphs.repair import repair
 from autocompress.recipes.recipe import Recipe
 from autocompress.runtimes.base import Runtime, executor, pieces
@@ -261,7 +261,8 @@ class Deployer:
         names, analysis = [layer.name for layer in quantizable_layers(proto)], self.context.analysis
         own, stages = [*map(candidate.own_name, names)], [*dict.fromkeys(analysis.layers.values())]
         # A table whose rows are known beforehand, such as those of all positions, is no layer of the graph.
-        stage.check_layers(own, stages, [*candidate.gone(analysis.layers), *analysis.tables])
+        small = map(candidate.own_name, small_layers(proto))
+        stage.check_layers(own, stages, [*candidate.gone(analysis.layers), *analysis.tables, *small])
         for name in names:
             weights[name], activations[name] = stage.bits(candidate.own_name(name), candidate.stage_of(name, analysis))
         return QuantSpec(weights, activations, reduce_range=self.device.int8_arithmetic == "saturating")

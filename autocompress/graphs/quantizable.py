@@ -35,8 +35,8 @@ _HEADS = _RESHAPES | {"Concat", "Slice", "Split", "Identity", "DepthToSpace", "S
 _HEADS |= {"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh", "Exp", "Softplus", "Relu", "Clip"}
 """What stands between the last layers of a network and its outputs: values are moved about, and scaled one by one."""
 FEWEST_WEIGHTS = 32
-"""Layers with fewer stay fp32: scales and quantisers take more bytes than the weights give up, and such layers compute
-with fixed numbers, as the one that reads distances off a distribution in YOLOv8's head does."""
+"""Layers of one output with fewer stay fp32: scales and quantisers take more bytes than the weights give up, and such
+layers compute with fixed numbers, as the one that reads distances off a distribution in YOLOv8's head does."""
 _AVERAGES = frozenset({"GlobalAveragePool", "AveragePool"})
 _KEEP_RANK = frozenset({"Relu", "Clip", "Add", "MaxPool", "AveragePool", "Concat", "BatchNormalization"})
 
@@ -244,7 +244,20 @@ def scale_axis(node: onnx.NodeProto, graph: Graph) -> int | None:
     if _is_look_up(node, graph):
         return 0
     axis = output_axis(node, graph)
-    return axis if axis is not None and math.prod(graph.initializers[node.input[1]].dims) >= FEWEST_WEIGHTS else None
+    return None if axis is None or _is_small(node, axis, graph) else axis
+
+
+def small_layers(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the layers that stay fp32 because they have one output and few weights."""
+    graph = Graph(model.graph)
+    axes = ((node, output_axis(node, graph)) for node in graph.nodes)
+    small = (node for node, axis in axes if axis is not None and _is_small(node, axis, graph))
+    return tuple(dict.fromkeys(module_name(node, weight_of(node)) for node in small))
+
+
+def _is_small(node: onnx.NodeProto, axis: int, graph: Graph) -> bool:
+    dims = graph.initializers[node.input[1]].dims
+    return bool(dims[axis] == 1 and math.prod(dims) < FEWEST_WEIGHTS)
 
 
 def _is_look_up(node: onnx.NodeProto, graph: Graph) -> bool:

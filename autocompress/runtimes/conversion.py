@@ -51,7 +51,7 @@ def _compare(runtime: Runtime, graph: onnx.ModelProto, model: Model, samples: Ma
         shapes = [[array.shape for array in side] for side in (theirs, ours)]
         if shapes[0] != shapes[1]:
             raise _refusal(runtime, name, f"has the shape {shapes[1][0]} instead of {shapes[0][0]}")
-        error = _error(np.concatenate(theirs), np.concatenate(ours))
+        error = _error(*(np.concatenate([array.reshape(-1) for array in side]) for side in (theirs, ours)))
         if not error <= allowed:
             raise _refusal(runtime, name, f"is off by {error:.2g} (relative L2 norm), allowed {allowed:g}")
 

